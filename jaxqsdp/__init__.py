@@ -1,0 +1,11 @@
+"""Two-layer networks with quantized weights, trained by semidefinite programming, with a proof."""
+
+from ._loss import SquaredLoss as SquaredLoss
+from ._problem import Problem as Problem
+from ._solution import Solution as Solution
+from ._solution import Stats as Stats
+from ._solution import Status as Status
+from ._solve import SolveError as SolveError
+from ._solve import solve as solve
+from ._solver import ADMM as ADMM
+from ._solver import AbstractSolver as AbstractSolver

@@ -1,0 +1,102 @@
+"""Symmetric matrices as vectors, and the linear map A(Z)_i = x_iᵀ Z x_i between them and samples."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_CHUNK = 4096  # rows lifted at once, so that the lifted data (n, D) never exist for large n
+
+
+def lifted_size(d: int) -> int:
+    """D = d(d + 1)/2, the number of free entries of a symmetric d × d matrix."""
+    return d * (d + 1) // 2
+
+
+def _triangle(d: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(d)
+
+
+def _weights(d: int, dtype: jnp.dtype) -> Array:
+    rows, columns = _triangle(d)
+    return jnp.asarray(np.where(rows == columns, 1.0, np.sqrt(2.0)), dtype)
+
+
+def svec(matrix: Float[Array, "d d"]) -> Float[Array, " D"]:
+    """Stack the upper triangle, off-diagonal entries times √2: ⟨svec A, svec B⟩ = ⟨A, B⟩."""
+    d = matrix.shape[-1]
+    rows, columns = _triangle(d)
+    return matrix[rows, columns] * _weights(d, matrix.dtype)
+
+
+def smat(vector: Float[Array, " D"], d: int) -> Float[Array, "d d"]:
+    """Inverse of `svec`."""
+    index = np.zeros((d, d), np.int32)
+    rows, columns = _triangle(d)
+    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    return (vector / _weights(d, vector.dtype))[index]
+
+
+def diagonal_index(d: int) -> np.ndarray:
+    """Positions of the diagonal within `svec`."""
+    rows, columns = _triangle(d)
+    return np.flatnonzero(rows == columns)
+
+
+def quadratic_forms(X: Float[Array, "n d"], Z: Float[Array, "d d"]) -> Float[Array, " n"]:
+    """A(Z)_i = x_iᵀ Z x_i."""
+    return jnp.sum((X @ Z) * X, axis=1)
+
+
+def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Array, "d d"]:
+    """A*(λ) = Σ_i λ_i x_i x_iᵀ."""
+    return X.T @ (dual[:, None] * X)
+
+
+class LiftedMap(eqx.Module):
+    """The map A in the coordinates of `svec`, with the smaller of its two Gram matrices."""
+
+    X: Float[Array, "n d"]
+
+    @property
+    def _lifts_to_fewer(self) -> bool:
+        """Whether A*A (D × D) is no larger than AA* (n × n)."""
+        n, d = self.X.shape
+        return lifted_size(d) <= n
+
+    @property
+    def domain_size(self) -> int:
+        """D, the length of the vectors that `mv` takes."""
+        return lifted_size(self.X.shape[1])
+
+    def mv(self, z: Float[Array, " D"]) -> Float[Array, " n"]:
+        """A(Z)."""
+        return quadratic_forms(self.X, smat(z, self.X.shape[1]))
+
+    def rmv(self, dual: Float[Array, " n"]) -> Float[Array, " D"]:
+        """A*(λ)."""
+        return svec(weighted_gram(self.X, dual))
+
+    @property
+    def gram_is_primal(self) -> bool:
+        """Whether `gram` is A*A, on the domain, rather than AA*, on the samples."""
+        return self._lifts_to_fewer
+
+    def gram(self) -> Array:
+        """A*A (D × D) if that is no larger than AA* = (XXᵀ)∘(XXᵀ) (n × n), which is formed else."""
+        if not self.gram_is_primal:
+            return jnp.square(self.X @ self.X.T)
+        n, d = self.X.shape
+        rows = min(n, _CHUNK)
+        padding = -n % rows
+        blocks = jnp.pad(self.X, ((0, padding), (0, 0))).reshape(-1, rows, d)
+        i, j = _triangle(d)
+
+        def accumulate(total: Array, block: Array) -> tuple[Array, None]:
+            lifted = block[:, i] * block[:, j] * _weights(d, block.dtype)[None, :]
+            return total + lifted.T @ lifted, None
+
+        size = lifted_size(d)
+        total, _ = jax.lax.scan(accumulate, jnp.zeros((size, size), self.X.dtype), blocks)
+        return total

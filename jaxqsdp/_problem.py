@@ -1,0 +1,170 @@
+"""The training problem: data, penalty and loss, validated where they enter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from ._loss import SquaredLoss
+from ._types import Scalar, as_float_array, highest_precision, is_concrete
+
+if TYPE_CHECKING:
+    from ._network import QuantizedNetwork
+
+
+class Problem(eqx.Module):
+    """Training a two-layer network whose first-layer weights are ±1.
+
+        minimize  ℓ(f(X), y) + β ‖α‖₁   over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),  u_j, v_j ∈ {−1, +1}^d
+
+    with any number of neurons and ℓ(ŷ, y) = ½ Σ_i w_i (ŷ_i − y_i)², a sum over samples. Append a
+    constant feature to X to let the network have linear and constant terms. For targets with c
+    columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the problem separates into c that
+    share X.
+
+    A `Problem` is a pytree of arrays, β included, so problems are stacked by
+    `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
+
+    **Arguments:**
+
+    - `X`: samples, shape (n, d).
+    - `y`: targets, shape (n,) or (n, c).
+    - `beta`: the penalty β > 0, a scalar or shape (c,), in units of X² y: (cX, y, c²β) is the same
+        problem, and (X, cy, cβ) has c² times its value.
+    - `loss`: `SquaredLoss()`.
+    - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
+
+    X, y and weights promote to one floating-point dtype; integers become JAX's default float and
+    half precisions float32.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument. Numbers are checked (finite, β > 0,
+    w ≥ 0) where they can be seen; under a transform, bad ones give `Status.invalid_data` instead.
+
+    Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420).
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"] | Float[Array, "n c"]
+    beta: Float[Array, ""] | Float[Array, " c"]
+    sample_weight: Float[Array, " n"] | None
+    loss: SquaredLoss
+
+    def __init__(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        beta: ArrayLike,
+        loss: SquaredLoss | None = None,
+        sample_weight: ArrayLike | None = None,
+    ):
+        X, y = as_float_array(X, "X"), as_float_array(y, "y")
+        weight = None if sample_weight is None else as_float_array(sample_weight, "sample_weight")
+        beta = as_float_array(beta, "beta")
+        _check_shapes(X, y, beta, weight)
+        data = (X, y) if weight is None else (X, y, weight)
+        dtype = np.result_type(*(array.dtype for array in data))
+        if is_concrete(X, y, beta, weight):
+            _check_values(X, y, beta, weight)
+        self.X, self.y, self.beta = X.astype(dtype), y.astype(dtype), beta.astype(dtype)
+        self.sample_weight = None if weight is None else weight.astype(dtype)
+        self.loss = SquaredLoss() if loss is None else loss
+        if not isinstance(self.loss, SquaredLoss):
+            raise TypeError(
+                f"`loss` must be a `SquaredLoss`, got {type(self.loss).__name__}; other losses "
+                "are not supported yet."
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Return n."""
+        return self.X.shape[-2]
+
+    @property
+    def num_features(self) -> int:
+        """Return d."""
+        return self.X.shape[-1]
+
+    @property
+    def weight(self) -> Float[Array, " n"]:
+        """Sample weights, ones where none were given."""
+        if self.sample_weight is None:
+            return jnp.ones(self.X.shape[:-1], self.X.dtype)
+        return self.sample_weight
+
+    @property
+    def columns(self) -> Problem:
+        """The same problem with targets (n, c) and penalties (c,), c = 1 for scalar targets."""
+        y = self.y if self.y.ndim == 2 else self.y[:, None]
+        beta = jnp.broadcast_to(self.beta, (y.shape[1],))
+        return eqx.tree_at(lambda problem: (problem.y, problem.beta), self, (y, beta))
+
+    @highest_precision
+    def objective(self, network: QuantizedNetwork) -> Scalar:
+        """Return the objective ℓ(f(X), y) + β‖α‖₁ of any network, summed over outputs."""
+        predictions = jax.vmap(network)(self.X)
+        if predictions.shape != self.y.shape:
+            raise ValueError(
+                f"`network` gives outputs of shape {predictions.shape}, but `y` has shape "
+                f"{self.y.shape}."
+            )
+        weight = self.weight if self.y.ndim == 1 else self.weight[:, None]
+        penalty = jnp.sum(self.beta * jnp.sum(jnp.abs(network.alpha), axis=0))
+        return self.loss(predictions, self.y, weight) + penalty
+
+    def __repr__(self) -> str:
+        outputs = "" if self.y.ndim == 1 else f", outputs={self.y.shape[-1]}"
+        weighted = "" if self.sample_weight is None else ", weighted"
+        beta = f"{self.beta:.4g}" if is_concrete(self.beta) and self.beta.ndim == 0 else "(…)"
+        shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={beta}{weighted}"
+        stacked = "" if self.X.ndim == 2 else f", stacked={self.X.shape[:-2]}"
+        return f"Problem({shape}, {self.X.dtype}{stacked})"
+
+
+def _check_shapes(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
+    if X.ndim != 2:
+        raise ValueError(
+            f"`X` must have shape (n, d), got {X.shape}. For one feature pass X[:, None]; for many "
+            "problems at once build them under `jax.vmap`."
+        )
+    n, d = X.shape
+    if n == 0 or d == 0:
+        raise ValueError(f"`X` is empty: shape {X.shape}.")
+    if y.ndim not in (1, 2) or y.shape[0] != n:
+        raise ValueError(
+            f"`y` must have shape ({n},) or ({n}, c) to match the {n} rows of `X`, got {y.shape}."
+        )
+    if y.ndim == 2 and y.shape[1] == 0:
+        raise ValueError(f"`y` has no columns: shape {y.shape}.")
+    allowed = [()] if y.ndim == 1 else [(), (y.shape[1],)]
+    if beta.shape not in allowed:
+        choices = " or ".join(map(str, allowed))
+        raise ValueError(f"`beta` must have shape {choices}, got {beta.shape}.")
+    if weight is not None and weight.shape != (n,):
+        raise ValueError(
+            f"`sample_weight` must have shape ({n},), one per row of `X`, got {weight.shape}."
+        )
+
+
+def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
+    for name, array in (("X", X), ("y", y), ("beta", beta), ("sample_weight", weight)):
+        if array is None:
+            continue
+        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+        if len(bad):
+            where = f" (first at index {tuple(map(int, bad[0]))})" if array.ndim else ""
+            raise ValueError(
+                f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}; remove or "
+                "impute them."
+            )
+    if np.any(np.asarray(beta) <= 0):
+        raise ValueError(f"`beta` must be positive, got {beta}.")
+    if weight is not None:
+        if np.any(np.asarray(weight) < 0):
+            raise ValueError("`sample_weight` has negative entries; weights must be ≥ 0.")
+        if not np.any(np.asarray(weight) > 0):
+            raise ValueError("`sample_weight` is zero everywhere; no sample would count.")

@@ -1,0 +1,76 @@
+"""The feasible point and the dual estimate that belong to an iterate: written once."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._lift import quadratic_forms, weighted_gram
+from ._types import Scalar
+
+
+class FeasiblePoint(eqx.Module):
+    """A point of the relaxation that satisfies every constraint, and its value."""
+
+    value: Scalar
+    form: Float[Array, "d d"]  # Z
+    block: Float[Array, "d d"]  # V, with diagonal exactly ρ
+    scale: Scalar  # ρ
+    predictions: Float[Array, " n"]
+
+
+def feasible_point(
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    beta: Scalar,
+    plus: Float[Array, "d d"],
+    minus: Float[Array, "d d"],
+) -> FeasiblePoint:
+    """Build the best feasible point on the ray of (P, N) ⪰ 0, for the squared loss.
+
+    Z = (P − N)/2, V = (P + N)/2 with its diagonal raised to ρ = max_k V_kk, all times
+    max(0, (Σ w ŷ y − βρ)/Σ w ŷ²). Raising the diagonal keeps both blocks positive semidefinite.
+    """
+    form, block = (plus - minus) / 2, (plus + minus) / 2
+    scale = jnp.max(jnp.diag(block))
+    predictions = quadratic_forms(X, form)
+    energy = jnp.sum(weight * jnp.square(predictions))
+    numerator = jnp.sum(weight * predictions * y) - beta * scale
+    factor = jnp.maximum(numerator, 0) / jnp.where(energy > 0, energy, 1)
+    scale, predictions = factor * scale, factor * predictions
+    diagonal = jnp.eye(form.shape[0], dtype=bool)
+    block = jnp.where(diagonal, scale, factor * block)
+    value = 0.5 * jnp.sum(weight * jnp.square(predictions - y)) + beta * scale
+    return FeasiblePoint(value, factor * form, block, scale, predictions)
+
+
+def estimated_bound(
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    beta: Scalar,
+    dual: Float[Array, " n"],
+    dual_diagonal: Float[Array, " d"],
+) -> Scalar:
+    """Return the lower bound of `_bound.dual_bound` for unit weights, without its rounding allowance.
+
+    Cheap enough for the stopping test of every few steps; never returned to the user.
+    """
+    gram, diagonal = weighted_gram(X, dual), jnp.diag(dual_diagonal)
+    slacks = jnp.stack([diagonal - gram, diagonal + gram])
+    shift = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(slacks)), 0)
+    budget = jnp.sum(dual_diagonal + shift)
+    linear, quadratic = jnp.sum(dual * y), jnp.sum(jnp.square(dual))
+    limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
+    c = jnp.clip(jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0), 0, limit)
+    return c * linear - 0.5 * c * c * quadratic
+
+
+def relative_gap(
+    value: Scalar, lower_bound: Scalar, y: Array, weight: Float[Array, " n"]
+) -> Scalar:
+    """Return (value − bound) / max(value, 10·eps·½Σwy², tiny)."""
+    info = jnp.finfo(value.dtype)
+    floor = 10 * float(info.eps) * 0.5 * jnp.sum(weight * jnp.square(y))
+    return (value - lower_bound) / jnp.maximum(jnp.maximum(value, floor), float(info.tiny))

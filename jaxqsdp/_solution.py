@@ -1,0 +1,123 @@
+"""What `solve` returns."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ._types import Scalar, is_concrete
+
+
+class Status(eqx.Enumeration):
+    """How a solve ended. `Status[solution.status]` is the text; it says the remedy."""
+
+    solved = "Solved: the certified gap and the residual are within the tolerances."
+    dtype_accuracy = (
+        "Stopped at the accuracy that the dtype allows; the bounds hold, the gap is what `stats` "
+        "says. For a smaller gap use float64 (`jax.config.update('jax_enable_x64', True)`)."
+    )
+    max_steps = (
+        "Reached the step limit; the bounds hold, but the gap is larger than asked for. Raise "
+        "`max_steps`, loosen the solver's `tol`, or pass `throw=False` to use the point as it is."
+    )
+    invalid_data = (
+        "Invalid data: X, y, beta and sample_weight must be finite, beta > 0, weights ≥ 0 and not "
+        "all zero, and results must be representable in the dtype. Clean or rescale the data."
+    )
+
+
+class Stats(eqx.Module):
+    """What the solver measured. `gap` is certified: it uses the rigorous lower bound."""
+
+    num_steps: Int[Array, ""] | Int[Array, " c"]
+    gap: Float[Array, ""] | Float[Array, " c"]
+    residual: Float[Array, ""] | Float[Array, " c"]
+
+
+class Solution(eqx.Module):
+    """A feasible point of the relaxation, a proven lower bound, and the dual point that proves it.
+
+    `value`, `quadratic_form`, `scale`, `gram` and `predictions` belong to one feasible point, with
+    diag(gram) = scale exactly, so p_sdp ≤ `value` up to the rounding of its own evaluation.
+    `lower_bound` is rounded outward: it is a true lower bound on p_sdp and on the optimum of the
+    training problem. A lane with invalid data has value +inf, bound −inf and zeros elsewhere.
+
+    With targets (n, c) the leading axis of every field is c, save `predictions` and `dual` (n, c).
+
+    **Attributes:**
+
+    - `value`: ½ Σ w (ŷ − y)² + βρ.
+    - `lower_bound`: from (λ, p), see `jaxqsdp.certify`.
+    - `quadratic_form`: Z (d, d), predicting ŷ = xᵀZx.
+    - `scale`: ρ, the max-norm of Z or more.
+    - `gram`: Q = [[V, Z], [Z, V]] (2d, 2d), positive semidefinite.
+    - `dual`: λ (n,), at the optimum w·(y − ŷ).
+    - `dual_diagonal`: p (d,), with Diag(p) ± Xᵀdiag(λ)X ⪰ 0 and Σp = β at an optimum with ρ > 0.
+    - `predictions`: ŷ (n,).
+    - `status`: a `Status`.
+    - `stats`: `num_steps`, certified relative `gap`, `residual`.
+    """
+
+    value: Float[Array, ""] | Float[Array, " c"]
+    lower_bound: Float[Array, ""] | Float[Array, " c"]
+    quadratic_form: Float[Array, "d d"] | Float[Array, "c d d"]
+    scale: Float[Array, ""] | Float[Array, " c"]
+    gram: Float[Array, "e e"] | Float[Array, "c e e"]
+    dual: Float[Array, " n"] | Float[Array, "n c"]
+    dual_diagonal: Float[Array, " d"] | Float[Array, "c d"]
+    predictions: Float[Array, " n"] | Float[Array, "n c"]
+    status: Status
+    stats: Stats
+
+    multi_output: bool = eqx.field(static=True)
+
+    @property
+    def block(self) -> Float[Array, "d d"] | Float[Array, "c d d"]:
+        """V, the diagonal block of `gram`."""
+        d = self.quadratic_form.shape[-1]
+        return self.gram[..., :d, :d]
+
+    @property
+    def total_value(self) -> Scalar:
+        """`value` summed over outputs."""
+        return jnp.sum(self.value, axis=-1) if self.multi_output else self.value
+
+    @property
+    def total_lower_bound(self) -> Scalar:
+        """`lower_bound` summed over outputs, rounded down."""
+        return sum_below(self.lower_bound) if self.multi_output else self.lower_bound
+
+    def __repr__(self) -> str:
+        if not is_concrete(self):
+            return "Solution(traced)"
+        counts = {name: np.sum(np.asarray(self.status == item)) for name, item in _items()}
+        many = self.value.ndim > 0
+        status = ", ".join(
+            f"{name} ×{count}" if many else name for name, count in counts.items() if count
+        )
+        if many:
+            numbers = (
+                f"{self.value.size} values, largest gap={np.max(np.asarray(self.stats.gap)):.1e}, "
+                f"most steps={np.max(np.asarray(self.stats.num_steps))}"
+            )
+        else:
+            numbers = (
+                f"value={self.value:.8g}, lower_bound={self.lower_bound:.8g}, "
+                f"gap={self.stats.gap:.1e}, steps={self.stats.num_steps}"
+            )
+        d = self.quadratic_form.shape[-1]
+        return f"Solution({status}: {numbers}, d={d}, {self.value.dtype})"
+
+
+def _items() -> list[tuple[str, Status]]:
+    names = ("solved", "dtype_accuracy", "max_steps", "invalid_data")
+    return [(name, getattr(Status, name)) for name in names]
+
+
+def sum_below(bounds: Float[Array, " c"]) -> Scalar:
+    """Sum over the last axis, rounded down."""
+    eps = float(jnp.finfo(bounds.dtype).eps)
+    total = jnp.sum(bounds, axis=-1)
+    return total - bounds.shape[-1] * eps * jnp.sum(jnp.abs(bounds), axis=-1)

@@ -1,0 +1,213 @@
+"""Solve the semidefinite relaxation of a training problem."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ._bound import dual_bound
+from ._problem import Problem
+from ._residuals import feasible_point, relative_gap
+from ._solution import Solution, Stats, Status
+from ._solver import ADMM, AbstractSolver, Iterate
+from ._solver.base import CoreProblem
+from ._types import Scalar, highest_precision, is_concrete
+from ._units import Units, feature_unit, target_unit
+
+
+class SolveError(RuntimeError):
+    """A concrete solve ended without a solution; `solution` holds what there is."""
+
+    def __init__(self, message: str, solution: Solution):
+        super().__init__(message)
+        self.solution = solution
+
+
+def solve(
+    problem: Problem,
+    solver: AbstractSolver | None = None,
+    *,
+    max_steps: int | None = None,
+    warm_start: Solution | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Solve the semidefinite relaxation, with a proven lower bound on the training problem.
+
+        min ½ Σ w (ŷ − y)² + βρ   s.t.  ŷ_i = x_iᵀ Z x_i,  [[V, Z], [Z, V]] ⪰ 0,  diag V = ρ·1
+
+    Its value p_sdp is at most that of the training problem, and any (λ, p) the solver reaches gives
+    `lower_bound` ≤ p_sdp, rounding errors included. Targets (n, c) are c such problems that share
+    X and its factorization. Works under `jit` and `vmap` (over X, y, beta, or y with X shared) and
+    lowers to CPU, GPU and TPU without callbacks; it compiles once per shape and dtype.
+
+    **Arguments:**
+
+    - `problem`: a single `Problem`; stacked ones go through `jax.vmap(solve)`.
+    - `solver`: default `ADMM()`.
+    - `max_steps`: step limit; default the solver's own.
+    - `warm_start`: a `Solution` of a problem of the same shapes.
+    - `throw`: raise `SolveError` if the solve failed (step limit, invalid data) and the status can
+        be looked at, that is, outside every transform. Otherwise read `solution.status`.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument; `SolveError`.
+
+    Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420), re-derived.
+    """
+    solver = ADMM() if solver is None else solver
+    _check_arguments(problem, solver, max_steps, warm_start)
+    limit = solver.max_steps if max_steps is None else max_steps
+    solution = _solve(problem, solver, limit, warm_start)
+    if throw and is_concrete(solution.status):
+        _raise_if_failed(solution)
+    return solution
+
+
+@eqx.filter_jit
+@highest_precision
+def _solve(
+    problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None
+) -> Solution:
+    X, weight = problem.X, problem.weight
+    valid = jnp.all(jnp.isfinite(X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
+    valid = valid & jnp.any(weight > 0)
+    X, weight = jnp.where(valid, X, 0), jnp.where(valid, weight, 1)
+    unit = feature_unit(X, weight)
+    X = X * unit  # an exact image of the data: powers of two round nothing
+    core_X = jnp.sqrt(jnp.sqrt(weight))[:, None] * X
+    factorization = solver.factorize(core_X)
+
+    def solve_output(y: Array, beta: Scalar, warm_start: Solution | None) -> Solution:
+        usable = valid & jnp.all(jnp.isfinite(y)) & jnp.isfinite(beta) & (beta > 0)
+        y, beta = jnp.where(usable, y, 0), jnp.where(usable, beta, 1)
+        units = Units(unit, target_unit(y, weight))
+        y, beta = y * units.target, units.scale_beta(beta)
+        usable = usable & (beta > 0) & jnp.isfinite(beta)
+        beta = jnp.where(usable, beta, 1)
+        root = jnp.sqrt(weight)
+        core = CoreProblem(core_X, root * y, beta)
+        start = None if warm_start is None else _start(warm_start, units, root)
+        iterate, report = solver.run(core, factorization, start, max_steps)
+        status = Status.where(report.stalled, Status.dtype_accuracy, Status.max_steps)
+        status = Status.where(report.solved, Status.solved, status)
+
+        dual = root * iterate.dual
+        point = feasible_point(X, y, weight, beta, iterate.plus, iterate.minus)
+        bound = dual_bound(X, y, weight, beta, dual, iterate.dual_diagonal)
+        gram = jnp.block([[point.block, point.form], [point.form, point.block]])
+        solution = Solution(
+            value=units.restore_value(point.value),
+            lower_bound=units.restore_value(bound),
+            quadratic_form=units.restore_form(point.form),
+            scale=units.restore_form(point.scale),
+            gram=units.restore_form(gram),
+            dual=units.restore_dual(dual),
+            dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
+            predictions=units.restore_dual(point.predictions),
+            status=status,
+            stats=Stats(
+                report.num_steps, relative_gap(point.value, bound, y, weight), report.residual
+            ),
+            multi_output=False,
+        )
+        numbers = eqx.filter(solution, eqx.is_inexact_array)
+        finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)]
+        return _marked_invalid(solution, ~(usable & jnp.all(jnp.stack(finite))))
+
+    if problem.y.ndim == 1:
+        return solve_output(problem.y, problem.beta, warm_start)
+    columns = problem.columns
+    lanes = None if warm_start is None else _outputs_first(warm_start)
+    return _outputs_last(jax.vmap(solve_output)(columns.y.T, columns.beta, lanes))
+
+
+def _outputs_first(solution: Solution) -> Solution:
+    """One lane per output: λ and ŷ (n, c) become (c, n)."""
+    return dataclasses.replace(
+        solution,
+        dual=solution.dual.T,
+        predictions=solution.predictions.T,
+        multi_output=False,
+    )
+
+
+def _outputs_last(lanes: Solution) -> Solution:
+    return dataclasses.replace(_outputs_first(lanes), multi_output=True)
+
+
+def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) -> Iterate:
+    """Express a solution as the solver's iterate, in the solver's units."""
+    form, block = units.scale_form(solution.quadratic_form), units.scale_form(solution.block)
+    dual = solution.dual * units.target
+    counted = root_weight > 0
+    return Iterate(
+        plus=block + form,
+        minus=block - form,
+        dual=jnp.where(counted, dual / jnp.where(counted, root_weight, 1), 0),
+        dual_diagonal=units.scale_diagonal(solution.dual_diagonal),
+    )
+
+
+def _marked_invalid(solution: Solution, invalid: Bool[Array, ""]) -> Solution:
+    """Replace what an invalid lane computed by +inf, −inf and zeros."""
+    cleared = jax.tree.map(lambda leaf: jnp.where(invalid, jnp.zeros_like(leaf), leaf), solution)
+    infinity = jnp.full_like(solution.value, jnp.inf)
+    return dataclasses.replace(
+        cleared,
+        value=jnp.where(invalid, infinity, solution.value),
+        lower_bound=jnp.where(invalid, -infinity, solution.lower_bound),
+        status=Status.where(invalid, Status.invalid_data, solution.status),
+        stats=dataclasses.replace(
+            cleared.stats, gap=jnp.where(invalid, infinity, solution.stats.gap)
+        ),
+    )
+
+
+def _check_arguments(
+    problem: Problem, solver: AbstractSolver, max_steps: int | None, warm_start: Solution | None
+) -> None:
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "
+            "`Problem(X, y, beta)`."
+        )
+    if problem.X.ndim != 2:
+        raise ValueError(
+            f"`problem` is stacked: X has shape {problem.X.shape}. Solve it with "
+            "`jax.vmap(jaxqsdp.solve)(problem)`."
+        )
+    if not isinstance(solver, AbstractSolver):
+        raise TypeError(f"`solver` must be a solver such as `ADMM()`, got {solver!r}.")
+    if max_steps is not None and not (isinstance(max_steps, int) and max_steps >= 1):
+        raise ValueError(f"`max_steps` must be a positive integer or None, got {max_steps!r}.")
+    if warm_start is None:
+        return
+    if not isinstance(warm_start, Solution):
+        raise TypeError(f"`warm_start` must be a `Solution`, got {type(warm_start).__name__}.")
+    d = problem.num_features
+    shapes = (warm_start.dual.shape, warm_start.quadratic_form.shape[-2:])
+    if shapes != (problem.y.shape, (d, d)):
+        raise ValueError(
+            f"`warm_start` is a solution for y of shape {shapes[0]} and {shapes[1][0]} features, "
+            f"but `problem` has y of shape {problem.y.shape} and {d} features."
+        )
+    if warm_start.dual.dtype != problem.y.dtype:
+        raise ValueError(
+            f"`warm_start` has dtype {warm_start.dual.dtype}, `problem` {problem.y.dtype}."
+        )
+
+
+def _raise_if_failed(solution: Solution) -> None:
+    for failure in (Status.invalid_data, Status.max_steps):
+        failed = np.atleast_1d(np.asarray(solution.status == failure))
+        if np.any(failed):
+            outputs = ""
+            if solution.multi_output:
+                outputs = f" (outputs {', '.join(map(str, np.flatnonzero(failed)))})"
+            gap = np.max(np.atleast_1d(np.asarray(solution.stats.gap))[failed])
+            message = f"{Status[failure]}{outputs} [relative gap {gap:.1e}]"
+            raise SolveError(message, solution)

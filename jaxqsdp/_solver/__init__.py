@@ -1,0 +1,5 @@
+"""Solvers of the relaxation, and the accelerated splitting loop that the refit uses as well."""
+
+from .admm import ADMM as ADMM
+from .base import AbstractSolver as AbstractSolver
+from .base import Iterate as Iterate

@@ -1,0 +1,172 @@
+"""The splitting solver: alternating projections on two semidefinite cones and on the data."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._lift import LiftedMap, diagonal_index, smat, svec
+from .._linalg import positive_part
+from .._residuals import estimated_bound, feasible_point, relative_gap
+from .._types import Scalar
+from .acceleration import norm
+from .base import AbstractSolver, CoreProblem, Iterate, Report
+from .least_squares import Factorization, LeastSquares
+from .splitting import AbstractSplit, Point, Splitting
+
+
+class ADMM(AbstractSolver):
+    """Douglas–Rachford splitting (ADMM) of the two-block relaxation, Anderson-accelerated.
+
+    Alternates the projection of P and N on the positive semidefinite cone, two d × d
+    eigendecompositions, with the closed-form minimization of loss + βρ subject to diag(V) = ρ·1,
+    through the smaller of the Gram matrices of the lifted data (n × n, or D × D with
+    D = d(d+1)/2), decomposed once. See `jaxqsdp._solver.splitting.Splitting` for the loop.
+
+    It stops if both hold:
+
+    - (value − bound) / max(value, 10·eps·½Σwy²) ≤ `tol`, with value and bound those of a feasible
+      primal and a feasible dual point built from the iterate;
+    - the distance between the two sides of the splitting is at most `tol_residual`, relative.
+
+    **Arguments:**
+
+    - `tol`: relative gap. Default max(1e-6, 2√eps): 1e-6 in float64, 7e-4 in float32.
+    - `tol_residual`: default max(1e-6, 1e3·eps): 1e-6 in float64, 1.2e-4 in float32.
+    - `max_steps`: step limit, tested every `check_every` steps.
+    - `relaxation`: over-relaxation, in (0, 2).
+    - `memory`: differences that the acceleration keeps; 0 turns it off.
+    - `check_every`: steps between two stopping tests.
+
+    **Raises:** `ValueError` naming the argument if it is out of range.
+
+    Source: Boyd et al., *Distributed optimization and statistical learning via ADMM* (2011);
+    Zhang, O'Donoghue & Boyd, *Globally convergent type-I Anderson acceleration* (2020) for the
+    idea of the safeguard.
+    """
+
+    tol: float | None = None
+    tol_residual: float | None = None
+    max_steps: int = 10_000
+    relaxation: float = 1.6
+    memory: int = 20
+    check_every: int = 10
+
+    def __check_init__(self) -> None:
+        for name in ("tol", "tol_residual"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        for name in ("max_steps", "check_every"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+        if not (isinstance(self.memory, int) and self.memory >= 0):
+            raise ValueError(f"`memory` must be a nonnegative integer, got {self.memory}.")
+        if not 0 < self.relaxation < 2:
+            raise ValueError(f"`relaxation` must lie in (0, 2), got {self.relaxation}.")
+
+    def factorize(self, X: Float[Array, "n d"]) -> Factorization:
+        """Decompose the smaller Gram matrix of the lifted data."""
+        return Factorization.of(LiftedMap(X))
+
+    def run(
+        self,
+        core: CoreProblem,
+        factorization: Factorization,
+        start: Iterate | None,
+        max_steps: int,
+    ) -> tuple[Iterate, Report]:
+        """Solve one problem."""
+        eps = float(jnp.finfo(core.y.dtype).eps)
+        loop = Splitting(
+            tol=max(1e-6, 2 * eps**0.5) if self.tol is None else self.tol,
+            tol_residual=max(1e-6, 1e3 * eps) if self.tol_residual is None else self.tol_residual,
+            relaxation=self.relaxation,
+            memory=self.memory,
+            check_every=self.check_every,
+        )
+        split = _RelaxationSplit(core, LeastSquares.of(factorization, core.y))
+        sigma, s = split.start(start)
+        outcome = loop.run(split, s, sigma, max_steps)
+        report = Report(
+            outcome.num_steps, outcome.residual, outcome.gap, outcome.solved, outcome.stalled
+        )
+        return outcome.candidate, report
+
+
+class _RelaxationSplit(AbstractSplit[Iterate]):
+    """f: loss, penalty and diag(V) = ρ·1. g: P = V + Z ⪰ 0 and N = V − Z ⪰ 0.
+
+    The variable is (svec Z, svec V), in which P and N are orthogonal coordinates up to a factor.
+    """
+
+    core: CoreProblem
+    loss: LeastSquares
+
+    @property
+    def _d(self) -> int:
+        return self.core.X.shape[1]
+
+    def _split(self, s: Array) -> tuple[Array, Array]:
+        half = s.size // 2
+        return s[:half], s[half:]
+
+    def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Z through the Gram matrix; V keeps its off-diagonal; ρ = max(0, mean − β/(2σd))."""
+        z, v = self._split(s)
+        index = diagonal_index(self._d)
+        rho = jnp.maximum(jnp.mean(v[index]) - self.core.beta / (2 * sigma * self._d), 0)
+        return jnp.concatenate([self.loss.prox(z, sigma), v.at[index].set(rho)])
+
+    def _blocks(self, s: Array) -> tuple[Array, Array]:
+        """Return projections of P and N."""
+        z, v = (smat(part, self._d) for part in self._split(s))
+        return positive_part(v + z), positive_part(v - z)
+
+    def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Project on the two cones."""
+        plus, minus = self._blocks(s)
+        return jnp.concatenate([svec(plus - minus), svec(plus + minus)]) / 2
+
+    def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
+        """Return the gap between a feasible point from z and a dual feasible point from s − x."""
+        z, v = self._split(point.s)
+        index = diagonal_index(self._d)
+        dual = self.loss.multiplier(z, sigma)
+        diagonal = 2 * sigma * (v - self._split(point.x)[1])[index]
+        form, block = (smat(part, self._d) for part in self._split(point.z))
+        iterate = Iterate(block + form, block - form, dual, diagonal)
+        core = self.core
+        weight = jnp.ones_like(core.y)
+        value = feasible_point(
+            core.X, core.y, weight, core.beta, iterate.plus, iterate.minus
+        ).value
+        bound = estimated_bound(core.X, core.y, core.beta, dual, diagonal)
+        return relative_gap(value, bound, core.y, weight), iterate
+
+    def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
+        """Return the first penalty and the first point.
+
+        The penalty balances the guesses p ≈ β/d of the dual and ρ ≈ rms(y)/Σ_k rms(x_k)² of the
+        primal; a warm start balances its own. Zero rows and columns are padding and do not count.
+        """
+        X, y, beta = self.core.X, self.core.y, self.core.beta
+        rows = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=1)), 1).astype(X.dtype)
+        columns = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=0)), 1).astype(X.dtype)
+        mean_square = jnp.sum(jnp.square(X)) / (rows * columns)
+        guess = 0.3 * beta * mean_square / (norm(y) / jnp.sqrt(rows))
+        usable = jnp.isfinite(guess) & (guess > 0)
+        sigma = jnp.where(usable, guess, 1)
+        if warm is None:
+            return sigma, jnp.zeros((2 * self.loss.factorization.map.domain_size,), X.dtype)
+        form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
+        primal = jnp.concatenate([svec(form), svec(block)])
+        gradient = self.loss.factorization.map.rmv(warm.dual)
+        dual = jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
+        size = norm(primal)
+        balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
+        sigma = jnp.where(balanced > 0, balanced, sigma)
+        s = primal + dual / (2 * sigma)
+        return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
