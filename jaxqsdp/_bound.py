@@ -5,7 +5,8 @@ from jaxtyping import Array, Float
 
 from ._exact import inner, scale_rows, to_digits
 from ._linalg import norm_above, smallest_eigenvalue_bound
-from ._types import Scalar
+from ._types import Scalar, epsilon
+from ._units import Units, feature_unit, target_unit
 
 
 def dual_bound(
@@ -32,7 +33,7 @@ def dual_bound(
     Data must be of moderate scale (no overflow in G); `_units` provides that.
     """
     dtype = X.dtype
-    eps = float(jnp.finfo(dtype).eps)
+    eps = epsilon(dtype)
     counted = weight > 0
     dual = jnp.where(counted & jnp.isfinite(dual), dual, 0)
     p = jnp.where(jnp.isfinite(dual_diagonal), dual_diagonal, 0)
@@ -58,3 +59,24 @@ def dual_bound(
     gain, loss = c * linear, 0.5 * c * c * quadratic
     bound = (gain - loss) - 8 * eps * (gain + loss)
     return jnp.where(jnp.isfinite(bound), jnp.maximum(bound, 0), 0)
+
+
+def scaled_dual_bound(
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    beta: Scalar,
+    dual: Float[Array, " n"],
+    dual_diagonal: Float[Array, " d"],
+) -> Scalar:
+    """Return `dual_bound` for data of any scale, through an exact change of units."""
+    units = Units(feature_unit(X, weight), target_unit(y, weight))
+    bound = dual_bound(
+        X * units.feature,
+        y * units.target,
+        weight,
+        units.scale_beta(beta),
+        dual * units.target,
+        units.scale_diagonal(dual_diagonal),
+    )
+    return units.restore_value(bound)

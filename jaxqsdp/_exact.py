@@ -11,8 +11,12 @@ is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constrai
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from ._types import epsilon, tiny
 
 _ROWS = 1024  # rows that one exact product sums: 2^10 products of two digits fit the mantissa
 
@@ -44,23 +48,26 @@ class Digits(eqx.Module):
 
 
 def power_of_two(x: Array) -> Array:
-    """Return the power of two s with s/2 ≤ |x| < s elementwise, and 1 where x is 0 or not finite.
+    """Return a power of two s with 3s/8 ≤ |x| ≤ 3s/4 elementwise, and 1 where x is 0 or not finite.
 
     Multiplying and dividing by it is exact. Exponents are kept within the range where both the
     power and its reciprocal are normal numbers.
     """
     info = jnp.finfo(x.dtype)
     usable = jnp.isfinite(x) & (x != 0)
-    _, exponent = jnp.frexp(jnp.where(usable, x, 1.0))
-    exponent = jnp.clip(exponent, info.minexp + 1, -info.minexp - 1)
-    return jnp.where(usable, jnp.ldexp(jnp.ones_like(x), exponent), jnp.ones_like(x))
+    # Without mantissa bits, rounding to the nearest number is rounding to a power of two.
+    nearest = jax.lax.reduce_precision(jnp.where(usable, jnp.abs(x), 0.5), info.nexp, 0)
+    limit = 2.0 ** -(int(info.minexp) + 1)
+    return 2 * jnp.clip(nearest, 0.5 / limit, 0.5 * limit)
 
 
 def to_digits(x: Float[Array, "n k"]) -> Digits:
     """Split each column into balanced digits; every operation here is exact."""
     bits = _digit_bits(x.dtype)
     scale = power_of_two(jnp.max(jnp.abs(x), axis=0))
-    rest = (x / scale[None, :]) * 2.0 ** (bits - 1)
+    # Out of range or not finite: NaN, which `_bound` turns into the trivial bound.
+    fits = jnp.abs(x) <= scale[None, :]
+    rest = jnp.where(fits, x / scale[None, :] * 2.0 ** (bits - 1), jnp.nan)
     digits = []
     for _ in range(_num_digits(x.dtype)):
         digit = jnp.round(rest)
@@ -69,38 +76,46 @@ def to_digits(x: Float[Array, "n k"]) -> Digits:
     return Digits(jnp.stack(digits), scale, remainder=2.0 ** -(bits * len(digits)), lead=1 - bits)
 
 
-def _carry(levels: list[Array], bits: int) -> list[Array]:
+def _carry(levels: Float[Array, "t *shape"], bits: int) -> Float[Array, "t *shape"]:
     """Bring integers at weights 2^(−b·t) to balanced digits; the first takes what is left over."""
     base = 2.0**bits
-    carried = list(levels)
-    for t in range(len(levels) - 1, 0, -1):
-        carry = jnp.round(carried[t] / base)
-        carried[t] = carried[t] - carry * base
-        carried[t - 1] = carried[t - 1] + carry
-    return carried
+
+    def step(carry: Array, level: Array) -> tuple[Array, Array]:
+        level = level + carry
+        carry = jnp.round(level / base)
+        return carry, level - carry * base
+
+    carry, digits = jax.lax.scan(step, jnp.zeros_like(levels[0]), levels[1:], reverse=True)
+    return jnp.concatenate([(levels[0] + carry)[None], digits])
+
+
+def _antidiagonals(num_left: int, num_right: int, dtype: jnp.dtype) -> Float[Array, "t l r"]:
+    """Return the 0/1 tensor that sums over l + r = t; products with it are exact."""
+    left, right = np.indices((num_left, num_right))
+    levels = np.arange(num_left + num_right - 1)
+    return jnp.asarray(levels[:, None, None] == (left + right)[None], dtype)
 
 
 def scale_rows(weight: Digits, x: Digits) -> Digits:
     """Return the digits of weight_i · x_ij, where `weight` is a single column."""
     bits, kept = _digit_bits(x.digits.dtype), x.digits.shape[0]
-    levels = [jnp.zeros_like(x.digits[0]) for _ in range(2 * kept)]
-    for a in range(kept):
-        for c in range(kept):
-            levels[a + c + 1] = levels[a + c + 1] + weight.digits[a] * x.digits[c]
+    products = weight.digits[:, None] * x.digits[None]
+    levels = jnp.tensordot(_antidiagonals(kept, kept, x.digits.dtype), products, axes=2)
+    levels = jnp.concatenate([jnp.zeros_like(levels[:1]), levels])
     lead = weight.lead + x.lead + bits  # level 0 is empty so far: products have twice the bits
     digits = _carry(levels, bits)[: kept + 1]
     # The digits left out are at most 2^(b−1) each. Both factors are at most 1 relative to their
     # scales, so their own remainders add (twice, to cover the product of the two).
     left_out = 2.0 ** (lead - bits * (kept + 1) + bits)
     remainder = left_out + 2.0 * (weight.remainder + x.remainder)
-    return Digits(jnp.stack(digits), weight.scale * x.scale, remainder, lead)
+    return Digits(digits, weight.scale * x.scale, remainder, lead)
 
 
 def _relative_norm(x: Digits) -> Float[Array, " k"]:
     """Bound ‖x_j‖₁ / scale_j from above by the first two digits, rounded up."""
     base = 2.0 ** _digit_bits(x.digits.dtype)
     leading = jnp.abs(x.digits[0] + x.digits[1] / base) + 1 / base
-    rounding = 1.01 + leading.shape[0] * float(jnp.finfo(leading.dtype).eps)
+    rounding = 1.01 + leading.shape[0] * epsilon(leading.dtype)
     return rounding * jnp.sum(leading, axis=0) * 2.0**x.lead
 
 
@@ -128,21 +143,30 @@ def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array
     low = jnp.sum(products - middle * base, axis=2)
     high = jnp.round(middle / base)
     middle, high = jnp.sum(middle - high * base, axis=2), jnp.sum(high, axis=2)
-    num_left, num_right = products.shape[:2]
-    levels = [jnp.zeros_like(low[0, 0]) for _ in range(num_left + num_right + 1)]
-    for t in range(num_left):
-        for s in range(num_right):
-            for place, digit in enumerate((high, middle, low)):
-                levels[t + s + place] = levels[t + s + place] + digit[t, s]
-    total = jnp.zeros_like(levels[0])
-    for level in reversed(_carry(levels, bits)):
-        total = total / base + level
+    sums = _antidiagonals(products.shape[0], products.shape[1], dtype)
+    high, middle, low = (jnp.tensordot(sums, digit, axes=2) for digit in (high, middle, low))
+    empty = jnp.zeros_like(low[:1])
+    levels = (
+        jnp.concatenate([high, empty, empty])
+        + jnp.concatenate([empty, middle, empty])
+        + jnp.concatenate([empty, empty, low])
+    )
+    digits = _carry(levels, bits)
+    total, _ = jax.lax.scan(
+        lambda total, digit: (total / base + digit, None),
+        jnp.zeros_like(digits[0]),
+        digits,
+        reverse=True,
+    )
     scale = left.scale[:, None] * right.scale[None, :]
     total = total * 2.0 ** (left.lead + right.lead + 2 * bits) * scale
-    info = jnp.finfo(dtype)
     # |Σ (l̂ + δl)(r̂ + δr) − Σ l̂ r̂| ≤ remainder_l · ‖r‖₁ + remainder_r · ‖l‖₁, to first order.
-    remainder = 2.0 * scale * (
-        right.remainder * _relative_norm(left)[:, None]
-        + left.remainder * _relative_norm(right)[None, :]
+    remainder = (
+        2.0
+        * scale
+        * (
+            right.remainder * _relative_norm(left)[:, None]
+            + left.remainder * _relative_norm(right)[None, :]
+        )
     )
-    return total, 2 * float(info.eps) * jnp.abs(total) + remainder + float(info.tiny)
+    return total, 2 * epsilon(dtype) * jnp.abs(total) + remainder + tiny(dtype)

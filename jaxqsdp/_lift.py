@@ -1,4 +1,4 @@
-"""Symmetric matrices as vectors, and the linear map A(Z)_i = x_iᵀ Z x_i between them and samples."""
+"""Symmetric matrices as vectors, and the linear map A(Z)_i = x_iᵀ Z x_i to the samples."""
 
 import equinox as eqx
 import jax
@@ -54,21 +54,33 @@ def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Arr
     return X.T @ (dual[:, None] * X)
 
 
+def _lifted(X: Float[Array, "n d"]) -> Float[Array, "n D"]:
+    """Return svec(x_i x_iᵀ) as rows."""
+    rows, columns = _triangle(X.shape[1])
+    return X[:, rows] * X[:, columns] * _weights(X.shape[1], X.dtype)[None, :]
+
+
 class LiftedMap(eqx.Module):
-    """The map A in the coordinates of `svec`, with the smaller of its two Gram matrices."""
+    """The map A in the coordinates of `svec`, which is what the factorizations take."""
 
     X: Float[Array, "n d"]
 
     @property
-    def _lifts_to_fewer(self) -> bool:
-        """Whether A*A (D × D) is no larger than AA* (n × n)."""
+    def shape(self) -> tuple[int, int]:
+        """(n, D)."""
         n, d = self.X.shape
-        return lifted_size(d) <= n
+        return n, lifted_size(d)
 
     @property
-    def domain_size(self) -> int:
-        """D, the length of the vectors that `mv` takes."""
-        return lifted_size(self.X.shape[1])
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the data."""
+        return self.X.dtype
+
+    @property
+    def gram_is_primal(self) -> bool:
+        """Whether `gram` is A*A, on the domain, rather than AA*, on the samples."""
+        n, size = self.shape
+        return size <= n
 
     def mv(self, z: Float[Array, " D"]) -> Float[Array, " n"]:
         """A(Z)."""
@@ -78,10 +90,9 @@ class LiftedMap(eqx.Module):
         """A*(λ)."""
         return svec(weighted_gram(self.X, dual))
 
-    @property
-    def gram_is_primal(self) -> bool:
-        """Whether `gram` is A*A, on the domain, rather than AA*, on the samples."""
-        return self._lifts_to_fewer
+    def matrix(self) -> Float[Array, "n D"]:
+        """A as a matrix: the lifted data."""
+        return _lifted(self.X)
 
     def gram(self) -> Array:
         """A*A (D × D) if that is no larger than AA* = (XXᵀ)∘(XXᵀ) (n × n), which is formed else."""
@@ -91,10 +102,9 @@ class LiftedMap(eqx.Module):
         rows = min(n, _CHUNK)
         padding = -n % rows
         blocks = jnp.pad(self.X, ((0, padding), (0, 0))).reshape(-1, rows, d)
-        i, j = _triangle(d)
 
         def accumulate(total: Array, block: Array) -> tuple[Array, None]:
-            lifted = block[:, i] * block[:, j] * _weights(d, block.dtype)[None, :]
+            lifted = _lifted(block)
             return total + lifted.T @ lifted, None
 
         size = lifted_size(d)

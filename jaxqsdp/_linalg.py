@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._types import Scalar
+from ._types import Scalar, epsilon, tiny
 
 
 def positive_part(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -30,7 +30,7 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
     assumed of the eigenvalue routine: a bad decomposition gives a weak bound, a NaN gives −inf.
     """
     d = matrix.shape[0]
-    eps = float(jnp.finfo(matrix.dtype).eps)
+    eps = epsilon(matrix.dtype)
     unit = (d + 4) * eps  # ≥ 2 γ_{d+2}: twice the textbook constant covers emulated products
     eigenvalues, vectors = jnp.linalg.eigh(matrix)
     scaled = vectors * eigenvalues[None, :]
@@ -50,5 +50,5 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
 
 def norm_above(matrix: Array) -> Scalar:
     """Frobenius norm of a nonnegative matrix, rounded up."""
-    rounding = 1 + 2 * (matrix.size + 4) * float(jnp.finfo(matrix.dtype).eps)
-    return jnp.sqrt(jnp.sum(jnp.square(matrix))) * rounding + float(jnp.finfo(matrix.dtype).tiny)
+    rounding = 1 + 2 * (matrix.size + 4) * epsilon(matrix.dtype)
+    return jnp.sqrt(jnp.sum(jnp.square(matrix))) * rounding + tiny(matrix.dtype)

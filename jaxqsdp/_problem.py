@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._loss import SquaredLoss
 from ._types import Scalar, as_float_array, highest_precision, is_concrete
@@ -95,6 +95,15 @@ class Problem(eqx.Module):
         if self.sample_weight is None:
             return jnp.ones(self.X.shape[:-1], self.X.dtype)
         return self.sample_weight
+
+    @property
+    def is_valid(self) -> Bool[Array, ""] | Bool[Array, " c"]:
+        """Whether the numbers make a problem, one answer per output; can be traced."""
+        weight = self.weight
+        shared = jnp.all(jnp.isfinite(self.X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
+        shared = shared & jnp.any(weight > 0)
+        penalty = jnp.isfinite(self.beta) & (self.beta > 0)
+        return shared & penalty & jnp.all(jnp.isfinite(self.y), axis=0)
 
     @property
     def columns(self) -> Problem:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._lift import quadratic_forms, weighted_gram
-from ._types import Scalar
+from ._types import Scalar, epsilon, tiny
 
 
 class FeasiblePoint(eqx.Module):
@@ -53,7 +53,7 @@ def estimated_bound(
     dual: Float[Array, " n"],
     dual_diagonal: Float[Array, " d"],
 ) -> Scalar:
-    """Return the lower bound of `_bound.dual_bound` for unit weights, without its rounding allowance.
+    """Return `_bound.dual_bound` for unit weights, without its allowance for rounding.
 
     Cheap enough for the stopping test of every few steps; never returned to the user.
     """
@@ -63,7 +63,9 @@ def estimated_bound(
     budget = jnp.sum(dual_diagonal + shift)
     linear, quadratic = jnp.sum(dual * y), jnp.sum(jnp.square(dual))
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
-    c = jnp.clip(jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0), 0, limit)
+    c = jnp.clip(
+        jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0), 0, limit
+    )
     return c * linear - 0.5 * c * c * quadratic
 
 
@@ -71,6 +73,5 @@ def relative_gap(
     value: Scalar, lower_bound: Scalar, y: Array, weight: Float[Array, " n"]
 ) -> Scalar:
     """Return (value − bound) / max(value, 10·eps·½Σwy², tiny)."""
-    info = jnp.finfo(value.dtype)
-    floor = 10 * float(info.eps) * 0.5 * jnp.sum(weight * jnp.square(y))
-    return (value - lower_bound) / jnp.maximum(jnp.maximum(value, floor), float(info.tiny))
+    floor = 10 * epsilon(value.dtype) * 0.5 * jnp.sum(weight * jnp.square(y))
+    return (value - lower_bound) / jnp.maximum(jnp.maximum(value, floor), tiny(value.dtype))

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._types import Scalar, is_concrete
+from ._types import Scalar, epsilon, is_concrete
 
 
 class Status(eqx.Enumeration):
     """How a solve ended. `Status[solution.status]` is the text; it says the remedy."""
 
-    solved = "Solved: the certified gap and the residual are within the tolerances."
-    dtype_accuracy = (
+    solved: Any = "Solved: the certified gap and the residual are within the tolerances."
+    dtype_accuracy: Any = (
         "Stopped at the accuracy that the dtype allows; the bounds hold, the gap is what `stats` "
         "says. For a smaller gap use float64 (`jax.config.update('jax_enable_x64', True)`)."
     )
-    max_steps = (
+    max_steps: Any = (
         "Reached the step limit; the bounds hold, but the gap is larger than asked for. Raise "
         "`max_steps`, loosen the solver's `tol`, or pass `throw=False` to use the point as it is."
     )
-    invalid_data = (
+    invalid_data: Any = (
         "Invalid data: X, y, beta and sample_weight must be finite, beta > 0, weights ≥ 0 and not "
         "all zero, and results must be representable in the dtype. Clean or rescale the data."
     )
+
+
+def status_text(status: Status) -> str:
+    """Return what the status says; `Status[status]`, which type checkers do not know."""
+    return cast(str, cast(Any, Status)[status])
 
 
 class Stats(eqx.Module):
@@ -118,6 +125,6 @@ def _items() -> list[tuple[str, Status]]:
 
 def sum_below(bounds: Float[Array, " c"]) -> Scalar:
     """Sum over the last axis, rounded down."""
-    eps = float(jnp.finfo(bounds.dtype).eps)
+    eps = epsilon(bounds.dtype)
     total = jnp.sum(bounds, axis=-1)
     return total - bounds.shape[-1] * eps * jnp.sum(jnp.abs(bounds), axis=-1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from ._bound import dual_bound
 from ._problem import Problem
 from ._residuals import feasible_point, relative_gap
-from ._solution import Solution, Stats, Status
+from ._solution import Solution, Stats, Status, status_text
 from ._solver import ADMM, AbstractSolver, Iterate
 from ._solver.base import CoreProblem
 from ._types import Scalar, highest_precision, is_concrete
@@ -73,16 +73,16 @@ def _solve(
     problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None
 ) -> Solution:
     X, weight = problem.X, problem.weight
-    valid = jnp.all(jnp.isfinite(X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
-    valid = valid & jnp.any(weight > 0)
-    X, weight = jnp.where(valid, X, 0), jnp.where(valid, weight, 1)
+    shared_valid = jnp.all(jnp.isfinite(X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
+    X, weight = jnp.where(shared_valid, X, 0), jnp.where(shared_valid, weight, 1)
     unit = feature_unit(X, weight)
     X = X * unit  # an exact image of the data: powers of two round nothing
     core_X = jnp.sqrt(jnp.sqrt(weight))[:, None] * X
     factorization = solver.factorize(core_X)
 
-    def solve_output(y: Array, beta: Scalar, warm_start: Solution | None) -> Solution:
-        usable = valid & jnp.all(jnp.isfinite(y)) & jnp.isfinite(beta) & (beta > 0)
+    def solve_output(
+        y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
+    ) -> Solution:
         y, beta = jnp.where(usable, y, 0), jnp.where(usable, beta, 1)
         units = Units(unit, target_unit(y, weight))
         y, beta = y * units.target, units.scale_beta(beta)
@@ -119,10 +119,11 @@ def _solve(
         return _marked_invalid(solution, ~(usable & jnp.all(jnp.stack(finite))))
 
     if problem.y.ndim == 1:
-        return solve_output(problem.y, problem.beta, warm_start)
+        return solve_output(problem.y, problem.beta, problem.is_valid, warm_start)
     columns = problem.columns
     lanes = None if warm_start is None else _outputs_first(warm_start)
-    return _outputs_last(jax.vmap(solve_output)(columns.y.T, columns.beta, lanes))
+    solutions = jax.vmap(solve_output)(columns.y.T, columns.beta, columns.is_valid, lanes)
+    return _outputs_last(solutions)
 
 
 def _outputs_first(solution: Solution) -> Solution:
@@ -209,5 +210,5 @@ def _raise_if_failed(solution: Solution) -> None:
             if solution.multi_output:
                 outputs = f" (outputs {', '.join(map(str, np.flatnonzero(failed)))})"
             gap = np.max(np.atleast_1d(np.asarray(solution.stats.gap))[failed])
-            message = f"{Status[failure]}{outputs} [relative gap {gap:.1e}]"
+            message = f"{status_text(failure)}{outputs} [relative gap {gap:.1e}]"
             raise SolveError(message, solution)

@@ -54,3 +54,13 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
             raise TypeError(f"`{name}` must hold real numbers, got dtype {array.dtype}.")
         return array.astype(jnp.result_type(float))
     return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
+
+
+def epsilon(dtype: Any) -> float:
+    """Return the spacing of the numbers next to 1, twice the unit roundoff."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def tiny(dtype: Any) -> float:
+    """Return the smallest positive normal number."""
+    return float(jnp.finfo(dtype).tiny)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Int
 
-from .._types import Scalar
+from .._types import Scalar, epsilon
 
 
 class Anderson(eqx.Module):
@@ -83,7 +83,7 @@ def _regularized_weights(gram: Float[Array, "m m"], rhs: Float[Array, " m"]) -> 
     size = jnp.sqrt(jnp.diag(gram))
     filled = size > 0
     inverse = jnp.where(filled, 1 / jnp.where(filled, size, 1), 0)
-    regularization = float(jnp.finfo(gram.dtype).eps) ** (2 / 3)
+    regularization = epsilon(gram.dtype) ** (2 / 3)
     diagonal = jnp.where(filled, regularization, 1 + regularization)
     scaled = inverse[:, None] * gram * inverse[None, :] + jnp.diag(diagonal)
     operator = lx.MatrixLinearOperator(scaled, lx.positive_semidefinite_tag)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._lift import LiftedMap, diagonal_index, smat, svec
 from .._linalg import positive_part
 from .._residuals import estimated_bound, feasible_point, relative_gap
-from .._types import Scalar
+from .._types import Scalar, epsilon
 from .acceleration import norm
 from .base import AbstractSolver, CoreProblem, Iterate, Report
-from .least_squares import Factorization, LeastSquares
+from .least_squares import Factorization, LeastSquares, factorize
 from .splitting import AbstractSplit, Point, Splitting
 
 
@@ -21,8 +20,8 @@ class ADMM(AbstractSolver):
 
     Alternates the projection of P and N on the positive semidefinite cone, two d × d
     eigendecompositions, with the closed-form minimization of loss + βρ subject to diag(V) = ρ·1,
-    through the smaller of the Gram matrices of the lifted data (n × n, or D × D with
-    D = d(d+1)/2), decomposed once. See `jaxqsdp._solver.splitting.Splitting` for the loop.
+    through a factorization of the lifted data made once: in float64 the smaller of their Gram
+    matrices (n × n, or D × D with D = d(d+1)/2), in float32 a thin singular value decomposition.
 
     It stops if both hold:
 
@@ -50,7 +49,7 @@ class ADMM(AbstractSolver):
     tol_residual: float | None = None
     max_steps: int = 10_000
     relaxation: float = 1.6
-    memory: int = 20
+    memory: int = 30
     check_every: int = 10
 
     def __check_init__(self) -> None:
@@ -68,8 +67,8 @@ class ADMM(AbstractSolver):
             raise ValueError(f"`relaxation` must lie in (0, 2), got {self.relaxation}.")
 
     def factorize(self, X: Float[Array, "n d"]) -> Factorization:
-        """Decompose the smaller Gram matrix of the lifted data."""
-        return Factorization.of(LiftedMap(X))
+        """Factor the lifted data, see `least_squares`."""
+        return factorize(LiftedMap(X))
 
     def run(
         self,
@@ -79,7 +78,7 @@ class ADMM(AbstractSolver):
         max_steps: int,
     ) -> tuple[Iterate, Report]:
         """Solve one problem."""
-        eps = float(jnp.finfo(core.y.dtype).eps)
+        eps = epsilon(core.y.dtype)
         loop = Splitting(
             tol=max(1e-6, 2 * eps**0.5) if self.tol is None else self.tol,
             tol_residual=max(1e-6, 1e3 * eps) if self.tol_residual is None else self.tol_residual,
@@ -87,7 +86,7 @@ class ADMM(AbstractSolver):
             memory=self.memory,
             check_every=self.check_every,
         )
-        split = _RelaxationSplit(core, LeastSquares.of(factorization, core.y))
+        split = _RelaxationSplit(core, factorization.bind(core.y))
         sigma, s = split.start(start)
         outcome = loop.run(split, s, sigma, max_steps)
         report = Report(
@@ -140,9 +139,7 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         iterate = Iterate(block + form, block - form, dual, diagonal)
         core = self.core
         weight = jnp.ones_like(core.y)
-        value = feasible_point(
-            core.X, core.y, weight, core.beta, iterate.plus, iterate.minus
-        ).value
+        value = feasible_point(core.X, core.y, weight, core.beta, iterate.plus, iterate.minus).value
         bound = estimated_bound(core.X, core.y, core.beta, dual, diagonal)
         return relative_gap(value, bound, core.y, weight), iterate
 
@@ -160,10 +157,10 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         usable = jnp.isfinite(guess) & (guess > 0)
         sigma = jnp.where(usable, guess, 1)
         if warm is None:
-            return sigma, jnp.zeros((2 * self.loss.factorization.map.domain_size,), X.dtype)
+            return sigma, jnp.zeros((2 * self.loss.map.shape[1],), X.dtype)
         form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
         primal = jnp.concatenate([svec(form), svec(block)])
-        gradient = self.loss.factorization.map.rmv(warm.dual)
+        gradient = self.loss.map.rmv(warm.dual)
         dual = jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
         size = norm(primal)
         balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)

@@ -1,4 +1,4 @@
-"""Accelerated Douglas–Rachford splitting (ADMM in one variable), the loop of every first-order solver.
+"""Accelerated Douglas–Rachford splitting (ADMM in one variable).
 
     minimize f(x) + g(z)  subject to  x = z
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._types import Scalar
+from .._types import Scalar, epsilon
 from .acceleration import Anderson, norm
 
 _Candidate = TypeVar("_Candidate")
@@ -112,7 +112,7 @@ class Splitting(eqx.Module):
         """Iterate from s = `start` with initial penalty σ for at most `max_steps` steps."""
         check_every = min(self.check_every, max_steps)
         max_tests = max_steps // check_every
-        eps = float(jnp.finfo(start.dtype).eps)
+        eps = epsilon(start.dtype)
 
         def test(state: _State) -> _State:
             point, sigma = state.sweep.point, state.sigma
@@ -184,9 +184,7 @@ def _step(split: AbstractSplit, relaxation: float, sigma: Scalar, sweep: _Sweep)
     extrapolated, memory = sweep.memory.extrapolate(sweep.s, residual)
     accepted = _Sweep(extrapolated, sweep.s + residual, size, memory, Point(sweep.s, x, z))
     infinity = jnp.full_like(size, jnp.inf)
-    back = _Sweep(
-        sweep.fallback, sweep.fallback, infinity, memory.cleared(rejected), sweep.point
-    )
+    back = _Sweep(sweep.fallback, sweep.fallback, infinity, memory.cleared(rejected), sweep.point)
     return select(rejected, back, accepted)
 
 

@@ -1,0 +1,156 @@
+"""The statement that everything is for: bound ≤ optimum ≤ objective of the network."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ._bound import scaled_dual_bound
+from ._network import QuantizedNetwork
+from ._problem import Problem
+from ._solution import Solution, sum_below
+from ._solve import solve
+from ._types import Scalar, epsilon, highest_precision, is_concrete, tiny
+
+
+class Certificate(eqx.Module):
+    """A proof that no network is better than `lower_bound`, beside one that has `objective`.
+
+    **Attributes:**
+
+    - `lower_bound`: a true lower bound on the optimum of the training problem, rounded down.
+    - `objective`: the objective of the network certified, rounded up.
+    - `gap`: (objective − lower_bound) / max(|objective|, tiny).
+    - `kind`: which bound it is: "relaxation", the semidefinite relaxation's.
+    """
+
+    lower_bound: Scalar
+    objective: Scalar
+    gap: Scalar
+    kind: str = eqx.field(static=True)
+
+    def __repr__(self) -> str:
+        if not is_concrete(self) or self.gap.ndim > 0:
+            return f"Certificate({self.kind} bound, shape {self.gap.shape})"
+        return (
+            f"Certificate({self.lower_bound:.7g} ≤ optimum ≤ {self.objective:.7g}, "
+            f"gap {100 * self.gap:.3g} %, {self.kind} bound)"
+        )
+
+
+def certify(
+    problem: Problem, network: QuantizedNetwork, solution: Solution | None = None
+) -> Certificate:
+    """Prove how far a network, whoever trained it, can be from the global optimum.
+
+    The bound is computed anew from the problem and the dual point (λ, p) of `solution`; nothing
+    else in `solution` is believed, so a wrong or unfinished one weakens the bound but cannot make
+    it false. Rounding errors are allowed for throughout. Float32 data outside `jit` and `vmap` are
+    certified in float64, in which they are exact.
+
+    **Arguments:**
+
+    - `problem`: the training problem.
+    - `network`: any network for it.
+    - `solution`: a `Solution` of the problem; solved here if left out.
+
+    **Raises:** `ValueError` if shapes do not fit together.
+    """
+    if network.num_features != problem.num_features:
+        raise ValueError(
+            f"`network` takes {network.num_features} features, `problem` has "
+            f"{problem.num_features}."
+        )
+    if network.alpha.shape[1:] != problem.y.shape[1:]:
+        raise ValueError(
+            f"`network` has outputs of shape {network.alpha.shape[1:]}, `problem` has "
+            f"{problem.y.shape[1:]}."
+        )
+    if solution is None:
+        solution = solve(problem, throw=False)
+    if solution.dual.shape != problem.y.shape:
+        raise ValueError(
+            f"`solution` is for y of shape {solution.dual.shape}, `problem` has {problem.y.shape}."
+        )
+    arguments = (problem, network, solution.dual, solution.dual_diagonal)
+    host = _host_device()
+    if not is_concrete(arguments) or problem.X.dtype != jnp.float32 or host is None:
+        return _certify(*arguments)
+    with jax.enable_x64(True), jax.default_device(host):
+        wide = jax.tree.map(_widened, arguments)
+        certificate = _certify(*wide)
+        bounds = np.float64(certificate.lower_bound), np.float64(certificate.objective)
+    lower_bound, objective = _outward(*bounds)
+    return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
+
+
+@eqx.filter_jit
+@highest_precision
+def _certify(
+    problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array
+) -> Certificate:
+    columns = problem.columns
+    c = columns.y.shape[1]
+    bounds = jax.vmap(scaled_dual_bound, in_axes=(None, 1, None, 0, 1, 0))(
+        problem.X,
+        columns.y,
+        problem.weight,
+        columns.beta,
+        dual.reshape(-1, c),
+        dual_diagonal.reshape(c, -1),
+    )
+    valid = jnp.all(problem.is_valid)
+    objective = jnp.sum(_objective_above(columns, network))
+    objective = jnp.where(jnp.isfinite(objective), objective, jnp.inf)
+    return _assemble(jnp.where(valid, sum_below(bounds), -jnp.inf), objective)
+
+
+def _assemble(lower_bound: Array, objective: Array) -> Certificate:
+    gap = (objective - lower_bound) / jnp.maximum(jnp.abs(objective), tiny(objective.dtype))
+    return Certificate(lower_bound, objective, gap, kind="relaxation")
+
+
+def _objective_above(columns: Problem, network: QuantizedNetwork) -> Scalar:
+    """Return the objective, summed over outputs, rounded up.
+
+    |fl(f(x)) − f(x)| ≤ γ · ‖x‖₁² Σ_j |α_j|, γ counting the roundings of two inner products of
+    length d, their product and a sum over m neurons.
+    """
+    eps = epsilon(columns.X.dtype)
+    n, d = columns.X.shape
+    m = network.num_neurons
+    X, alpha = columns.X, network.alpha.reshape(m, -1).astype(columns.X.dtype)
+    hidden = (X @ network.u.astype(X.dtype).T) * (X @ network.v.astype(X.dtype).T)
+    mass = jnp.sum(jnp.abs(alpha), axis=0)
+    reach = jnp.square(jnp.sum(jnp.abs(X), axis=1))[:, None] * mass[None, :]
+    error = (2 * d + m + 8) * eps * reach
+    residual = jnp.abs(hidden @ alpha - columns.y) * (1 + 2 * eps) + error
+    loss = jnp.sum(columns.weight[:, None] * 0.5 * jnp.square(residual))
+    total = loss + jnp.sum(columns.beta * mass)
+    return total * (1 + (n + m + columns.y.shape[1] + 8) * eps)
+
+
+def _host_device() -> jax.Device | None:
+    """Return a CPU device, which has float64, unless the process was told not to load one."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _widened(leaf: Array) -> Array:
+    array = np.asarray(leaf)
+    return jnp.asarray(array.astype(np.float64) if array.dtype == np.float32 else array)
+
+
+def _outward(lower_bound: np.float64, objective: np.float64) -> tuple[np.float32, np.float32]:
+    """Round to float32, the bound down and the objective up."""
+    low, high = np.float32(lower_bound), np.float32(objective)
+    if low > lower_bound:
+        low = np.nextafter(low, np.float32(-np.inf))
+    if high < objective:
+        high = np.nextafter(high, np.float32(np.inf))
+    return low, high

@@ -1,0 +1,1 @@
+"""What `python -m jaxqsdp` is made of: data, report and picture. Needs the extra `demo`."""

@@ -1,0 +1,140 @@
+"""The quantized two-layer network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
+
+from ._types import as_float_array, highest_precision, is_concrete
+
+
+class QuantizedNetwork(eqx.Module):
+    """f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j) with u_j, v_j ∈ {−1, +1}^d, one bit a first-layer weight.
+
+    Takes one sample x (d,) and gives a scalar, or (c,) where α is (m, c); `jax.vmap(network)(X)`
+    for many. Differentiable with respect to x and α. The weights are stored packed, eight to a
+    byte, most significant bit first, a set bit meaning +1.
+
+    Build one with `QuantizedNetwork.from_weights`, or let `jaxqsdp.round` and `jaxqsdp.fit` do it.
+    """
+
+    packed_u: UInt8[Array, "m bytes"]
+    packed_v: UInt8[Array, "m bytes"]
+    alpha: Float[Array, " m"] | Float[Array, "m c"]
+    num_features: int = eqx.field(static=True)
+
+    @staticmethod
+    def from_weights(u: ArrayLike, v: ArrayLike, alpha: ArrayLike) -> QuantizedNetwork:
+        """Pack a network given by its weights.
+
+        **Arguments:** `u`, `v`: (m, d), every entry −1 or +1. `alpha`: (m,) or (m, c).
+
+        **Raises:** `ValueError` for wrong shapes or, where the numbers can be seen, entries other
+        than ±1 or a non-finite `alpha`.
+        """
+        u, v, alpha = jnp.asarray(u), jnp.asarray(v), as_float_array(alpha, "alpha")
+        if u.ndim != 2 or u.shape[1] == 0:
+            raise ValueError(f"`u` must have shape (m, d) with d ≥ 1, got {u.shape}.")
+        if v.shape != u.shape:
+            raise ValueError(f"`v` must have the shape of `u`, {u.shape}, got {v.shape}.")
+        if alpha.ndim not in (1, 2) or alpha.shape[0] != u.shape[0]:
+            raise ValueError(
+                f"`alpha` must have shape ({u.shape[0]},) or ({u.shape[0]}, c), one row per "
+                f"neuron, got {alpha.shape}."
+            )
+        for name, signs in (("u", u), ("v", v)):
+            if is_concrete(signs) and not np.all(np.abs(np.asarray(signs)) == 1):
+                raise ValueError(f"`{name}` must hold only −1 and +1; quantize it first.")
+        if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
+            raise ValueError("`alpha` has non-finite values.")
+        return pack(u > 0, v > 0, alpha)
+
+    @property
+    def u(self) -> Float[Array, "m d"]:
+        """First factor of each neuron, ±1."""
+        return self._unpack(self.packed_u)
+
+    @property
+    def v(self) -> Float[Array, "m d"]:
+        """Second factor of each neuron, ±1."""
+        return self._unpack(self.packed_v)
+
+    def _unpack(self, packed: UInt8[Array, "m bytes"]) -> Float[Array, "m d"]:
+        bits = jnp.unpackbits(packed, axis=-1, count=self.num_features)
+        return 2 * bits.astype(self.alpha.dtype) - 1
+
+    @property
+    def num_neurons(self) -> int:
+        """Number of neurons stored, those with α = 0 included."""
+        return self.packed_u.shape[-2]
+
+    @property
+    def num_bits(self) -> int:
+        """Bits that the first-layer weights need: two signs per neuron and feature."""
+        return 2 * self.num_neurons * self.num_features
+
+    @highest_precision
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""] | Float[Array, " c"]:
+        """Return the output for one sample."""
+        if x.shape != (self.num_features,):
+            raise ValueError(
+                f"`x` must have shape ({self.num_features},), got {x.shape}; use "
+                "`jax.vmap(network)(X)` for many samples."
+            )
+        return ((self.u @ x) * (self.v @ x)) @ self.alpha
+
+    def prune(self) -> QuantizedNetwork:
+        """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
+
+        **Raises:** `ValueError` under a transform.
+        """
+        if not is_concrete(self.alpha):
+            raise ValueError("`prune` changes shapes; call it outside `jit` and `vmap`.")
+        alpha = np.asarray(self.alpha)
+        kept = np.flatnonzero(np.any(alpha.reshape(alpha.shape[0], -1) != 0, axis=1))
+        return QuantizedNetwork(
+            self.packed_u[kept], self.packed_v[kept], self.alpha[kept], self.num_features
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the network to an NPZ file of packed weights and α, readable by plain NumPy."""
+        path = Path(path)
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                packed_u=np.asarray(self.packed_u),
+                packed_v=np.asarray(self.packed_v),
+                alpha=np.asarray(self.alpha),
+                num_features=self.num_features,
+            )
+        return path
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> QuantizedNetwork:
+        """Read a network that `save` wrote. α becomes float32 if float64 is disabled."""
+        with np.load(path) as file:
+            return QuantizedNetwork(
+                jnp.asarray(file["packed_u"]),
+                jnp.asarray(file["packed_v"]),
+                jnp.asarray(file["alpha"]),
+                int(file["num_features"]),
+            )
+
+    def __repr__(self) -> str:
+        outputs = "" if self.alpha.ndim == 1 else f", outputs={self.alpha.shape[-1]}"
+        return (
+            f"QuantizedNetwork(neurons={self.num_neurons}, features={self.num_features}{outputs}, "
+            f"first layer {self.num_bits} bits, alpha {self.alpha.dtype})"
+        )
+
+
+def pack(u: Bool[Array, "m d"], v: Bool[Array, "m d"], alpha: Array) -> QuantizedNetwork:
+    """Build a network from the positions of the +1 weights."""
+    return QuantizedNetwork(
+        jnp.packbits(u, axis=-1), jnp.packbits(v, axis=-1), alpha, num_features=u.shape[-1]
+    )

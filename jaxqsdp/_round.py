@@ -1,0 +1,137 @@
+"""From the relaxation to a network: Grothendieck's identity in Krivine's form, and a refit."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ._lasso import lasso
+from ._linalg import square_root
+from ._network import QuantizedNetwork, pack
+from ._problem import Problem
+from ._solution import Solution
+from ._types import Scalar, highest_precision
+
+_GAMMA = math.asinh(1.0)  # ln(1 + √2)
+
+KRIVINE_CONSTANT = math.pi / (2 * _GAMMA)
+"""K = π/(2 ln(1+√2)) = 1.78221…: p_sdp ≤ optimum ≤ K·p_sdp."""
+
+
+def round(
+    problem: Problem,
+    solution: Solution,
+    *,
+    num_neurons: int,
+    key: PRNGKeyArray,
+    refit: bool = True,
+) -> QuantizedNetwork:
+    """Draw a network of `num_neurons` neurons from the relaxation.
+
+    With γ = ln(1+√2), V_s = V/ρ, Z_s = Z/ρ, the matrix
+
+        S = [[sinh γV_s, sin γZ_s], [sin γZ_s, sinh γV_s]]   (elementwise)
+
+    is positive semidefinite with unit diagonal. For (g_u, g_v) ~ N(0, S), u = sign g_u and
+    v = sign g_v satisfy E[u vᵀ] = (2γ/π) Z_s, so α_j = Kρ/m makes the network an unbiased estimate
+    of xᵀZx. `refit` replaces that α by the best one for the neurons drawn, the minimizer of the
+    objective, which is a LASSO and sets many α_j to zero (`network.prune()` removes them).
+
+    Shapes are fixed, so this works under `jit` and `vmap`; the same key draws the same neurons
+    with and without `refit`.
+
+    **Arguments:**
+
+    - `problem`, `solution`: the problem and its `solve`.
+    - `num_neurons`: neurons drawn. With targets (n, c) this is the total; outputs get shares in
+        proportion to their ρ, and the refit lets every output use every neuron.
+    - `key`: a JAX random key.
+    - `refit`: whether to fit α (default) or to keep the unbiased one of the paper.
+
+    **Returns:** a `QuantizedNetwork` with α of shape (m,), or (m, c).
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+
+    Source: Krivine (1979); Alon & Naor (2006); Bartan & Pilanci, ICML 2021.
+    """
+    if not isinstance(num_neurons, int) or isinstance(num_neurons, bool) or num_neurons < 1:
+        raise ValueError(f"`num_neurons` must be a positive integer, got {num_neurons!r}.")
+    key = _check_key(key)
+    if solution.dual.shape != problem.y.shape:
+        raise ValueError(
+            f"`solution` is for y of shape {solution.dual.shape}, `problem` has {problem.y.shape}."
+        )
+    return _round(problem, solution, num_neurons, key, refit)
+
+
+@eqx.filter_jit
+@highest_precision
+def _round(
+    problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
+) -> QuantizedNetwork:
+    columns = problem.columns
+    scale = jnp.atleast_1d(solution.scale)
+    c, d = scale.shape[0], problem.num_features
+    forms = solution.quadratic_form.reshape(c, d, d)
+    blocks = solution.block.reshape(c, d, d)
+    normal = jax.random.normal(key, (2, num_neurons, d), problem.X.dtype)
+    u, v = jax.vmap(_draw, in_axes=(0, 0, 0, None))(forms, blocks, scale, normal)
+    owner = _shares(scale, num_neurons)
+    neurons = jnp.arange(num_neurons)
+    u, v = u[owner, neurons], v[owner, neurons]
+
+    if refit:
+        signs_u, signs_v = (2 * bits.astype(problem.X.dtype) - 1 for bits in (u, v))
+        features = (problem.X @ signs_u.T) * (problem.X @ signs_v.T)
+        alpha = lasso(features, columns.y, problem.weight, columns.beta)
+    else:
+        owned = (owner[:, None] == jnp.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
+        count = jnp.maximum(jnp.sum(owned, axis=0), 1)
+        alpha = owned * (KRIVINE_CONSTANT * scale / count)[None, :]
+    return pack(u, v, alpha if problem.y.ndim == 2 else alpha[:, 0])
+
+
+def _draw(
+    form: Float[Array, "d d"],
+    block: Float[Array, "d d"],
+    scale: Scalar,
+    normal: Float[Array, "2 m d"],
+) -> tuple[Bool[Array, "m d"], Bool[Array, "m d"]]:
+    """Draw neurons of one output; True stands for +1.
+
+    S has the invariant subspaces (x, ±x), so two d × d factors T± = sinh γV_s ± sin γZ_s do.
+    """
+    positive = scale > 0
+    divisor = jnp.where(positive, scale, 1)
+    identity = jnp.eye(form.shape[0], dtype=form.dtype)
+    within = jnp.sinh(_GAMMA * jnp.where(positive, block / divisor, identity))
+    across = jnp.sin(_GAMMA * form / divisor)
+    even = normal[0] @ square_root(within + across)
+    odd = normal[1] @ square_root(within - across)
+    return even + odd >= 0, even - odd >= 0
+
+
+def _shares(scale: Float[Array, " c"], num_neurons: int) -> Array:
+    """Return which output each neuron is drawn for, in proportion to ρ."""
+    cumulative = jnp.cumsum(scale)
+    total = jnp.where(cumulative[-1] > 0, cumulative[-1], 1)
+    position = (jnp.arange(num_neurons, dtype=scale.dtype) + 0.5) / num_neurons
+    owner = jnp.searchsorted(cumulative / total, position, side="right")
+    return jnp.clip(owner, 0, scale.shape[0] - 1)
+
+
+def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None:
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+            return key
+        if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+            return key
+    raise TypeError(
+        "`key` must be one JAX random key, such as `jax.random.key(0)`, got "
+        f"{type(key).__name__}" + (f" of shape {shape}." if shape is not None else ".")
+    )
