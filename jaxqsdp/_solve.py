@@ -79,6 +79,7 @@ def _solve(
     X = X * unit  # an exact image of the data: powers of two round nothing
     core_X = jnp.sqrt(jnp.sqrt(weight))[:, None] * X
     factorization = solver.factorize(core_X)
+    tol, tol_residual = solver.tolerances(X.dtype)
 
     def solve_output(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
@@ -92,12 +93,14 @@ def _solve(
         core = CoreProblem(core_X, root * y, beta)
         start = None if warm_start is None else _start(warm_start, units, root)
         iterate, report = solver.run(core, factorization, start, max_steps)
-        status = Status.where(report.stalled, Status.dtype_accuracy, Status.max_steps)
-        status = Status.where(report.solved, Status.solved, status)
 
         dual = root * iterate.dual
         point = feasible_point(X, y, weight, beta, iterate.plus, iterate.minus)
         bound = dual_bound(X, y, weight, beta, dual, iterate.dual_diagonal)
+        gap = relative_gap(point.value, bound, y, weight)
+        solved = (gap <= tol) & (report.residual <= tol_residual)
+        status = Status.where(report.converged, Status.dtype_accuracy, Status.max_steps)
+        status = Status.where(solved, Status.solved, status)
         gram = jnp.block([[point.block, point.form], [point.form, point.block]])
         solution = Solution(
             value=units.restore_value(point.value),
@@ -109,9 +112,7 @@ def _solve(
             dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
             predictions=units.restore_dual(point.predictions),
             status=status,
-            stats=Stats(
-                report.num_steps, relative_gap(point.value, bound, y, weight), report.residual
-            ),
+            stats=Stats(report.num_steps, gap, report.residual),
             multi_output=False,
         )
         numbers = eqx.filter(solution, eqx.is_inexact_array)

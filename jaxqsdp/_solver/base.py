@@ -36,15 +36,17 @@ class Report(eqx.Module):
 
     num_steps: Int[Array, ""]
     residual: Scalar
-    gap: Scalar
-    solved: Bool[Array, ""]
-    stalled: Bool[Array, ""]  # stopped at the accuracy of the dtype
+    converged: Bool[Array, ""]  # stopped by itself, not by the step limit
 
 
 class AbstractSolver(eqx.Module):
     """A solver of the core problem: a frozen configuration, `factorize` and `run`."""
 
     max_steps: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def tolerances(self, dtype: Any) -> tuple[float, float]:
+        """Return the certified relative gap and the residual at which a problem is solved."""
 
     @abc.abstractmethod
     def factorize(self, X: Float[Array, "n d"]) -> Any:
