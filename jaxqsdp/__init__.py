@@ -8,6 +8,7 @@ from ._loss import SquaredLoss as SquaredLoss
 from ._network import QuantizedNetwork as QuantizedNetwork
 from ._problem import Problem as Problem
 from ._round import KRIVINE_CONSTANT as KRIVINE_CONSTANT
+from ._round import refit as refit
 from ._round import round as round
 from ._solution import Solution as Solution
 from ._solution import Stats as Stats

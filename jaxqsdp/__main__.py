@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (demo_data.DataError, OSError) as error:
         return _complain(str(error))
     jax.config.update("jax_enable_x64", True)
-    with tqdm(total=4, bar_format="{desc:<44}{percentage:3.0f}% |{bar:24}| {elapsed}") as progress:
+    with tqdm(total=5, bar_format="{desc:<56}{percentage:3.0f}% |{bar:24}| {elapsed}") as progress:
         report = _run(table, options, progress)
     print(report)
     return 0
@@ -110,7 +110,6 @@ def _run(table: demo_data.Table, options: argparse.Namespace, progress: Any) -> 
     problem = qs.Problem(data.train_X, data.train_y, beta)
     powers = [2**k for k in range(2, 20) if 2**k < options.neurons]
     sizes = [*powers[-4:], options.neurons]
-    progress.total = 3 + len(sizes)
 
     progress.set_description("compiling the solver")
     solve, solve_compile = _compiled(lambda p: qs.solve(p, throw=False), problem)
@@ -119,23 +118,32 @@ def _run(table: demo_data.Table, options: argparse.Namespace, progress: Any) -> 
     solution, solve_seconds = _timed(solve, problem)
     progress.update()
 
+    def draw(problem: qs.Problem, solution: qs.Solution, key: jax.Array) -> Any:
+        """Draw a network of full size; refit its first 4, 8, 16, … neurons and all of them."""
+        network = qs.round(problem, solution, num_neurons=options.neurons, key=key, refit=False)
+
+        def first(size: jax.Array) -> tuple[qs.QuantizedNetwork, jax.Array]:
+            kept = jnp.arange(options.neurons) < size
+            alpha = jnp.where(kept, jnp.ones_like(network.alpha.T), 0).T
+            smaller = eqx.tree_at(lambda network: network.alpha, network, alpha)
+            smaller = qs.refit(problem, smaller)
+            return smaller, problem.objective(smaller)
+
+        return jax.vmap(first)(jnp.array(sizes))
+
     keys = jax.random.split(jax.random.key(options.seed), _SEEDS)
-    objectives, round_compile = [], 0.0
-    for size in sizes:
-        progress.set_description(f"rounding to {size} neurons, {_SEEDS} draws")
-
-        def draw(solution: qs.Solution, key: jax.Array, size: int = size) -> Any:
-            network = qs.round(problem, solution, num_neurons=size, key=key)
-            return network, problem.objective(network)
-
-        rounder, seconds = _compiled(jax.vmap(draw, in_axes=(None, 0)), solution, keys)
-        round_compile += seconds
-        (networks, values), round_seconds = _timed(rounder, solution, keys)
-        objectives.append(np.asarray(values))
-        progress.update()
+    progress.set_description("compiling the rounding")
+    rounder, round_compile = _compiled(
+        jax.vmap(draw, in_axes=(None, None, 0)), problem, solution, keys
+    )
+    progress.update()
+    progress.set_description(f"rounding to {sizes[0]} … {sizes[-1]} neurons, {_SEEDS} draws each")
+    (networks, values), round_seconds = _timed(rounder, problem, solution, keys)
+    objectives = np.asarray(values).T
+    progress.update()
     progress.set_description("certifying")
     best = int(np.argmin(objectives[-1]))
-    network = jax.tree.map(lambda leaf: leaf[best], networks).prune()
+    network = jax.tree.map(lambda leaf: leaf[best, -1], networks).prune()
     certificate = qs.certify(problem, network, solution)
     network_path = network.save(options.output / "jaxqsdp-network.npz")
     picture_path = options.output / "jaxqsdp-certificate.png"
@@ -145,7 +153,7 @@ def _run(table: demo_data.Table, options: argparse.Namespace, progress: Any) -> 
         picture_path,
         title=f"{table.name}: {n} samples, {d} features, β = {beta:.4g}",
         neurons=sizes,
-        objectives=np.array(objectives),
+        objectives=objectives,
         lower_bound=float(certificate.lower_bound),
     )
     progress.update()

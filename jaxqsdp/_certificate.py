@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ._bound import scaled_dual_bound
 from ._network import QuantizedNetwork
-from ._problem import Problem
+from ._problem import Problem, check_fits
 from ._solution import Solution, sum_below
 from ._solve import solve
 from ._types import Scalar, epsilon, highest_precision, is_concrete, tiny
@@ -59,16 +59,7 @@ def certify(
 
     **Raises:** `ValueError` if shapes do not fit together.
     """
-    if network.num_features != problem.num_features:
-        raise ValueError(
-            f"`network` takes {network.num_features} features, `problem` has "
-            f"{problem.num_features}."
-        )
-    if network.alpha.shape[1:] != problem.y.shape[1:]:
-        raise ValueError(
-            f"`network` has outputs of shape {network.alpha.shape[1:]}, `problem` has "
-            f"{problem.y.shape[1:]}."
-        )
+    check_fits(problem, network)
     if solution is None:
         solution = solve(problem, throw=False)
     if solution.dual.shape != problem.y.shape:

@@ -115,12 +115,8 @@ class Problem(eqx.Module):
     @highest_precision
     def objective(self, network: QuantizedNetwork) -> Scalar:
         """Return the objective ℓ(f(X), y) + β‖α‖₁ of any network, summed over outputs."""
+        check_fits(self, network)
         predictions = jax.vmap(network)(self.X)
-        if predictions.shape != self.y.shape:
-            raise ValueError(
-                f"`network` gives outputs of shape {predictions.shape}, but `y` has shape "
-                f"{self.y.shape}."
-            )
         weight = self.weight if self.y.ndim == 1 else self.weight[:, None]
         penalty = jnp.sum(self.beta * jnp.sum(jnp.abs(network.alpha), axis=0))
         return self.loss(predictions, self.y, weight) + penalty
@@ -132,6 +128,20 @@ class Problem(eqx.Module):
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={beta}{weighted}"
         stacked = "" if self.X.ndim == 2 else f", stacked={self.X.shape[:-2]}"
         return f"Problem({shape}, {self.X.dtype}{stacked})"
+
+
+def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
+    """Raise `ValueError` unless the network takes and gives what the problem has."""
+    if network.num_features != problem.num_features:
+        raise ValueError(
+            f"`network` takes {network.num_features} features, `problem` has "
+            f"{problem.num_features}."
+        )
+    if network.alpha.shape[1:] != problem.y.shape[1:]:
+        raise ValueError(
+            f"`network` has outputs of shape {network.alpha.shape[1:]}, `problem` has "
+            f"{problem.y.shape[1:]}."
+        )
 
 
 def _check_shapes(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
