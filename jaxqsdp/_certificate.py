@@ -101,6 +101,7 @@ def _certify(
 
 def _assemble(lower_bound: Array, objective: Array) -> Certificate:
     gap = (objective - lower_bound) / jnp.maximum(jnp.abs(objective), tiny(objective.dtype))
+    gap = jnp.where(jnp.isfinite(objective), gap, jnp.inf)
     return Certificate(lower_bound, objective, gap, kind="relaxation")
 
 
@@ -108,20 +109,23 @@ def _objective_above(columns: Problem, network: QuantizedNetwork) -> Scalar:
     """Return the objective, summed over outputs, rounded up.
 
     |fl(f(x)) − f(x)| ≤ γ · ‖x‖₁² Σ_j |α_j|, γ counting the roundings of two inner products of
-    length d, their product and a sum over m neurons.
+    length d, their product and a sum over m neurons. What underflows, inputs included, is below the
+    smallest normal number in each factor or product.
     """
-    eps = epsilon(columns.X.dtype)
-    n, d = columns.X.shape
-    m = network.num_neurons
-    X, alpha = columns.X, network.alpha.reshape(m, -1).astype(columns.X.dtype)
+    X, y, weight = columns.X, columns.y, columns.weight[:, None]
+    alpha, (n, d) = network.alpha_columns.astype(X.dtype), X.shape
+    m, c = alpha.shape
+    eps, least = epsilon(X.dtype), tiny(X.dtype)
+
     hidden = (X @ network.u.astype(X.dtype).T) * (X @ network.v.astype(X.dtype).T)
-    mass = jnp.sum(jnp.abs(alpha), axis=0)
-    reach = jnp.square(jnp.sum(jnp.abs(X), axis=1))[:, None] * mass[None, :]
-    error = (2 * d + m + 8) * eps * reach
-    residual = jnp.abs(hidden @ alpha - columns.y) * (1 + 2 * eps) + error
-    loss = jnp.sum(columns.weight[:, None] * 0.5 * jnp.square(residual))
-    total = loss + jnp.sum(columns.beta * mass)
-    return total * (1 + (n + m + columns.y.shape[1] + 8) * eps)
+    mass = (jnp.sum(jnp.abs(alpha), axis=0) + m * least)[None, :]
+    reach = jnp.sum(jnp.abs(X), axis=1)[:, None] + d * least
+    underflow = least * (1 + m + mass * (1 + 2 * d * reach) + m * reach * reach)
+    error = (2 * d + m + 8) * eps * reach * reach * mass + underflow
+    residual = jnp.abs(hidden @ alpha - y) * (1 + 2 * eps) + error
+    loss = jnp.sum(0.5 * (weight + least) * jnp.square(residual) + least * (1 + weight))
+    penalty = jnp.sum((columns.beta[None, :] + least) * mass + m * least)
+    return (loss + penalty) * (1 + (n + m + c + 12) * eps)
 
 
 def _host_device() -> jax.Device | None:
@@ -139,7 +143,8 @@ def _widened(leaf: Array) -> Array:
 
 def _outward(lower_bound: np.float64, objective: np.float64) -> tuple[np.float32, np.float32]:
     """Round to float32, the bound down and the objective up."""
-    low, high = np.float32(lower_bound), np.float32(objective)
+    with np.errstate(over="ignore"):
+        low, high = np.float32(lower_bound), np.float32(objective)
     if low > lower_bound:
         low = np.nextafter(low, np.float32(-np.inf))
     if high < objective:

@@ -37,12 +37,13 @@ class QuantizedNetwork(eqx.Module):
         **Raises:** `ValueError` for wrong shapes or, where the numbers can be seen, entries other
         than ±1 or a non-finite `alpha`.
         """
-        u, v, alpha = jnp.asarray(u), jnp.asarray(v), as_float_array(alpha, "alpha")
+        u, v = as_float_array(u, "u"), as_float_array(v, "v")
+        alpha = as_float_array(alpha, "alpha")
         if u.ndim != 2 or u.shape[1] == 0:
             raise ValueError(f"`u` must have shape (m, d) with d ≥ 1, got {u.shape}.")
         if v.shape != u.shape:
             raise ValueError(f"`v` must have the shape of `u`, {u.shape}, got {v.shape}.")
-        if alpha.ndim not in (1, 2) or alpha.shape[0] != u.shape[0]:
+        if alpha.ndim not in (1, 2) or alpha.shape[0] != u.shape[0] or 0 in alpha.shape[1:]:
             raise ValueError(
                 f"`alpha` must have shape ({u.shape[0]},) or ({u.shape[0]}, c), one row per "
                 f"neuron, got {alpha.shape}."
@@ -65,8 +66,16 @@ class QuantizedNetwork(eqx.Module):
         return self._unpack(self.packed_v)
 
     def _unpack(self, packed: UInt8[Array, "m bytes"]) -> Float[Array, "m d"]:
+        if packed.size == 0:  # no neurons; `unpackbits` refuses empty arrays
+            shape = (*packed.shape[:-1], self.num_features)
+            return jnp.ones(shape, self.alpha.dtype)
         bits = jnp.unpackbits(packed, axis=-1, count=self.num_features)
         return 2 * bits.astype(self.alpha.dtype) - 1
+
+    @property
+    def alpha_columns(self) -> Float[Array, "m c"]:
+        """α as (m, c), with c = 1 for a scalar output."""
+        return self.alpha if self.alpha.ndim == 2 else self.alpha[:, None]
 
     @property
     def num_neurons(self) -> int:
@@ -86,7 +95,9 @@ class QuantizedNetwork(eqx.Module):
                 f"`x` must have shape ({self.num_features},), got {x.shape}; use "
                 "`jax.vmap(network)(X)` for many samples."
             )
-        return ((self.u @ x) * (self.v @ x)) @ self.alpha
+        dtype = np.promote_types(x.dtype, self.alpha.dtype)
+        x, u, v = x.astype(dtype), self.u.astype(dtype), self.v.astype(dtype)
+        return ((u @ x) * (v @ x)) @ self.alpha.astype(dtype)
 
     def prune(self) -> QuantizedNetwork:
         """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
@@ -95,8 +106,7 @@ class QuantizedNetwork(eqx.Module):
         """
         if not is_concrete(self.alpha):
             raise ValueError("`prune` changes shapes; call it outside `jit` and `vmap`.")
-        alpha = np.asarray(self.alpha)
-        kept = np.flatnonzero(np.any(alpha.reshape(alpha.shape[0], -1) != 0, axis=1))
+        kept = np.flatnonzero(np.any(np.asarray(self.alpha_columns) != 0, axis=1))
         return QuantizedNetwork(
             self.packed_u[kept], self.packed_v[kept], self.alpha[kept], self.num_features
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import equinox as eqx
 import jax
@@ -58,8 +59,9 @@ def round(
 
     Source: Krivine (1979); Alon & Naor (2006); Bartan & Pilanci, ICML 2021.
     """
-    if not isinstance(num_neurons, int) or isinstance(num_neurons, bool) or num_neurons < 1:
+    if isinstance(num_neurons, bool) or not hasattr(num_neurons, "__index__") or num_neurons < 1:
         raise ValueError(f"`num_neurons` must be a positive integer, got {num_neurons!r}.")
+    num_neurons = operator.index(num_neurons)
     key = _check_key(key)
     if solution.dual.shape != problem.y.shape:
         raise ValueError(
@@ -100,8 +102,9 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     **Raises:** `ValueError` if network and problem do not fit together.
     """
     check_fits(problem, network)
-    alpha = network.alpha.reshape(network.alpha.shape[0], -1)
-    return _refit(problem, network, jnp.any(alpha != 0, axis=1))
+    if network.num_neurons == 0:
+        return network
+    return _refit(problem, network, jnp.any(network.alpha_columns != 0, axis=1))
 
 
 @eqx.filter_jit
@@ -153,7 +156,7 @@ def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
     if dtype is not None:
         if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
             return key
-        if dtype == jnp.uint32 and shape is not None and len(shape) == 1:
+        if dtype == jnp.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
             return key
     raise TypeError(
         "`key` must be one JAX random key, such as `jax.random.key(0)`, got "
