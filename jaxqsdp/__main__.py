@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "--neurons", type=_positive(int), default=64, help="neurons to draw (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the split and the neurons (default: %(default)s)"
+        "--seed", type=_seed, default=0, help="of the split and the neurons (default: %(default)s)"
     )
     parser.add_argument(
         "--output",
@@ -74,6 +75,13 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     return convert
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 2^32 − 1, got {text}")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
@@ -88,12 +96,15 @@ def main(arguments: list[str] | None = None) -> int:
             table = demo_data.breast_cancer()
         else:
             table = demo_data.read(options.file, options.target)
+        data = demo_data.split(table, options.seed)
         options.output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.output):
+            pass  # fails now rather than after the work if the folder cannot be written to
     except (demo_data.DataError, OSError) as error:
         return _complain(str(error))
     jax.config.update("jax_enable_x64", True)
     with tqdm(total=5, bar_format="{desc:<56}{percentage:3.0f}% |{bar:24}| {elapsed}") as progress:
-        report = _run(table, options, progress)
+        report = _run(table, data, options, progress)
     print(report)
     return 0
 
@@ -103,8 +114,9 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _run(table: demo_data.Table, options: argparse.Namespace, progress: Any) -> str:
-    data = demo_data.split(table, options.seed)
+def _run(
+    table: demo_data.Table, data: demo_data.Split, options: argparse.Namespace, progress: Any
+) -> str:
     n, d = data.train_X.shape
     beta = options.beta or 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
     problem = qs.Problem(data.train_X, data.train_y, beta)

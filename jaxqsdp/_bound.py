@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._exact import inner, scale_rows, to_digits
+from ._exact import inner, power_of_two, scale_rows, to_digits
 from ._linalg import norm_above, smallest_eigenvalue_bound
-from ._types import Scalar, epsilon
-from ._units import Units, feature_unit, target_unit
+from ._types import Scalar, epsilon, tiny
+from ._units import moderate
 
 
 def dual_bound(
@@ -30,16 +30,21 @@ def dual_bound(
     posteriori, and the data count as exact. A bound below zero, or none at all, becomes 0, which
     the loss and the penalty never fall below.
 
-    Data must be of moderate scale (no overflow in G); `_units` provides that.
+    Data must be of moderate scale, as `_units.moderate` makes them; an invalid β (NaN) gives 0.
     """
-    dtype = X.dtype
-    eps = epsilon(dtype)
+    dtype, eps, least = X.dtype, epsilon(X.dtype), tiny(X.dtype)
     counted = weight > 0
     dual = jnp.where(counted & jnp.isfinite(dual), dual, 0)
     p = jnp.where(jnp.isfinite(dual_diagonal), dual_diagonal, 0)
+    # The bound is the same all along the ray of (λ, p); at size 1 nothing under- or overflows.
+    size = power_of_two(jnp.max(jnp.abs(dual)))
+    dual, p = dual / size, p / size
 
     x_digits, dual_digits = to_digits(X), to_digits(dual[:, None])
     gram, gram_error = inner(scale_rows(dual_digits, x_digits), x_digits)
+    # Scaling may have flushed entries of X and y below the smallest normal number to zero.
+    flushed = 4 * X.shape[0] * least * (1 + jnp.max(jnp.abs(X)))
+    gram_error = gram_error + flushed
     shift = jnp.zeros((), dtype)
     for sign in (-1.0, 1.0):
         slack = jnp.diag(p) + sign * gram
@@ -51,12 +56,12 @@ def dual_bound(
     # λ_i² / w_i: the quotient is rounded, the sum is not.
     quotient = jnp.where(counted, dual / jnp.where(counted, weight, 1), 0)
     sums, sums_error = inner(dual_digits, to_digits(jnp.stack([y, quotient], axis=1)))
-    linear = sums[0, 0] - sums_error[0, 0]
+    linear = sums[0, 0] - sums_error[0, 0] - flushed
     quadratic = (sums[0, 1] + sums_error[0, 1]) * (1 + 4 * eps)
     unconstrained = jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0)
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
     c = jnp.clip(unconstrained, 0, limit * (1 - 4 * eps))
-    gain, loss = c * linear, 0.5 * c * c * quadratic
+    gain, loss = c * linear, 0.5 * (c * (c * quadratic)) + least
     bound = (gain - loss) - 8 * eps * (gain + loss)
     return jnp.where(jnp.isfinite(bound), jnp.maximum(bound, 0), 0)
 
@@ -70,13 +75,14 @@ def scaled_dual_bound(
     dual_diagonal: Float[Array, " d"],
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""
-    units = Units(feature_unit(X, weight), target_unit(y, weight))
+    samples = moderate(X, weight)
+    units = samples.units_for(y)
     bound = dual_bound(
-        X * units.feature,
-        y * units.target,
-        weight,
+        samples.X,
+        samples.scale_targets(y, units),
+        samples.weight,
         units.scale_beta(beta),
-        dual * units.target,
+        units.scale_dual(dual),
         units.scale_diagonal(dual_diagonal),
     )
-    return units.restore_value(bound)
+    return units.restore_bound(bound)

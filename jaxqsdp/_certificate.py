@@ -11,7 +11,7 @@ from jaxtyping import Array
 from ._bound import scaled_dual_bound
 from ._network import QuantizedNetwork
 from ._problem import Problem, check_fits
-from ._solution import Solution, sum_below
+from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
 from ._types import Scalar, epsilon, highest_precision, is_concrete, tiny
 
@@ -62,20 +62,18 @@ def certify(
     check_fits(problem, network)
     if solution is None:
         solution = solve(problem, throw=False)
-    if solution.dual.shape != problem.y.shape:
-        raise ValueError(
-            f"`solution` is for y of shape {solution.dual.shape}, `problem` has {problem.y.shape}."
-        )
+    check_solution(problem, solution)
     arguments = (problem, network, solution.dual, solution.dual_diagonal)
     host = _host_device()
     if not is_concrete(arguments) or problem.X.dtype != jnp.float32 or host is None:
         return _certify(*arguments)
-    with jax.enable_x64(True), jax.default_device(host):
-        wide = jax.tree.map(_widened, arguments)
-        certificate = _certify(*wide)
-        bounds = np.float64(certificate.lower_bound), np.float64(certificate.objective)
-    lower_bound, objective = _outward(*bounds)
-    return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
+    # Evaluated now even inside `jit`, which would stage what its body closes over.
+    with jax.ensure_compile_time_eval():
+        with jax.enable_x64(True), jax.default_device(host):
+            wide = _certify(*jax.tree.map(_widened, arguments))
+            bounds = np.float64(wide.lower_bound), np.float64(wide.objective)
+        lower_bound, objective = _outward(*bounds)
+        return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
 
 
 @eqx.filter_jit

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._exact import power_of_two
 from ._types import Scalar, epsilon, tiny
 
 
@@ -36,10 +37,11 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
     scaled = vectors * eigenvalues[None, :]
     residual = matrix - scaled @ vectors.T
     residual_error = unit * (jnp.abs(scaled) @ jnp.abs(vectors.T)) + eps * jnp.abs(matrix)
+    residual_error = residual_error + tiny(matrix.dtype)
     departure = vectors.T @ vectors - jnp.eye(d, dtype=matrix.dtype)
     departure_error = unit * (jnp.abs(vectors.T) @ jnp.abs(vectors)) + eps
 
-    smallest = eigenvalues[0]
+    smallest = jnp.min(eigenvalues)
     bound = smallest - (
         jnp.abs(smallest) * norm_above(jnp.abs(departure) + departure_error)
         + norm_above(jnp.abs(residual) + residual_error)
@@ -51,4 +53,6 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
 def norm_above(matrix: Array) -> Scalar:
     """Frobenius norm of a nonnegative matrix, rounded up."""
     rounding = 1 + 2 * (matrix.size + 4) * epsilon(matrix.dtype)
-    return jnp.sqrt(jnp.sum(jnp.square(matrix))) * rounding + tiny(matrix.dtype)
+    size = power_of_two(jnp.max(matrix))  # squares of small entries would underflow
+    sum_of_squares = jnp.sum(jnp.square(matrix / size)) + matrix.size * tiny(matrix.dtype)
+    return jnp.sqrt(sum_of_squares) * rounding * size + tiny(matrix.dtype)

@@ -130,8 +130,18 @@ class Problem(eqx.Module):
         return f"Problem({shape}, {self.X.dtype}{stacked})"
 
 
+def check_single(problem: Problem) -> None:
+    """Raise `ValueError` for a stacked problem."""
+    if problem.X.ndim != 2:
+        raise ValueError(
+            f"`problem` is stacked: X has shape {problem.X.shape}. Use `jax.vmap`, as in "
+            "`jax.vmap(jaxqsdp.solve)(problem)`."
+        )
+
+
 def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
     """Raise `ValueError` unless the network takes and gives what the problem has."""
+    check_single(problem)
     if network.num_features != problem.num_features:
         raise ValueError(
             f"`network` takes {network.num_features} features, `problem` has "

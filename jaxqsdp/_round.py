@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ._lasso import lasso
 from ._linalg import square_root
 from ._network import QuantizedNetwork, pack
-from ._problem import Problem, check_fits
-from ._solution import Solution
-from ._types import Scalar, highest_precision
+from ._problem import Problem, check_fits, check_single
+from ._solution import Solution, check_solution
+from ._types import Scalar, check_count, highest_precision
 
 _GAMMA = math.asinh(1.0)  # ln(1 + √2)
 
@@ -59,14 +59,11 @@ def round(
 
     Source: Krivine (1979); Alon & Naor (2006); Bartan & Pilanci, ICML 2021.
     """
-    if isinstance(num_neurons, bool) or not hasattr(num_neurons, "__index__") or num_neurons < 1:
-        raise ValueError(f"`num_neurons` must be a positive integer, got {num_neurons!r}.")
+    check_single(problem)
+    check_count(num_neurons, "num_neurons")
     num_neurons = operator.index(num_neurons)
     key = _check_key(key)
-    if solution.dual.shape != problem.y.shape:
-        raise ValueError(
-            f"`solution` is for y of shape {solution.dual.shape}, `problem` has {problem.y.shape}."
-        )
+    check_solution(problem, solution)
     return _round(problem, solution, num_neurons, key, refit)
 
 

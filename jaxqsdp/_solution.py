@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ._problem import Problem
 from ._types import Scalar, epsilon, is_concrete
 
 
@@ -128,3 +129,14 @@ def sum_below(bounds: Float[Array, " c"]) -> Scalar:
     eps = epsilon(bounds.dtype)
     total = jnp.sum(bounds, axis=-1)
     return total - bounds.shape[-1] * eps * jnp.sum(jnp.abs(bounds), axis=-1)
+
+
+def check_solution(problem: Problem, solution: Solution) -> None:
+    """Raise `ValueError` unless the solution has the shapes of the problem."""
+    d = problem.num_features
+    has = (solution.dual.shape, solution.quadratic_form.shape[-2:])
+    if has != (problem.y.shape, (d, d)):
+        raise ValueError(
+            f"`solution` is for y of shape {has[0]} and {has[1][0]} features, but `problem` has y "
+            f"of shape {problem.y.shape} and {d} features."
+        )

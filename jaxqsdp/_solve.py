@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 
 import equinox as eqx
 import jax
@@ -11,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._bound import dual_bound
-from ._problem import Problem
+from ._lift import quadratic_forms
+from ._problem import Problem, check_single
 from ._residuals import feasible_point, relative_gap
 from ._solution import Solution, Stats, Status, status_text
 from ._solver import ADMM, AbstractSolver, Iterate
 from ._solver.base import CoreProblem
-from ._types import Scalar, highest_precision, is_concrete
-from ._units import Units, feature_unit, target_unit
+from ._types import Scalar, check_count, highest_precision, is_concrete
+from ._units import Units, moderate
 
 
 class SolveError(RuntimeError):
@@ -49,7 +51,8 @@ def solve(
 
     - `problem`: a single `Problem`; stacked ones go through `jax.vmap(solve)`.
     - `solver`: default `ADMM()`.
-    - `max_steps`: step limit; default the solver's own.
+    - `max_steps`: step limit; default the solver's own. ADMM ends at a stopping test, so it takes
+        the last multiple of `check_every` that is not above it.
     - `warm_start`: a `Solution` of a problem of the same shapes.
     - `throw`: raise `SolveError` if the solve failed (step limit, invalid data) and the status can
         be looked at, that is, outside every transform. Otherwise read `solution.status`.
@@ -60,7 +63,7 @@ def solve(
     """
     solver = ADMM() if solver is None else solver
     _check_arguments(problem, solver, max_steps, warm_start)
-    limit = solver.max_steps if max_steps is None else max_steps
+    limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     solution = _solve(problem, solver, limit, warm_start)
     if throw and is_concrete(solution.status):
         _raise_if_failed(solution)
@@ -75,9 +78,9 @@ def _solve(
     X, weight = problem.X, problem.weight
     shared_valid = jnp.all(jnp.isfinite(X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
     X, weight = jnp.where(shared_valid, X, 0), jnp.where(shared_valid, weight, 1)
-    unit = feature_unit(X, weight)
-    X = X * unit  # an exact image of the data: powers of two round nothing
-    core_X = jnp.sqrt(jnp.sqrt(weight))[:, None] * X
+    samples = moderate(X, weight)
+    root = jnp.sqrt(samples.weight)
+    core_X = jnp.sqrt(root)[:, None] * samples.X
     factorization = solver.factorize(core_X)
     tol, tol_residual = solver.tolerances(X.dtype)
 
@@ -85,32 +88,38 @@ def _solve(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
     ) -> Solution:
         y, beta = jnp.where(usable, y, 0), jnp.where(usable, beta, 1)
-        units = Units(unit, target_unit(y, weight))
-        y, beta = y * units.target, units.scale_beta(beta)
-        usable = usable & (beta > 0) & jnp.isfinite(beta)
+        units = samples.units_for(y)
+        y, beta = samples.scale_targets(y, units), units.scale_beta(beta)
+        usable = usable & (beta > 0)
         beta = jnp.where(usable, beta, 1)
-        root = jnp.sqrt(weight)
         core = CoreProblem(core_X, root * y, beta)
         start = None if warm_start is None else _start(warm_start, units, root)
         iterate, report = solver.run(core, factorization, start, max_steps)
 
         dual = root * iterate.dual
-        point = feasible_point(X, y, weight, beta, iterate.plus, iterate.minus)
-        bound = dual_bound(X, y, weight, beta, dual, iterate.dual_diagonal)
-        gap = relative_gap(point.value, bound, y, weight)
+        point = feasible_point(samples.X, y, samples.weight, beta, iterate.plus, iterate.minus)
+        bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal)
+        gap = relative_gap(point.value, bound, y, samples.weight)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = Status.where(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = Status.where(solved, Status.solved, status)
         gram = jnp.block([[point.block, point.form], [point.form, point.block]])
+        form = units.restore_form(point.form)
+        # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
+        other = quadratic_forms(X, form)
+        other = jnp.where(jnp.isfinite(other), other, 0)
+        predictions = jnp.where(
+            samples.counted, units.restore_predictions(point.predictions), other
+        )
         solution = Solution(
             value=units.restore_value(point.value),
-            lower_bound=units.restore_value(bound),
-            quadratic_form=units.restore_form(point.form),
+            lower_bound=units.restore_bound(bound),
+            quadratic_form=form,
             scale=units.restore_form(point.scale),
             gram=units.restore_form(gram),
             dual=units.restore_dual(dual),
             dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
-            predictions=units.restore_dual(point.predictions),
+            predictions=predictions,
             status=status,
             stats=Stats(report.num_steps, gap, report.residual),
             multi_output=False,
@@ -144,7 +153,7 @@ def _outputs_last(lanes: Solution) -> Solution:
 def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) -> Iterate:
     """Express a solution as the solver's iterate, in the solver's units."""
     form, block = units.scale_form(solution.quadratic_form), units.scale_form(solution.block)
-    dual = solution.dual * units.target
+    dual = units.scale_dual(solution.dual)
     counted = root_weight > 0
     return Iterate(
         plus=block + form,
@@ -177,15 +186,11 @@ def _check_arguments(
             f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "
             "`Problem(X, y, beta)`."
         )
-    if problem.X.ndim != 2:
-        raise ValueError(
-            f"`problem` is stacked: X has shape {problem.X.shape}. Solve it with "
-            "`jax.vmap(jaxqsdp.solve)(problem)`."
-        )
+    check_single(problem)
     if not isinstance(solver, AbstractSolver):
         raise TypeError(f"`solver` must be a solver such as `ADMM()`, got {solver!r}.")
-    if max_steps is not None and not (isinstance(max_steps, int) and max_steps >= 1):
-        raise ValueError(f"`max_steps` must be a positive integer or None, got {max_steps!r}.")
+    if max_steps is not None:
+        check_count(max_steps, "max_steps")
     if warm_start is None:
         return
     if not isinstance(warm_start, Solution):

@@ -64,3 +64,9 @@ def epsilon(dtype: Any) -> float:
 def tiny(dtype: Any) -> float:
     """Return the smallest positive normal number."""
     return float(jnp.finfo(dtype).tiny)
+
+
+def check_count(value: Any, name: str) -> None:
+    """Raise `ValueError` unless the argument is a positive integer."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")

@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._exact import power_of_two
-from ._types import Scalar
+from ._types import Scalar, tiny
 
 
 class Units(eqx.Module):
-    """Powers of two a, b that bring the data (a·X, b·y, a²b·β) to moderate size.
+    """Powers of two a, b, ω that bring the data (a·X, b·y, ω·w, a²bω·β) to moderate size.
 
-    The scaled problem is the exact image of the given one: its value is b² times as large, its
-    quadratic form Z is b/a², its dual λ is b, and its diagonal p is a²b times the original's.
-    Multiplying by a power of two rounds nothing, so a bound proven there holds here.
+    The scaled problem is the exact image of the given one: its value is ωb² times as large, its
+    quadratic form Z is b/a² times, its dual λ is ωb times and its diagonal p is a²bω times the
+    original's. Multiplying by a power of two rounds nothing unless the result underflows.
     """
 
     feature: Scalar  # a
+    weight: Scalar  # ω
     target: Scalar  # b
 
     def scale_beta(self, beta: Scalar) -> Scalar:
-        """Return a²b·β."""
-        return beta * self.feature * self.target * self.feature
+        """Return a²bω·β, or NaN where that, or a step towards it, is out of range."""
+        scaled = self.scale_diagonal(beta)
+        return jnp.where(self.restore_diagonal(scaled) == beta, scaled, jnp.nan)
+
+    def restore_predictions(self, predictions: Array) -> Array:
+        """ŷ back to the original units."""
+        return predictions / self.target
+
+    def scale_dual(self, dual: Array) -> Array:
+        """Inverse of `restore_dual`."""
+        return dual * self.target * self.weight
 
     def restore_dual(self, dual: Array) -> Array:
-        """λ and ŷ back to the original units."""
-        return dual / self.target
+        """λ back to the original units."""
+        return dual / self.target / self.weight
 
     def restore_value(self, value: Array) -> Array:
-        """Values and bounds back to the original units."""
-        return value / self.target / self.target
+        """Values back to the original units."""
+        return value / self.target / self.weight / self.target
+
+    def restore_bound(self, bound: Array) -> Array:
+        """Lower bounds back to the original units: 0, which is always true, where out of range."""
+        restored = self.restore_value(bound)
+        within = jnp.isfinite(restored) & (restored > tiny(restored.dtype))
+        return jnp.where(within, restored, 0)
 
     def restore_form(self, form: Array) -> Array:
         """Z, V and ρ back to the original units."""
@@ -43,21 +59,43 @@ class Units(eqx.Module):
 
     def scale_diagonal(self, diagonal: Array) -> Array:
         """Inverse of `restore_diagonal`."""
-        return diagonal * self.feature * self.target * self.feature
+        return diagonal * self.feature * self.target * self.weight * self.feature
 
     def restore_diagonal(self, diagonal: Array) -> Array:
         """P back to the original units."""
-        return diagonal / self.feature / self.target / self.feature
+        return diagonal / self.feature / self.target / self.weight / self.feature
 
 
-def feature_unit(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Scalar:
-    """Return the power of two a that brings the weighted features to at most 1 in magnitude.
+class Samples(eqx.Module):
+    """Features and weights in moderate units; samples that do not count are zero throughout."""
 
-    Maxima, unlike means, do not change when zero features or zero-weight samples are added.
+    X: Float[Array, "n d"]
+    weight: Float[Array, " n"]
+    counted: Bool[Array, " n"]
+    feature_unit: Scalar
+    weight_unit: Scalar
+
+    def units_for(self, y: Float[Array, " n"]) -> Units:
+        """Return the units in which weighted targets are at most 1 in magnitude as well."""
+        largest = jnp.max(jnp.abs(jnp.sqrt(self.weight) * jnp.where(self.counted, y, 0)))
+        return Units(self.feature_unit, self.weight_unit, 1 / power_of_two(largest))
+
+    def scale_targets(self, y: Float[Array, " n"], units: Units) -> Float[Array, " n"]:
+        """Return b·y, and zero for samples that do not count."""
+        return jnp.where(self.counted, y * units.target, 0)
+
+
+def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:
+    """Bring weights and weighted features to at most 1 in magnitude.
+
+    Maxima, unlike means, do not change when zero features or zero-weight samples are added, so
+    both are exact padding, whatever the padded rows hold. Weights below √tiny of the largest count
+    as zero: leaving a sample out of the dual only weakens a bound.
     """
-    return 1 / power_of_two(jnp.max(jnp.abs(jnp.sqrt(jnp.sqrt(weight))[:, None] * X)))
-
-
-def target_unit(y: Float[Array, " n"], weight: Float[Array, " n"]) -> Scalar:
-    """Return the power of two b that brings the weighted targets to at most 1 in magnitude."""
-    return 1 / power_of_two(jnp.max(jnp.abs(jnp.sqrt(weight) * y)))
+    weight_unit = 1 / power_of_two(jnp.max(weight))
+    weight = weight * weight_unit
+    counted = weight > tiny(weight.dtype) ** 0.5
+    weight, X = jnp.where(counted, weight, 0), jnp.where(counted[:, None], X, 0)
+    largest = jnp.max(jnp.abs(jnp.sqrt(jnp.sqrt(weight))[:, None] * X))
+    feature_unit = 1 / power_of_two(largest)
+    return Samples(X * feature_unit, weight, counted, feature_unit, weight_unit)

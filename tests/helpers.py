@@ -1,4 +1,4 @@
-"""Solving test problems with few compilations, and taking batches apart."""
+"""Solving test problems with few compilations, taking batches apart, and judging solutions."""
 
 import functools
 import itertools
@@ -6,9 +6,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clarabel_reference import reference
+from referee import check
 
 import jaxqsdp as qs
 
+GAP = {np.float64: 1e-6, np.float32: 1e-3}  # what default options must certify, relative
+HARD_GAP = 1e-2  # in float32, at penalties below 0.05·d or on badly scaled data
 _LANES = 16  # problems of one shape share a program with this many lanes
 
 
@@ -28,27 +32,29 @@ def lane(batch, *index):
     return jax.tree.map(lambda leaf: np.asarray(leaf[index]), batch)
 
 
-solve_stacked = jax.jit(jax.vmap(qs.solve))
+@jax.jit
+@functools.partial(jax.vmap, in_axes=0)
+def _solve_numbers(X, y, beta, weight):
+    return qs.solve(qs.Problem(X, y, beta, sample_weight=weight))
 
 
 def solve_all(datas, dtype):
-    """Return a NumPy solution of each of some problems of one shape, with default options."""
-    weighted = [
-        problem_of(data, dtype) if data.weight is not None else _with_unit_weights(data, dtype)
-        for data in datas
-    ]
-    solutions = []
-    for start in range(0, len(weighted), _LANES):
-        chunk = weighted[start : start + _LANES]
+    """Return a NumPy solution of each of some data of one shape, with default options.
+
+    Under `vmap` no concrete value is checked, so bad numbers arrive at the solver.
+    """
+    solutions, datas = [], [data.astype(dtype) for data in datas]
+    for start in range(0, len(datas), _LANES):
+        chunk = datas[start : start + _LANES]
         filled = list(itertools.islice(itertools.cycle(chunk), _LANES))
-        batch = solve_stacked(stack(filled))
+        batch = _solve_numbers(
+            np.stack([data.X for data in filled]),
+            np.stack([data.y for data in filled]),
+            np.array([data.beta for data in filled], dtype),
+            np.stack([np.ones_like(d.y) if d.weight is None else d.weight for d in filled]),
+        )
         solutions += [lane(batch, index) for index in range(len(chunk))]
     return solutions
-
-
-def _with_unit_weights(data, dtype):
-    data = data.astype(dtype)
-    return qs.Problem(data.X, data.y, dtype(data.beta), sample_weight=np.ones(len(data.y), dtype))
 
 
 @functools.cache
@@ -64,3 +70,24 @@ def solve_over_betas(data, betas, dtype, max_steps=None):
     data = data.astype(dtype)
     batch = _over_betas(max_steps)(data.X, data.y, jnp.asarray(betas, dtype))
     return [lane(batch, index) for index in range(len(betas))]
+
+
+def assert_solved(data, solution, dtype, *, hard=False, referenced=True):
+    """Send a solution with default options to the referee and, if `referenced`, to Clarabel.
+
+    `Status.solved` must mean that the certified gap is within the default tolerance. Only where
+    that is `hard` in float32 may the solver stop short of it, if it says so.
+    """
+    data, hard = data.astype(dtype), hard and dtype == np.float32
+    numbers = data.X, data.y, dtype(data.beta)
+    check(*numbers, solution, HARD_GAP if hard else GAP[dtype], weight=data.weight)
+    solved = solution.status == qs.Status.solved
+    assert solved or (hard and solution.status == qs.Status.dtype_accuracy)
+    assert solved == (solution.stats.gap <= max(1e-6, 2 * float(np.finfo(dtype).eps) ** 0.5))
+    value, bound = float(solution.value), float(solution.lower_bound)
+    gap = (value - bound) / max(value, float(np.finfo(dtype).tiny))
+    np.testing.assert_allclose(solution.stats.gap, gap, rtol=1e-3, atol=4 * np.finfo(dtype).eps)
+    if referenced:
+        optimum = reference(*numbers, weight=data.weight)
+        assert bound <= optimum.value * (1 + 1e-7)
+        assert value >= optimum.bound * (1 - max(1e-7, 4 * np.finfo(dtype).eps))

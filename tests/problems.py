@@ -47,12 +47,12 @@ def _prepared(X, y):
 
 @functools.cache
 def real(name):
-    """Return a real data set, a third of digits: standardized targets, or two classes as ±1."""
+    """Return a real data set, 400 samples of digits: standardized targets, or two classes as ±1."""
     X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     if name == "diabetes":
         return _prepared(X, (y - y.mean()) / y.std())
     if name == "digits":
-        X, y = X[:600], y[:600]
+        X, y = X[:400], y[:400]
     positive = {"breast_cancer": y == 1, "wine": y == 0, "digits": y % 2 == 0}[name]
     return _prepared(X, np.where(positive, 1.0, -1.0))
 

@@ -1,6 +1,5 @@
 """Validation where problems are built: one bad input per check, and the dtype policy."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,34 +116,33 @@ def test_stacking_and_unflattening_do_not_validate():
     assert negative.beta == -1
 
 
-class Network(eqx.Module):
-    """Two neurons written out."""
-
-    alpha: np.ndarray
-
-    def __call__(self, x):
-        u, v = np.array([1.0, -1, 1]), np.array([1.0, 1, 1])
-        return self.alpha[0] * (x @ u) * (x @ v) + self.alpha[1] * (x @ v) ** 2
+U, V = RNG.choice((-1, 1), (2, 2, D))
+FEATURES = (X @ U.T) * (X @ V.T)
 
 
 @pytest.mark.parametrize("weight", [None, np.arange(N) / 2.0])
 def test_objective_is_loss_plus_penalty(weight):
     alpha = np.array([0.5, -2.0])
-    predictions = [Network(alpha)(x) for x in X]
-    expected = 0.5 * np.sum((1 if weight is None else weight) * (predictions - Y) ** 2) + 3 * 2.5
+    losses = 0.5 * (FEATURES @ alpha - Y) ** 2
+    expected = np.sum(losses if weight is None else weight * losses) + 3 * 2.5
+    network = qs.QuantizedNetwork.from_weights(U, V, alpha)
     problem = qs.Problem(X, Y, 3.0, sample_weight=weight)
-    np.testing.assert_allclose(problem.objective(Network(alpha)), expected, rtol=1e-12)
+    np.testing.assert_allclose(problem.objective(network), expected, rtol=1e-12)
 
 
 def test_objective_sums_over_outputs():
     alpha, beta = np.array([[0.5, 1.0], [-2.0, 0.0]]), np.array([1.0, 10.0])
     targets = np.stack([Y, -Y], axis=1)
-    predictions = np.array([Network(alpha)(x) for x in X])
-    expected = 0.5 * np.sum((predictions - targets) ** 2) + 1 * 2.5 + 10 * 1.0
+    expected = 0.5 * np.sum((FEATURES @ alpha - targets) ** 2) + 1 * 2.5 + 10 * 1.0
     problem = qs.Problem(X, targets, beta)
-    np.testing.assert_allclose(problem.objective(Network(alpha)), expected, rtol=1e-12)
-    with pytest.raises(ValueError, match="`network`"):
-        problem.objective(Network(alpha[:, 0]))
+    network = qs.QuantizedNetwork.from_weights(U, V, alpha)
+    np.testing.assert_allclose(problem.objective(network), expected, rtol=1e-12)
+    for other in (
+        qs.QuantizedNetwork.from_weights(U, V, alpha[:, 0]),
+        qs.QuantizedNetwork.from_weights(U[:, :2], V[:, :2], alpha),
+    ):
+        with pytest.raises(ValueError, match="`network`"):
+            problem.objective(other)
 
 
 def test_repr_says_what_matters():

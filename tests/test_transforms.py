@@ -143,7 +143,8 @@ def test_a_second_call_of_the_same_shapes_does_not_retrace():
     assert len(Counted.traces) == 1
     qs.solve(qs.Problem(X[0], y[0], float(beta[0])), Counted(tol=3e-6))
     assert len(Counted.traces) == 1
-    qs.solve(qs.Problem(X[0, :-1], y[0, :-1], beta[0]), solver)
+    shorter = qs.Problem(X[0, :-1], y[0, :-1], beta[0])
+    jax.eval_shape(lambda problem: qs.solve(problem, solver), shorter)
     assert len(Counted.traces) == 2
 
 

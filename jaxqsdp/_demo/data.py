@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,21 +75,23 @@ def read(path: Path, target: str | None) -> Table:
 
 
 def _read_npz(path: Path, target: str | None) -> tuple[NDArray, NDArray]:
+    wanted = "y" if target is None else target
     try:
         arrays = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    with arrays:
         names = ", ".join(arrays.files) or "none"
-        wanted = "y" if target is None else target
         for name in ("X", wanted):
             if name not in arrays.files:
                 raise DataError(f"{path}: no array named '{name}' (arrays: {names})")
-        try:
-            features = np.asarray(arrays["X"], np.float64)
-        except (ValueError, TypeError):
-            raise DataError(f"{path}: array 'X' is not numeric") from None
-        labels = np.asarray(arrays[wanted])
+        features, labels = np.asarray(arrays["X"]), np.asarray(arrays[wanted])
+        arrays.close()
+    except DataError:
+        raise
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {path} as NPZ: {error}") from None
+    try:
+        features = features.astype(np.float64)
+    except ValueError:
+        raise DataError(f"{path}: array 'X' is not numeric") from None
     if features.ndim != 2 or labels.shape != (len(features),):
         raise DataError(
             f"{path}: X must have shape (n, d) and '{wanted}' (n,), got {features.shape} and "
@@ -151,14 +154,17 @@ def split(table: Table, seed: int) -> Split:
     """Hold out 30 % of the rows, in proportion to the classes, and standardize by the others."""
     from sklearn.model_selection import train_test_split
 
-    counts = np.unique(table.target, return_counts=True)[1] if table.classes else np.array([2])
-    indices = np.arange(len(table.target))
+    rows, classes = len(table.target), max(len(table.classes), 1)
+    counts = np.unique(table.target, return_counts=True)[1] if table.classes else np.array([rows])
+    stratify = bool(table.classes) and counts.min() >= 2 and 0.3 * rows >= classes
     train, test = train_test_split(
-        indices,
+        np.arange(rows),
         test_size=0.3,
         random_state=seed,
-        stratify=table.target if table.classes and counts.min() >= 2 else None,
+        stratify=table.target if stratify else None,
     )
+    if table.classes and len(np.unique(table.target[train])) < len(table.classes):
+        raise DataError(f"{table.name}: a class has too few rows to be split; drop or merge it")
     mean, deviation = table.features[train].mean(0), table.features[train].std(0)
     deviation = np.where(deviation > 0, deviation, 1)
 

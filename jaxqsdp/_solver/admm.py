@@ -171,6 +171,7 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         dual = jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
         size = norm(primal)
         balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
-        sigma = jnp.where(balanced > 0, balanced, sigma)
+        usable = jnp.isfinite(balanced) & (balanced > 0)
+        sigma = jnp.where(usable, balanced, sigma)
         s = primal + dual / (2 * sigma)
         return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
