@@ -122,7 +122,7 @@ class Problem(eqx.Module):
         return self.loss(predictions, self.y, weight) + penalty
 
     def __repr__(self) -> str:
-        outputs = "" if self.y.ndim == 1 else f", outputs={self.y.shape[-1]}"
+        outputs = "" if self.y.ndim < self.X.ndim else f", outputs={self.y.shape[-1]}"
         weighted = "" if self.sample_weight is None else ", weighted"
         beta = f"{self.beta:.4g}" if is_concrete(self.beta) and self.beta.ndim == 0 else "(…)"
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={beta}{weighted}"

@@ -2,6 +2,8 @@
 
 import os
 
+# One worker a core: more threads in each only get in each other's way. Workers inherit this.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 )

@@ -144,7 +144,7 @@ def test_bad_tables_are_one_clear_line(capsys, tmp_path, text, arguments, messag
         ({"X": np.ones((20, 2))}, "no array named 'y' (arrays: X)"),
         ({"X": np.ones(20), "y": np.ones(20)}, "X must have shape (n, d)"),
         ({"X": np.full((20, 2), "a"), "y": np.ones(20)}, "array 'X' is not numeric"),
-        ({"X": np.full((20, 2), None), "y": np.ones(20)}, "not numeric"),
+        ({"X": np.full((20, 2), None), "y": np.ones(20)}, "cannot read"),
     ],
 )
 def test_bad_npz_is_one_clear_line(capsys, tmp_path, arrays, message):

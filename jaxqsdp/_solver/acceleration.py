@@ -84,7 +84,7 @@ def _regularized_weights(gram: Float[Array, "m m"], rhs: Float[Array, " m"]) -> 
     filled = size > 0
     inverse = jnp.where(filled, 1 / jnp.where(filled, size, 1), 0)
     regularization = epsilon(gram.dtype) ** (2 / 3)
-    diagonal = jnp.where(filled, regularization, 1 + regularization)
+    diagonal = jnp.where(filled, 0, jnp.ones_like(size)) + regularization
     scaled = inverse[:, None] * gram * inverse[None, :] + jnp.diag(diagonal)
     operator = lx.MatrixLinearOperator(scaled, lx.positive_semidefinite_tag)
     solution = lx.linear_solve(operator, inverse * rhs, lx.Cholesky(), throw=False)

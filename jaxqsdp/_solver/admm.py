@@ -89,7 +89,8 @@ class ADMM(AbstractSolver):
         """Solve one problem."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         loop = Splitting(
-            tol=tol / 2,  # the other half is room for the certificate's rounding allowance
+            # Leaves room for the certificate's rounding allowance: half of it in float32.
+            tol=max(tol / 2, tol - epsilon(core.y.dtype) ** 0.5),
             tol_residual=tol_residual,
             relaxation=self.relaxation,
             memory=self.memory,

@@ -130,7 +130,9 @@ class Splitting(eqx.Module):
             progress_at = jnp.where(merit < 0.9 * state.best_merit, tests, state.progress_at)
             best = select(better, candidate, state.best)
             solved = merit <= 1
-            stalled = (tests - progress_at >= _PATIENCE) & (residual <= _NEAR_EPS * eps) & ~solved
+            # Measured by the smaller side: a far start makes the other one huge for a while.
+            at_accuracy = norm(point.x - point.z) <= _NEAR_EPS * eps * jnp.minimum(primal, dual)
+            stalled = (tests - progress_at >= _PATIENCE) & at_accuracy & ~solved
             outcome = Outcome(
                 best,
                 jnp.where(better, gap, state.outcome.gap),
