@@ -168,8 +168,11 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
             return sigma, jnp.zeros((2 * self.loss.map.shape[1],), X.dtype)
         form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
         primal = jnp.concatenate([svec(form), svec(block)])
+        # From a larger penalty the dual point is too long; bring it back along its ray.
+        budget = jnp.sum(jnp.maximum(warm.dual_diagonal, 0))
+        shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
         gradient = self.loss.map.rmv(warm.dual)
-        dual = jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
+        dual = shrink * jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
         size = norm(primal)
         balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
         usable = jnp.isfinite(balanced) & (balanced > 0)
