@@ -120,6 +120,18 @@ def test_warm_starts_far_away_do_no_harm(factor, problem):
         assert steps(warm) <= 4 * steps(qs.solve(near))
 
 
+@pytest.mark.parametrize(("seed", "factor"), [(17, 1e4), (42, 2e4)])
+def test_warm_starts_from_almost_zero_do_no_harm(seed, factor, problem):
+    """From penalties just short of those with a zero solution: primal and dual far apart in size."""
+    data = planted(seed, *SHAPE)
+    near = dataclasses.replace(
+        problem, X=data.X, y=data.y, beta=0.1, sample_weight=np.ones(SHAPE[0])
+    )
+    far = qs.solve(dataclasses.replace(near, beta=near.beta * factor))
+    assert 0 < far.scale < 0.01
+    check_solved(near, qs.solve(near, warm_start=far))
+
+
 def test_a_batch_of_256_has_no_stragglers():
     """Certified to 1e-6 each; 95 % within three medians of the steps and all but one within five.
 
