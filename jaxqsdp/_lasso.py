@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from ._exact import power_of_two
 from ._solver.acceleration import norm
 from ._solver.least_squares import LeastSquares, factorize
-from ._solver.splitting import AbstractSplit, Outcome, Point, Splitting
+from ._solver.splitting import AbstractSplit, Point, Splitting
 from ._types import Scalar, epsilon, tiny
 
 _MAX_STEPS = 5_000
@@ -93,13 +93,6 @@ def lasso(
     scaled = features * unit
     factorization = factorize(_DenseMap(scaled))
     eps = epsilon(y.dtype)
-    loop = Splitting(
-        tol=max(1e-9, 30 * eps),
-        tol_residual=max(1e-7, 1e3 * eps),
-        relaxation=1.6,
-        memory=20,
-        check_every=10,
-    )
 
     def fit_output(y: Float[Array, " n"], beta: Scalar) -> Float[Array, " m"]:
         target = 1 / power_of_two(jnp.max(jnp.abs(y)))
@@ -110,9 +103,18 @@ def lasso(
         size = norm(scaled)
         guess = 0.3 * beta * jnp.sqrt(1.0 * features.shape[1]) * size / norm(y)
         sigma = jnp.where(jnp.isfinite(guess) & (guess > 0), guess, 1)
-        outcome: Outcome[Array] = loop.run(split, start, sigma, _MAX_STEPS)
+        loop: Splitting[Array] = Splitting(
+            split,
+            tol=max(1e-9, 30 * eps),
+            tol_residual=max(1e-7, 1e3 * eps),
+            relaxation=1.6,
+            memory=20,
+            check_every=10,
+            max_steps=_MAX_STEPS,
+        )
+        candidate = loop.run(start, sigma).candidate
         # From β_max = ‖Φᵀy‖_∞ on the minimizer is zero, which a gap of 1e-9 need not show.
         zero = jnp.max(jnp.abs(y @ scaled)) <= beta
-        return jnp.where(zero, 0, outcome.candidate * unit / target)
+        return jnp.where(zero, 0, candidate * unit / target)
 
     return jax.vmap(fit_output, in_axes=(1, 0), out_axes=1)(y, beta)

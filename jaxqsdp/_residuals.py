@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._lift import quadratic_forms, weighted_gram
+from ._lift import weighted_gram
 from ._types import Scalar, epsilon, tiny
 
 
@@ -21,21 +21,21 @@ class FeasiblePoint(eqx.Module):
 
 
 def feasible_point(
-    X: Float[Array, "n d"],
+    predictions: Float[Array, " n"],
     y: Float[Array, " n"],
     weight: Float[Array, " n"],
     beta: Scalar,
     plus: Float[Array, "d d"],
     minus: Float[Array, "d d"],
 ) -> FeasiblePoint:
-    """Build the best feasible point on the ray of (P, N) ⪰ 0, for the squared loss.
+    """Build the best feasible point on the ray of (P, N) ⪰ 0 with these predictions A((P − N)/2).
 
     Z = (P − N)/2, V = (P + N)/2 with its diagonal raised to ρ = max_k V_kk, all times
-    max(0, (Σ w ŷ y − βρ)/Σ w ŷ²). Raising the diagonal keeps both blocks positive semidefinite.
+    max(0, (Σ w ŷ y − βρ)/Σ w ŷ²), for the squared loss. Raising the
+    diagonal keeps both blocks positive semidefinite.
     """
     form, block = (plus - minus) / 2, (plus + minus) / 2
     scale = jnp.max(jnp.diag(block))
-    predictions = quadratic_forms(X, form)
     energy = jnp.sum(weight * jnp.square(predictions))
     numerator = jnp.sum(weight * predictions * y) - beta * scale
     factor = jnp.maximum(numerator, 0) / jnp.where(energy > 0, energy, 1)
@@ -60,7 +60,13 @@ def estimated_bound(
     gram, diagonal = weighted_gram(X, dual), jnp.diag(dual_diagonal)
     slacks = jnp.stack([diagonal - gram, diagonal + gram])
     shift = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(slacks)), 0)
-    budget = jnp.sum(dual_diagonal + shift)
+    return dual_value(y, beta, dual, jnp.sum(dual_diagonal + shift))
+
+
+def dual_value(
+    y: Float[Array, " n"], beta: Scalar, dual: Float[Array, " n"], budget: Scalar
+) -> Scalar:
+    """Return the best value on the ray of λ with Diag(p) ± A*λ ⪰ 0 and 1ᵀp = `budget`."""
     linear, quadratic = jnp.sum(dual * y), jnp.sum(jnp.square(dual))
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
     c = jnp.clip(

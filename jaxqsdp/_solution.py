@@ -25,6 +25,10 @@ class Status(eqx.Enumeration):
         "Reached the step limit; the bounds hold, but the gap is larger than asked for. Raise "
         "`max_steps`, loosen the solver's `tol`, or pass `throw=False` to use the point as it is."
     )
+    interrupted: Any = (
+        "Not finished: the time limit or an interrupt came first. Call `solve_batch` again, with "
+        "`checkpoint` so that it goes on from there."
+    )
     invalid_data: Any = (
         "Invalid data: X, y, beta and sample_weight must be finite, beta > 0, weights ≥ 0 and not "
         "all zero, and results must be representable in the dtype. Clean or rescale the data."
@@ -120,7 +124,7 @@ class Solution(eqx.Module):
 
 
 def _items() -> list[tuple[str, Status]]:
-    names = ("solved", "dtype_accuracy", "max_steps", "invalid_data")
+    names = ("solved", "dtype_accuracy", "max_steps", "interrupted", "invalid_data")
     return [(name, getattr(Status, name)) for name in names]
 
 

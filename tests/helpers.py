@@ -10,6 +10,7 @@ from clarabel_reference import reference
 from referee import check
 
 import jaxqsdp as qs
+from jaxqsdp._solver import default_solver
 
 GAP = {np.float64: 1e-6, np.float32: 1e-3}  # what default options must certify, relative
 HARD_GAP = 1e-2  # in float32, at penalties below 0.05·d or on badly scaled data
@@ -82,8 +83,12 @@ def assert_solved(data, solution, dtype, *, hard=False, referenced=True):
     numbers = data.X, data.y, dtype(data.beta)
     check(*numbers, solution, HARD_GAP if hard else GAP[dtype], weight=data.weight)
     solved = solution.status == qs.Status.solved
-    assert solved or (hard and solution.status == qs.Status.dtype_accuracy)
-    assert solved == (solution.stats.gap <= max(1e-6, 2 * float(np.finfo(dtype).eps) ** 0.5))
+    # In float64 the certificate's allowance for rounding may be as large as the tolerance.
+    excused = hard or (dtype == np.float64 and solution.stats.gap <= 4e-9)
+    assert solved or (excused and solution.status == qs.Status.dtype_accuracy)
+    tol, tol_residual = default_solver(*data.X.shape, dtype).tolerances(dtype)
+    stats = solution.stats
+    assert solved == (stats.gap <= tol and stats.residual <= tol_residual)
     value, bound = float(solution.value), float(solution.lower_bound)
     gap = (value - bound) / max(value, float(np.finfo(dtype).tiny))
     np.testing.assert_allclose(solution.stats.gap, gap, rtol=1e-3, atol=4 * np.finfo(dtype).eps)

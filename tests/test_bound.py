@@ -82,7 +82,7 @@ def test_is_valid_for_random_dual_points(dtype):
 
 
 def test_is_valid_from_iterates_stopped_early(dtype):
-    data, max_steps = real("diabetes").astype(dtype), 10
+    data, max_steps = real("diabetes").astype(dtype), 2
     d = data.X.shape[1]
     betas = np.asarray(BETAS, dtype) * dtype(d)
     gaps = []

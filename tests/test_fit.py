@@ -106,7 +106,7 @@ def test_options_reach_their_functions():
     arguments = {"beta": 0.5, "num_neurons": NUM_NEURONS, "key": KEY, "sample_weight": weight}
     with pytest.raises(qs.SolveError):
         qs.fit(X, y, **arguments, max_steps=1)
-    loose = qs.fit(X, y, **arguments, solver=qs.ADMM(tol=0.1, tol_residual=0.1))
+    loose = qs.fit(X, y, **arguments, solver=qs.InteriorPoint(tol=0.1, tol_residual=0.1))
     assert loose.solution.stats.num_steps < fitted(np.float64).solution.stats.num_steps
     assert eqx.tree_equal(qs.fit(X, y, **arguments, loss=qs.SquaredLoss()), fitted(np.float64))
     with pytest.raises(TypeError, match="`loss`"):

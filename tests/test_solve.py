@@ -52,7 +52,7 @@ def test_digits(dtype):
 def test_reaches_solutions_that_problems_were_built_from(strict, dtype):
     built = [built_from_solution(seed, strict=strict) for seed in range(8)]
     solutions = solve_all([case.data for case in built], dtype)
-    tolerance = 1e-3 if dtype == np.float64 else 3e-2
+    tolerance = 1e-3 if dtype == np.float64 else 6e-2
     for case, solution in zip(built, solutions, strict=True):
         assert_solved(case.data, solution, dtype, referenced=False)
         rounding = 1e-12 if dtype == np.float64 else 1e-5

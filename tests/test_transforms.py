@@ -16,8 +16,8 @@ import jaxqsdp as qs
 LANES = 4
 
 
-def solve(X, y, beta):
-    return qs.solve(qs.Problem(X, y, beta))
+def solve(X, y, beta, solver=None):
+    return qs.solve(qs.Problem(X, y, beta), solver)
 
 
 def arguments(dtype, shared=False):

@@ -69,10 +69,11 @@ def test_weights_and_penalty_scale_the_value(dtype):
         problem = qs.Problem(
             data.X.astype(dtype), data.y.astype(dtype), dtype(data.beta * factor), None, weight
         )
-        scaled = qs.solve(problem)
-        assert float(scaled.value) == pytest.approx(float(plain.value) * factor, rel=1e-6)
+        scaled = qs.solve(problem)  # another program than that without weights
+        gap = 1e-8 if dtype == np.float64 else 7e-4
+        assert float(scaled.value) == pytest.approx(float(plain.value) * factor, rel=gap)
         assert float(scaled.lower_bound) == pytest.approx(
-            float(plain.lower_bound) * factor, rel=1e-4
+            float(plain.lower_bound) * factor, rel=gap
         )
 
 

@@ -3,3 +3,5 @@
 from .admm import ADMM as ADMM
 from .base import AbstractSolver as AbstractSolver
 from .base import Iterate as Iterate
+from .choice import default_solver as default_solver
+from .interior_point import InteriorPoint as InteriorPoint

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from .._lift import LiftedMap, diagonal_index, smat, svec
+from .._lift import LiftedMap, diagonal_index, quadratic_forms, smat, svec
 from .._linalg import positive_part
 from .._residuals import estimated_bound, feasible_point, relative_gap
-from .._types import Scalar, epsilon
+from .._types import Scalar, check_count, epsilon
 from .acceleration import norm
-from .base import AbstractSolver, CoreProblem, Iterate, Report
+from .base import (
+    AbstractProcess,
+    AbstractSolver,
+    CoreProblem,
+    Iterate,
+    Report,
+    check_limits,
+    uncertified,
+)
 from .least_squares import Factorization, LeastSquares, factorize
-from .splitting import AbstractSplit, Point, Splitting
+from .splitting import AbstractSplit, Point, Splitting, State
 
 
 class ADMM(AbstractSolver):
@@ -55,14 +63,8 @@ class ADMM(AbstractSolver):
     check_every: int = 10
 
     def __check_init__(self) -> None:
-        for name in ("tol", "tol_residual"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
-        for name in ("max_steps", "check_every"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"`{name}` must be a positive integer, got {value}.")
+        check_limits(self)
+        check_count(self.check_every, "check_every")
         if not (isinstance(self.memory, int) and self.memory >= 0):
             raise ValueError(f"`memory` must be a nonnegative integer, got {self.memory}.")
         if not 0 < self.relaxation < 2:
@@ -79,28 +81,46 @@ class ADMM(AbstractSolver):
         """Factor the lifted data, see `least_squares`."""
         return factorize(LiftedMap(X))
 
-    def run(
-        self,
-        core: CoreProblem,
-        factorization: Factorization,
-        start: Iterate | None,
-        max_steps: int,
-    ) -> tuple[Iterate, Report]:
-        """Solve one problem."""
+    def bind(
+        self, core: CoreProblem, factorization: Factorization, max_steps: int
+    ) -> AbstractProcess:
+        """Set out to solve one problem."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         loop = Splitting(
-            # Leaves room for the certificate's rounding allowance: half of it in float32.
-            tol=max(tol / 2, tol - epsilon(core.y.dtype) ** 0.5),
+            _RelaxationSplit(core, factorization.bind(core.y)),
+            tol=uncertified(tol, core.y.dtype),
             tol_residual=tol_residual,
             relaxation=self.relaxation,
             memory=self.memory,
             check_every=self.check_every,
+            max_steps=max_steps,
         )
-        split = _RelaxationSplit(core, factorization.bind(core.y))
-        sigma, s = split.start(start)
-        outcome = loop.run(split, s, sigma, max_steps)
-        report = Report(outcome.num_steps, outcome.residual, outcome.solved | outcome.stalled)
-        return outcome.candidate, report
+        return _Process(loop)
+
+
+class _Process(AbstractProcess):
+    """The splitting loop on the relaxation."""
+
+    loop: Splitting[Iterate]
+
+    def start(self, warm: Iterate | None) -> State[Iterate]:
+        """Return the first state."""
+        sigma, s = cast(_RelaxationSplit, self.loop.split).start(warm)
+        return self.loop.start(s, sigma)
+
+    def finished(self, state: State[Iterate]) -> Bool[Array, ""]:
+        """Whether the loop ends here."""
+        return self.loop.finished(state)
+
+    def step(self, state: State[Iterate]) -> State[Iterate]:
+        """Take the steps up to the next stopping test, and test."""
+        return self.loop.step(state)
+
+    def result(self, state: State[Iterate]) -> tuple[Iterate, Report]:
+        """Return the best iterate."""
+        outcome = state.outcome
+        converged = outcome.solved | outcome.stalled
+        return outcome.candidate, Report(outcome.num_steps, outcome.residual, converged)
 
 
 class _RelaxationSplit(AbstractSplit[Iterate]):
@@ -147,7 +167,10 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         iterate = Iterate(block + form, block - form, dual, diagonal)
         core = self.core
         weight = jnp.ones_like(core.y)
-        value = feasible_point(core.X, core.y, weight, core.beta, iterate.plus, iterate.minus).value
+        predictions = quadratic_forms(core.X, form)
+        value = feasible_point(
+            predictions, core.y, weight, core.beta, iterate.plus, iterate.minus
+        ).value
         bound = estimated_bound(core.X, core.y, core.beta, dual, diagonal)
         return relative_gap(value, bound, core.y, weight), iterate
 

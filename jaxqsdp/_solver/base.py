@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
-from .._types import Scalar
+from .._types import Scalar, check_count, epsilon
 
 
 class CoreProblem(eqx.Module):
@@ -39,8 +39,28 @@ class Report(eqx.Module):
     converged: Bool[Array, ""]  # stopped by itself, not by the step limit
 
 
+class AbstractProcess(eqx.Module):
+    """A solver at work on one problem: a state, a step and a stopping test, each traceable."""
+
+    @abc.abstractmethod
+    def start(self, warm: Iterate | None) -> Any:
+        """Return the first state, from scratch or from a warm start."""
+
+    @abc.abstractmethod
+    def finished(self, state: Any) -> Bool[Array, ""]:
+        """Whether the process ends at this state."""
+
+    @abc.abstractmethod
+    def step(self, state: Any) -> Any:
+        """Return the next state."""
+
+    @abc.abstractmethod
+    def result(self, state: Any) -> tuple[Iterate, Report]:
+        """Return the best iterate so far, and how it ended."""
+
+
 class AbstractSolver(eqx.Module):
-    """A solver of the core problem: a frozen configuration, `factorize` and `run`."""
+    """A solver of the core problem: a frozen configuration."""
 
     max_steps: eqx.AbstractVar[int]
 
@@ -53,7 +73,19 @@ class AbstractSolver(eqx.Module):
         """Prepare what depends on X alone; problems that share X share it."""
 
     @abc.abstractmethod
-    def run(
-        self, core: CoreProblem, factorization: Any, start: Iterate | None, max_steps: int
-    ) -> tuple[Iterate, Report]:
-        """Solve one problem, from scratch or from a warm start."""
+    def bind(self, core: CoreProblem, factorization: Any, max_steps: int) -> AbstractProcess:
+        """Set out to solve one problem."""
+
+
+def check_limits(solver: Any) -> None:
+    """Raise `ValueError` unless the tolerances and the step limit make sense."""
+    for name in ("tol", "tol_residual"):
+        value = getattr(solver, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be positive, got {value}.")
+    check_count(solver.max_steps, "max_steps")
+
+
+def uncertified(tol: float, dtype: Any) -> float:
+    """Return the gap to aim at, which leaves room for the certificate's rounding allowance."""
+    return max(tol / 2, tol - epsilon(dtype) ** 0.5)

@@ -76,18 +76,19 @@ class _Sweep(eqx.Module):
     point: Point
 
 
-class _State(eqx.Module):
+class State(eqx.Module, Generic[_Candidate]):
+    """State of the loop between two tests."""
+
     sweep: _Sweep
     sigma: Scalar
     tests: Int[Array, ""]
-    best: Any
     best_merit: Scalar
     progress_at: Int[Array, ""]
-    outcome: Outcome
+    outcome: Outcome[_Candidate]
 
 
-class Splitting(eqx.Module):
-    """The loop's configuration.
+class Splitting(eqx.Module, Generic[_Candidate]):
+    """The loop: what is split, and how.
 
     Each step evaluates both proximal operators once, s⁺ = s + relaxation·(z − x), extrapolated by
     Anderson acceleration of the given memory. A step whose residual ‖z − x‖ exceeds twice that of
@@ -100,75 +101,87 @@ class Splitting(eqx.Module):
     by changing σ where they differ by more than a factor of three.
     """
 
-    tol: float
-    tol_residual: float
-    relaxation: float
-    memory: int
-    check_every: int
+    split: AbstractSplit[_Candidate]
+    tol: float = eqx.field(static=True)
+    tol_residual: float = eqx.field(static=True)
+    relaxation: float = eqx.field(static=True)
+    memory: int = eqx.field(static=True)
+    check_every: int = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
 
-    def run(
-        self, split: AbstractSplit[_Candidate], start: Array, sigma: Scalar, max_steps: int
-    ) -> Outcome[_Candidate]:
-        """Iterate from s = `start` with initial penalty σ for at most `max_steps` steps."""
-        check_every = min(self.check_every, max_steps)
-        max_tests = max_steps // check_every
-        eps = epsilon(start.dtype)
+    def start(self, s: Array, sigma: Scalar) -> State[_Candidate]:
+        """Return the state at s with initial penalty σ, before any step."""
+        infinity = jnp.full((), jnp.inf, s.dtype)
+        zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        point = Point(s, s, s)
+        _, shapes = jax.eval_shape(self.split.assess, point, sigma)
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        sweep = _Sweep(s, s, infinity, Anderson.empty(self.memory, s), point)
+        outcome = Outcome(empty, infinity, infinity, zero, no, no)
+        return State(sweep, sigma, zero, infinity, zero, outcome)
 
-        def test(state: _State) -> _State:
-            point, sigma = state.sweep.point, state.sigma
-            gap, candidate = split.assess(point, sigma)
-            primal = jnp.maximum(norm(point.x), norm(point.z))
-            dual = norm(point.s - point.x)
-            size = jnp.maximum(primal, dual)
-            residual = norm(point.x - point.z)
-            residual = jnp.where(residual > 0, residual / jnp.where(size > 0, size, 1), 0)
-            merit = jnp.maximum(gap / self.tol, residual / self.tol_residual)
-            merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
+    @property
+    def _stride(self) -> int:
+        return min(self.check_every, self.max_steps)
 
-            tests = state.tests + 1
-            better = merit < state.best_merit
-            progress_at = jnp.where(merit < 0.9 * state.best_merit, tests, state.progress_at)
-            best = select(better, candidate, state.best)
-            solved = merit <= 1
-            # Measured by the smaller side: a far start makes the other one huge for a while.
-            at_accuracy = norm(point.x - point.z) <= _NEAR_EPS * eps * jnp.minimum(primal, dual)
-            stalled = (tests - progress_at >= _PATIENCE) & at_accuracy & ~solved
-            outcome = Outcome(
-                best,
-                jnp.where(better, gap, state.outcome.gap),
-                jnp.where(better, residual, state.outcome.residual),
-                tests * check_every,
-                solved,
-                stalled,
-            )
-            ratio = dual / jnp.where(primal > 0, primal, 1)
-            due = (tests % _BALANCE_EVERY == 0) & (primal > 0) & (dual > 0)
-            change = due & ((ratio > _BALANCE_FACTOR) | (ratio < 1 / _BALANCE_FACTOR))
-            new_sigma = jnp.where(change, sigma * jnp.clip(ratio, 1e-3, 1e3), sigma)
-            sweep = _restarted(state.sweep, change, sigma / new_sigma)
-            return _State(
-                sweep,
-                new_sigma,
-                tests,
-                best,
-                jnp.minimum(merit, state.best_merit),
-                progress_at,
-                outcome,
-            )
+    def finished(self, state: State[_Candidate]) -> Bool[Array, ""]:
+        """Whether the loop ends here."""
+        ended = state.outcome.solved | state.outcome.stalled
+        return ended | (state.tests >= self.max_steps // self._stride)
 
-        def body(state: _State) -> _State:
-            def step(sweep: _Sweep, _: None) -> tuple[_Sweep, None]:
-                return _step(split, self.relaxation, state.sigma, sweep), None
+    def step(self, state: State[_Candidate]) -> State[_Candidate]:
+        """Take the steps up to the next stopping test, and test."""
 
-            sweep, _ = jax.lax.scan(step, state.sweep, None, length=check_every)
-            return test(eqx.tree_at(lambda state: state.sweep, state, sweep))
+        def step(sweep: _Sweep, _: None) -> tuple[_Sweep, None]:
+            return _step(self.split, self.relaxation, state.sigma, sweep), None
 
-        def unfinished(state: _State) -> Bool[Array, ""]:
-            ended = state.outcome.solved | state.outcome.stalled
-            return ~ended & (state.tests < max_tests)
+        sweep, _ = jax.lax.scan(step, state.sweep, None, length=self._stride)
+        return self._test(eqx.tree_at(lambda state: state.sweep, state, sweep))
 
-        initial = _initial_state(split, start, sigma, self.memory)
-        return jax.lax.while_loop(unfinished, body, initial).outcome
+    def run(self, s: Array, sigma: Scalar) -> Outcome[_Candidate]:
+        """Iterate from s until finished."""
+        final = jax.lax.while_loop(
+            lambda state: ~self.finished(state),
+            lambda state: self.step(state),  # a bound method of a module is not hashable
+            self.start(s, sigma),
+        )
+        return final.outcome
+
+    def _test(self, state: State[_Candidate]) -> State[_Candidate]:
+        point, sigma = state.sweep.point, state.sigma
+        gap, candidate = self.split.assess(point, sigma)
+        primal = jnp.maximum(norm(point.x), norm(point.z))
+        dual = norm(point.s - point.x)
+        size = jnp.maximum(primal, dual)
+        residual = norm(point.x - point.z)
+        residual = jnp.where(residual > 0, residual / jnp.where(size > 0, size, 1), 0)
+        merit = jnp.maximum(gap / self.tol, residual / self.tol_residual)
+        merit = jnp.where(jnp.isfinite(merit), merit, jnp.inf)
+
+        tests = state.tests + 1
+        better = merit < state.best_merit
+        progress_at = jnp.where(merit < 0.9 * state.best_merit, tests, state.progress_at)
+        solved = merit <= 1
+        # Measured by the smaller side: a far start makes the other one huge for a while.
+        at_accuracy = norm(point.x - point.z) <= _NEAR_EPS * epsilon(point.s.dtype) * jnp.minimum(
+            primal, dual
+        )
+        stalled = (tests - progress_at >= _PATIENCE) & at_accuracy & ~solved
+        outcome = Outcome(
+            select(better, candidate, state.outcome.candidate),
+            jnp.where(better, gap, state.outcome.gap),
+            jnp.where(better, residual, state.outcome.residual),
+            tests * self._stride,
+            solved,
+            stalled,
+        )
+        ratio = dual / jnp.where(primal > 0, primal, 1)
+        due = (tests % _BALANCE_EVERY == 0) & (primal > 0) & (dual > 0)
+        change = due & ((ratio > _BALANCE_FACTOR) | (ratio < 1 / _BALANCE_FACTOR))
+        new_sigma = jnp.where(change, sigma * jnp.clip(ratio, 1e-3, 1e3), sigma)
+        sweep = _restarted(state.sweep, change, sigma / new_sigma)
+        best_merit = jnp.minimum(merit, state.best_merit)
+        return State(sweep, new_sigma, tests, best_merit, progress_at, outcome)
 
 
 def select(condition: Array, new: Any, old: Any) -> Any:
@@ -201,14 +214,3 @@ def _restarted(sweep: _Sweep, when: Array, ratio: Scalar) -> _Sweep:
         sweep.memory.cleared(when),
         point,
     )
-
-
-def _initial_state(split: AbstractSplit, start: Array, sigma: Scalar, memory: int) -> _State:
-    infinity = jnp.full((), jnp.inf, start.dtype)
-    zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    point = Point(start, start, start)
-    _, shapes = jax.eval_shape(split.assess, point, sigma)
-    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    sweep = _Sweep(start, start, infinity, Anderson.empty(memory, start), point)
-    outcome = Outcome(empty, infinity, infinity, zero, no, no)
-    return _State(sweep, sigma, zero, empty, infinity, zero, outcome)

@@ -1,0 +1,71 @@
+"""Plots of results. Matplotlib is imported where it is used: the core does without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ._cross_validation import CrossValidation
+    from ._path import Path
+
+
+def _axes(ax: Axes | None) -> Axes:
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError:
+        raise ImportError(
+            "Plots need matplotlib, which the `demo` extra brings: pip install 'jaxqsdp[demo]'."
+        ) from None
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    return ax
+
+
+def _finish(ax: Axes, **legend: Any) -> Axes:
+    ax.set_xscale("log")
+    ax.set_xlabel("penalty β")
+    # Above the axes: error bars and the second axis leave no corner free.
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, **legend)
+    ax.spines["top"].set_visible(False)
+    return ax
+
+
+def plot_path(path: Path, ax: Axes | None = None) -> Axes:
+    """Plot value, bound and loss of a path, and its scale on a second axis."""
+    ax = _axes(ax)
+    betas = np.asarray(path.betas)
+    ax.plot(betas, np.asarray(path.value), color="C0", label="value of the relaxation")
+    ax.plot(betas, np.asarray(path.lower_bound), "--", color="C3", label="proven lower bound")
+    ax.plot(betas, np.asarray(path.loss), color="C1", label="loss")
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("objective and loss")
+    twin = ax.twinx()
+    twin.plot(betas, np.asarray(path.scale), ":", color="C2", label="scale ρ (right)")
+    twin.set_ylim(bottom=0)
+    twin.set_ylabel("scale ρ")
+    twin.spines["top"].set_visible(False)
+    return _finish(ax, handles=[*ax.get_lines(), *twin.get_lines()])
+
+
+def plot_cross_validation(result: CrossValidation, ax: Axes | None = None) -> Axes:
+    """Plot mean scores with their standard errors, and mark both choices of the penalty."""
+    ax = _axes(ax)
+    ax.errorbar(
+        np.asarray(result.betas),
+        np.asarray(result.mean),
+        yerr=np.asarray(result.standard_error),
+        fmt="o-",
+        markersize=3,
+        capsize=2,
+        color="C0",
+        label=f"{result.predictor}: mean ± standard error",
+    )
+    best, simple = float(result.best_beta), float(result.beta_one_standard_error)
+    ax.axvline(best, color="C2", label=f"best: {best:.3g}")
+    ax.axvline(simple, color="C3", linestyle="--", label=f"one standard error: {simple:.3g}")
+    ax.set_ylabel(f"{result.metric} on held-out samples")
+    return _finish(ax)

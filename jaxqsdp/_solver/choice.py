@@ -1,0 +1,32 @@
+"""Which solver `solve` takes when none is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._lift import lifted_size
+from .admm import ADMM
+from .base import AbstractSolver
+from .interior_point import InteriorPoint
+
+_MOST_UNKNOWNS = 2048  # of a Newton system: beyond, a dozen factorizations cost more than ADMM
+_MOST_SAMPLES_FLOAT32 = 128
+_MOST_ENTRIES = 2**27  # of the lifted data
+
+
+def default_solver(n: int, d: int, dtype: Any) -> AbstractSolver:
+    """Choose a solver by the size of the problem and its dtype (`benchmarks/single.py`).
+
+    `InteriorPoint` wherever its Newton systems are small: it is faster at equal accuracy and its
+    steps hardly vary, so a batch has no stragglers. In float32 with fewer samples than entries of
+    Z, its systems are not graded and lose accuracy as the samples grow: there, `ADMM`.
+    """
+    size = lifted_size(d)
+    if size < n:
+        small = size <= _MOST_UNKNOWNS and n * size <= _MOST_ENTRIES
+    else:
+        single = jnp.finfo(dtype).bits == 32
+        small = n <= (_MOST_SAMPLES_FLOAT32 if single else _MOST_UNKNOWNS)
+    return InteriorPoint() if small else ADMM()
