@@ -64,4 +64,6 @@ def publish(rows: list[dict[str, Any]], path: Path | None) -> None:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

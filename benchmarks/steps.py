@@ -20,7 +20,7 @@ from tests.problems import planted
 from ._report import arguments, publish, seconds
 
 
-def _batch(solver: qs.ADMM) -> Callable[[jax.Array, jax.Array], qs.Solution]:
+def _batch(solver: qs.AbstractSolver) -> Callable[[jax.Array, jax.Array], qs.Solution]:
     def one(X: jax.Array, y: jax.Array) -> qs.Solution:
         return qs.solve(qs.Problem(X, y, 0.1 * X.shape[1]), solver, throw=False)
 
@@ -37,7 +37,11 @@ def main() -> None:
         data = [planted(seed, n, d) for seed in range(options.lanes)]
         X = jnp.asarray(np.stack([one.X for one in data]))
         y = jnp.asarray(np.stack([one.y for one in data]))
-        for name, solver in (("accelerated", qs.ADMM()), ("plain", qs.ADMM(memory=0))):
+        for name, solver in (
+            ("interior point", qs.InteriorPoint(tol=1e-6)),
+            ("ADMM", qs.ADMM()),
+            ("ADMM, plain", qs.ADMM(memory=0)),
+        ):
             jitted = _batch(solver)
             first, warm = seconds(functools.partial(jitted, X, y), repeats=1)
             solution = jitted(X, y)
@@ -47,7 +51,7 @@ def main() -> None:
                 {
                     "n": n,
                     "d": d,
-                    "iteration": name,
+                    "solver": name,
                     "solved": f"{int(np.sum(solution.status == qs.Status.solved))}/{len(steps)}",
                     "worst gap": float(np.max(np.asarray(solution.stats.gap))),
                     "median": float(median),

@@ -1,0 +1,179 @@
+"""Milliseconds a problem in batches, against every peer at the same achieved relative gap.
+
+    python -m benchmarks.batch                       256 problems of each of four sizes
+    python -m benchmarks.batch --sizes 100x10 --count 64
+
+Every solution's gap is computed by the package's own certificate from the point that the solver
+returned, its tolerance set so that the worst gap of the batch is below the one asked for. Peers get
+prebuilt matrices and both cores; those that are slow solve fewer problems of the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one problem does not fill two threads
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxqsdp as qs
+from jaxqsdp._bound import scaled_dual_bound
+from jaxqsdp._lift import quadratic_forms
+from jaxqsdp._residuals import feasible_point
+from tests.problems import Data, planted
+
+from . import _peers
+from ._report import arguments, publish
+
+_FRACTION = 0.1  # β/d
+
+
+@jax.jit
+def _gap(X: Any, y: Any, beta: Any, dual: Any, p: Any, plus: Any, minus: Any) -> Any:
+    """Relative gap of the feasible point and the bound that a solver's point gives."""
+    weight = jnp.ones_like(y)
+    plus, minus = (_positive(matrix) for matrix in (plus, minus))
+    predictions = quadratic_forms(X, (plus - minus) / 2)
+    value = feasible_point(predictions, y, weight, beta, plus, minus).value
+    return (value - scaled_dual_bound(X, y, weight, beta, dual, p)) / value
+
+
+def _positive(matrix: Any) -> Any:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * jnp.maximum(values, 0)) @ vectors.T
+
+
+def _worst_gap(datas: list[Data], points: list[tuple[np.ndarray, ...]]) -> float:
+    d = datas[0].X.shape[1]
+    gaps = [
+        float(_gap(data.X, data.y, _FRACTION * d, *point))
+        for data, point in zip(datas, points, strict=False)
+    ]
+    return max(gaps)
+
+
+def _median_seconds(function: Callable[[], Any], repeats: int) -> tuple[float, float, Any]:
+    start = time.perf_counter()
+    result = function()
+    first = time.perf_counter() - start
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return first, statistics.median(seconds), result
+
+
+def _ours(datas: list[Data], target: float, repeats: int) -> list[dict[str, Any]]:
+    rows = []
+    d = datas[0].X.shape[1]
+    dtypes = (np.float64,) if target < 1e-4 else (np.float64, np.float32)
+    for dtype in dtypes:
+        X = np.stack([data.X for data in datas]).astype(dtype)
+        y = np.stack([data.y for data in datas]).astype(dtype)
+        problems = jax.vmap(lambda X, y: qs.Problem(X, y, _FRACTION * d))(X, y)
+        for name, solver in (
+            ("interior point", qs.InteriorPoint(tol=target)),
+            ("ADMM", qs.ADMM(tol=target)),
+        ):
+            run = functools.partial(qs.solve_batch, problems, solver, progress=False)
+            first, seconds, solution = _median_seconds(run, repeats)
+            rows.append(
+                {
+                    "solver": f"jaxqsdp {name}",
+                    "dtype": np.dtype(dtype).name,
+                    "problems": len(datas),
+                    "worst gap": float(np.max(solution.stats.gap)),
+                    "ms a problem": 1e3 * seconds / len(datas),
+                    "first call s": first,
+                }
+            )
+    return rows
+
+
+def _theirs(datas: list[Data], target: float, budget: float, cores: int) -> list[dict[str, Any]]:
+    n, d = datas[0].X.shape
+    beta = _FRACTION * d
+
+    def row(solver: str, count: int, gap: float, seconds: float) -> dict[str, Any]:
+        return {
+            "solver": solver,
+            "dtype": "float64",
+            "problems": count,
+            "worst gap": gap,
+            "ms a problem": 1e3 * seconds / count,
+            "first call s": None,
+        }
+
+    def upper(count: int) -> list[_peers.Conic]:
+        return [_peers.conic(data.X, data.y, beta, lower=False) for data in datas[:count]]
+
+    rows = []
+    for peer, tolerances in (("clarabel", (1e-6, 1e-7, 1e-8)), ("scs", (1e-4, 1e-6, 1e-8, 1e-10))):
+        one = _peers.conic(datas[0].X, datas[0].y, beta, lower=peer == "scs")
+        for tol in tolerances:
+            if tol < 1e-2 * target:
+                break
+            start = time.perf_counter()
+            getattr(_peers, peer)(one, tol)
+            count = int(np.clip(budget * cores / (time.perf_counter() - start), cores, len(datas)))
+            seconds, found = _peers.on_both_cores(peer, (n, d), _FRACTION, count, tol, cores)
+            points = [_peers.points(one, x, z) for x, z in found]
+            gap = _worst_gap(datas, points)
+            if gap <= target:
+                break
+        rows.append(row(f"{peer} (tol {tol:.0e})", count, gap, seconds))
+    for tol in (1e-6, 1e-7, 1e-8):
+        few = upper(min(8, len(datas)))
+        solve, read = _peers.moreau_batch(few, tol)
+        solve()
+        start = time.perf_counter()
+        solve()
+        each = (time.perf_counter() - start) / len(few)
+        count = int(np.clip(budget / each, 1, len(datas)))
+        solve, read = _peers.moreau_batch(upper(count), tol)
+        solve()
+        start = time.perf_counter()
+        solution = solve()
+        seconds = time.perf_counter() - start
+        gap = _worst_gap(datas, [_peers.points(few[0], x, z) for x, z in read(solution)])
+        if gap <= target:
+            break
+    rows.append(row(f"Moreau batch (tol {tol:.0e})", count, gap, seconds))
+    start = time.perf_counter()
+    points = [_peers.cvxpy(data.X, data.y, beta, 1e-8) for data in datas[:2]]
+    seconds = time.perf_counter() - start
+    rows.append(row("CVXPY, Clarabel", 2, _worst_gap(datas, points), seconds))
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--sizes", nargs="+", default=["30x6", "100x10", "100x20", "400x20"])
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--gap", type=float, default=1e-6, help="relative gap asked of everyone")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=10, help="seconds for each peer and size")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    cores = os.cpu_count() or 1
+    rows = []
+    for size in options.sizes:
+        n, d = map(int, size.split("x"))
+        datas = [planted(seed, n, d) for seed in range(options.count)]
+        some = _ours(datas, options.gap, options.repeats)
+        some += _theirs(datas, options.gap, options.budget, cores)
+        best = min(row["ms a problem"] for row in some if row["solver"].startswith("jaxqsdp"))
+        rows += [{"n": n, "d": d, **row, "ratio": row["ms a problem"] / best} for row in some]
+    publish(rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
