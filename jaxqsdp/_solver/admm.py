@@ -24,8 +24,6 @@ from .base import (
 from .least_squares import Factorization, LeastSquares, factorize
 from .splitting import AbstractSplit, Point, Splitting, State
 
-_TRUST = 100.0  # factor by which a warm start may move the first penalty
-
 
 class ADMM(AbstractSolver):
     """Douglas–Rachford splitting (ADMM) of the two-block relaxation, Anderson-accelerated.
@@ -201,8 +199,6 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         size = norm(primal)
         balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
         usable = jnp.isfinite(balanced) & (balanced > 0)
-        # A primal point next to zero would balance at a penalty that keeps it there.
-        balanced = jnp.clip(balanced, sigma / _TRUST, sigma * _TRUST)
         sigma = jnp.where(usable, balanced, sigma)
         s = primal + dual / (2 * sigma)
         return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
