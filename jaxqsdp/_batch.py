@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from ._checkpoint import Checkpoint, fingerprint
+from ._lift import lifted_size
 from ._problem import Problem, check_single
 from ._progress import progress_bar
 from ._solution import Solution, Status
@@ -76,32 +77,32 @@ def solve_batch(
     given: Any = problems if isinstance(problems, Problem) else list(problems)
     stacked = isinstance(given, Problem)
     buckets: list[_Bucket] = [_Stacked(given)] if stacked else _padded(given)
-    results = [_Results.empty(bucket, solver, max_steps) for bucket in buckets]
+    solvers = [solver_for(bucket.X_shape, bucket.dtype, solver) for bucket in buckets]
+    limits = [chosen.max_steps if max_steps is None else max_steps for chosen in solvers]
+    results = [_Results(*one) for one in zip(buckets, solvers, limits, strict=True)]
     store = None
     if checkpoint is not None:
         store = Checkpoint(checkpoint, fingerprint(given, repr(solver), repr(max_steps)))
         for index, places, leaves in store.load():
-            results[index].put(places, leaves)
+            results[index].restore(places, leaves)
 
     total = sum(len(result.done) for result in results)
     with progress_bar(total, progress, "problem") as advanced:
         advanced(sum(int(np.sum(result.done)) for result in results))
         try:
-            for index, (bucket, result) in enumerate(zip(buckets, results, strict=True)):
+            for index, bucket in enumerate(buckets):
 
-                def put(places: np.ndarray, leaves: list[np.ndarray]) -> None:
-                    result.put(places, leaves)  # noqa: B023 — called within this iteration only
+                def put(places: np.ndarray, solution: Solution, index: int = index) -> None:
+                    results[index].put(places, solution)
                     if store is not None:
-                        store.add(index, places, leaves)  # noqa: B023
+                        store.add(index, places, jax.tree.leaves(solution))
                     advanced(len(places))
 
-                waiting = np.flatnonzero(~result.done)
+                waiting = np.flatnonzero(~results[index].done)
                 if len(waiting):
                     work = _run_shared if bucket.shares_features else _run_pool
-                    chosen = solver_for(bucket.X_shape, bucket.dtype, solver)
-                    limit = chosen.max_steps if max_steps is None else max_steps
-                    count = lanes or _default_lanes(bucket, chosen, limit)
-                    work(bucket, chosen, limit, waiting, count, deadline, put)
+                    count = lanes or _default_lanes(bucket)
+                    work(bucket, solvers[index], limits[index], waiting, count, deadline, put)
         except KeyboardInterrupt:
             pass  # what has not ended says so in its status
         finally:
@@ -211,42 +212,47 @@ def _padded(problems: list[Problem]) -> list[_Bucket]:
     ]
 
 
-@dataclasses.dataclass
 class _Results:
     """Solutions in the order of a bucket, unfinished ones marked as such."""
 
-    solution: Solution
-    done: np.ndarray
+    def __init__(self, bucket: _Bucket, solver: AbstractSolver, max_steps: int):
+        self._bucket, self._solver, self._max_steps = bucket, solver, max_steps
+        self._solution: Solution | None = None
+        self.done = np.zeros(bucket.count, bool)
 
-    @staticmethod
-    def empty(bucket: _Bucket, solver: AbstractSolver | None, max_steps: int | None) -> _Results:
-        """Return results of which none is there."""
-        chosen = solver_for(bucket.X_shape, bucket.dtype, solver)
-        limit = chosen.max_steps if max_steps is None else max_steps
-        one = bucket.fetch(np.zeros(1, int))
-        shapes = eqx.filter_eval_shape(
-            lambda problem: jax.vmap(lambda p: finish(begin(p, chosen, limit)))(problem), one
-        )
-        empty = jax.tree.map(
-            lambda leaf: np.zeros((bucket.count, *leaf.shape[1:]), leaf.dtype), shapes
-        )
-        interrupted = np.asarray(Status.interrupted._value)
-        statuses = jax.tree.map(lambda leaf: np.full_like(leaf, interrupted), empty.status)
+    @property
+    def solution(self) -> Solution:
+        """All solutions, stacked."""
+        if self._solution is None:  # nothing is finished: the shapes take a trace to find
+            one = self._bucket.fetch(np.zeros(1, int))
+            arguments = one, self._solver, self._max_steps
+            self._solution = self._unfinished(eqx.filter_eval_shape(_solve_stacked, *arguments))
+        return self._solution
+
+    def put(self, places: np.ndarray, solution: Solution) -> None:
+        """Fill in some solutions."""
+        if self._solution is None:
+            self._solution = self._unfinished(solution)
+        jax.tree.map(lambda old, new: old.__setitem__(places, new), self._solution, solution)
+        self.done[places] = True
+
+    def restore(self, places: np.ndarray, leaves: list[np.ndarray]) -> None:
+        """Fill in some solutions from a checkpoint."""
+        self.put(places, jax.tree.unflatten(jax.tree.structure(self.solution), leaves))
+
+    def _unfinished(self, like: Any) -> Solution:
+        count = self._bucket.count
+        empty = jax.tree.map(lambda leaf: np.zeros((count, *leaf.shape[1:]), leaf.dtype), like)
         infinity = np.full_like(empty.value, np.inf)
-        solution = dataclasses.replace(
+        return dataclasses.replace(
             empty,
             value=infinity,
             lower_bound=-infinity,
-            status=statuses,
+            status=jax.tree.map(
+                lambda leaf, code: np.full_like(leaf, code), empty.status, Status.interrupted
+            ),
             stats=dataclasses.replace(empty.stats, gap=infinity.copy()),
         )
-        return _Results(solution, np.zeros(bucket.count, bool))
-
-    def put(self, places: np.ndarray, leaves: list[np.ndarray]) -> None:
-        """Fill in some solutions."""
-        for target, leaf in zip(jax.tree.leaves(self.solution), leaves, strict=True):
-            target[places] = leaf
-        self.done[places] = True
 
 
 def _in_order(buckets: list[_Bucket], results: list[_Results], count: int) -> list[Solution]:
@@ -259,15 +265,24 @@ def _in_order(buckets: list[_Bucket], results: list[_Results], count: int) -> li
     return ordered
 
 
-def _default_lanes(bucket: _Bucket, solver: AbstractSolver, max_steps: int) -> int:
-    one = jax.tree.map(lambda leaf: leaf[0], bucket.fetch(np.zeros(1, int)))
-    running = eqx.filter_eval_shape(begin, one, solver, max_steps)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(running))
+def _default_lanes(bucket: _Bucket) -> int:
+    """Return how many lanes fit, by the largest arrays of either solver."""
+    n, d = bucket.X_shape
+    size = lifted_size(d)
+    entries = n * d + min(n, size) * (n + size) + 128 * size
     most = _MOST_LANES.get(jax.default_backend(), _POOL_BYTES)
-    return max(1, min(_POOL_BYTES // size, most))
+    return max(1, min(_POOL_BYTES // (entries * np.dtype(bucket.dtype).itemsize), most))
 
 
-_Put = Callable[[np.ndarray, list[np.ndarray]], None]
+_Put = Callable[[np.ndarray, Solution], None]
+
+
+def _first(solution: Solution, count: int) -> Solution:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], solution)
+
+
+def _solve_stacked(problem: Problem, solver: AbstractSolver, max_steps: int) -> Solution:
+    return jax.vmap(lambda one: finish(begin(one, solver, max_steps)))(problem)
 
 
 @eqx.filter_jit
@@ -349,8 +364,7 @@ def _run_pool(
             slots = ready[start : start + group]
             assert pool is not None
             solution = _harvest(pool, jnp.asarray(np.resize(slots, group)))
-            leaves = [np.asarray(leaf)[: len(slots)] for leaf in jax.tree.leaves(solution)]
-            put(owner[slots], leaves)
+            put(owner[slots], _first(solution, len(slots)))
             owner[slots] = -1
 
     refill()
@@ -386,7 +400,7 @@ def _run_shared(
         places = waiting[start : start + lanes]
         problem = bucket.fetch(np.resize(places, min(lanes, len(waiting))))
         solution = _solve_outputs(problem, solver, max_steps)
-        put(places, [np.asarray(leaf)[: len(places)] for leaf in jax.tree.leaves(solution)])
+        put(places, _first(solution, len(places)))
 
 
 @eqx.filter_jit
