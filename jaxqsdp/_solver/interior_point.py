@@ -66,7 +66,8 @@ class InteriorPoint(AbstractSolver):
     def tolerances(self, dtype: Any) -> tuple[float, float]:
         """Return (`tol`, `tol_residual`), the defaults where they are None."""
         eps = epsilon(dtype)
-        tol = max(1e-9, min(2 * eps**0.5, 4.5e6 * eps)) if self.tol is None else self.tol
+        double = jnp.finfo(dtype).bits == 64
+        tol = (1e-9 if double else 2 * eps**0.5) if self.tol is None else self.tol
         residual = max(1e-8, 5e3 * eps) if self.tol_residual is None else self.tol_residual
         return tol, residual
 
@@ -193,7 +194,7 @@ class _Newton(eqx.Module):
         return jnp.stack([diagonal - gram, diagonal + gram]) / 2
 
     def misfit(self, point: _Point) -> Float[Array, " k"]:
-        """E = y − A(Z) − λ."""
+        """Return e = y − A(Z) − λ."""
         form = (point.primal[0] - point.primal[1]) / 2
         return self.y - self.data.mv(form) - point.dual
 
