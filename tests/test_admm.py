@@ -120,7 +120,6 @@ def test_warm_starts_far_away_do_no_harm(factor, problem):
         assert steps(warm) <= 4 * steps(solve(near))
 
 
-@pytest.mark.xfail(strict=True, reason="known defect: the loop does not recover from such a start")
 @pytest.mark.parametrize(("seed", "factor"), [(17, 1e4), (42, 2e4)])
 def test_warm_starts_from_almost_zero_do_no_harm(seed, factor, problem):
     """From penalties just short of those with a zero solution: sizes are far apart."""

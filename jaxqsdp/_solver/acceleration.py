@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from .._types import Scalar, epsilon
 
+_LONGEST_JUMP = 1.0  # of an extrapolation, relative to the point it starts from
+
 
 class Anderson(eqx.Module):
     """Memory of the last m differences of the residual g and of the map s + g, in a ring.
@@ -70,7 +72,10 @@ class Anderson(eqx.Module):
         gram = self.gram.at[slot, :].set(row).at[:, slot].set(row)
         weights = _regularized_weights(gram, jnp.where(filled, residuals @ residual, 0))
         candidate = image - weights @ images
-        next_point = jnp.where(jnp.all(jnp.isfinite(candidate)), candidate, image)
+        # Where the residual is all but constant, its differences are noise and the jump has no bound,
+        # which the residual at the other end would not show. A NaN compares false.
+        usable = norm(candidate - image) <= _LONGEST_JUMP * norm(image)
+        next_point = jnp.where(usable, candidate, image)
         return next_point, Anderson(residuals, images, gram, residual, image, self.count + 1)
 
 
