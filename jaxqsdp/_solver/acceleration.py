@@ -72,7 +72,7 @@ class Anderson(eqx.Module):
         gram = self.gram.at[slot, :].set(row).at[:, slot].set(row)
         weights = _regularized_weights(gram, jnp.where(filled, residuals @ residual, 0))
         candidate = image - weights @ images
-        # Where the residual is all but constant, its differences are noise and the jump has no bound,
+        # Where the residual hardly changes, its differences are noise and the jump has no bound,
         # which the residual at the other end would not show. A NaN compares false.
         usable = norm(candidate - image) <= _LONGEST_JUMP * norm(image)
         next_point = jnp.where(usable, candidate, image)
