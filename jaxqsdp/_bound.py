@@ -1,5 +1,6 @@
 """A lower bound on the relaxation, hence on the training problem, that survives rounding errors."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,24 +41,26 @@ def dual_bound(
     size = power_of_two(jnp.max(jnp.abs(dual)))
     dual, p = dual / size, p / size
 
-    x_digits, dual_digits = to_digits(X), to_digits(dual[:, None])
-    gram, gram_error = inner(scale_rows(dual_digits, x_digits), x_digits)
+    # One exact product: (λ∘X, λ)ᵀ (X, y, λ/w) holds G, λᵀy and Σ λ²/w. The quotient is rounded.
+    quotient = jnp.where(counted, dual / jnp.where(counted, weight, 1), 0)
+    data = jnp.concatenate([X, jnp.ones_like(y)[:, None]], axis=1)
+    left = scale_rows(to_digits(dual[:, None]), to_digits(data))
+    sums, error = inner(left, to_digits(jnp.column_stack([X, y, quotient])))
     # Scaling may have flushed entries of X and y below the smallest normal number to zero.
     flushed = 4 * X.shape[0] * least * (1 + jnp.max(jnp.abs(X)))
-    gram_error = gram_error + flushed
-    shift = jnp.zeros((), dtype)
-    for sign in (-1.0, 1.0):
-        slack = jnp.diag(p) + sign * gram
-        # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
-        error = norm_above(gram_error + eps * jnp.diag(jnp.abs(jnp.diag(slack))))
-        shift = jnp.maximum(shift, (error - smallest_eigenvalue_bound(slack)) * (1 + 2 * eps))
-    budget = jnp.sum(jnp.maximum(p + shift, 0)) * (1 + (p.size + 8) * eps)
 
-    # λ_i² / w_i: the quotient is rounded, the sum is not.
-    quotient = jnp.where(counted, dual / jnp.where(counted, weight, 1), 0)
-    sums, sums_error = inner(dual_digits, to_digits(jnp.stack([y, quotient], axis=1)))
-    linear = sums[0, 0] - sums_error[0, 0] - flushed
-    quadratic = (sums[0, 1] + sums_error[0, 1]) * (1 + 4 * eps)
+    d = p.size
+    gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
+    slacks = jnp.diag(p)[None] + jnp.stack([-gram, gram])
+    # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
+    diagonals = jnp.abs(slacks) * jnp.eye(d, dtype=dtype)[None]
+    errors = jax.vmap(norm_above)(gram_error[None] + eps * diagonals)
+    needed = (errors - jax.vmap(smallest_eigenvalue_bound)(slacks)) * (1 + 2 * eps)
+    shift = jnp.maximum(jnp.max(needed), 0)
+    budget = jnp.sum(jnp.maximum(p + shift, 0)) * (1 + (d + 8) * eps)
+
+    linear = sums[d, d] - error[d, d] - flushed
+    quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
     unconstrained = jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0)
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
     c = jnp.clip(unconstrained, 0, limit * (1 - 4 * eps))

@@ -15,12 +15,11 @@ from ._beta_max import check_one_target
 from ._path import grid_of, repeated, single_outputs
 from ._plot import plot_cross_validation
 from ._problem import Problem
-from ._round import _check_key as check_key
 from ._round import round
 from ._solution import Solution, Status
 from ._solve import solve
 from ._solver import AbstractSolver
-from ._types import Scalar, check_count, epsilon, highest_precision, is_concrete
+from ._types import Scalar, check_count, check_key, epsilon, highest_precision, is_concrete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

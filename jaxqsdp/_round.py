@@ -15,7 +15,7 @@ from ._linalg import square_root
 from ._network import QuantizedNetwork, pack
 from ._problem import Problem, check_fits, check_single
 from ._solution import Solution, check_solution
-from ._types import Scalar, check_count, highest_precision
+from ._types import Scalar, check_count, check_key, highest_precision
 
 _GAMMA = math.asinh(1.0)  # ln(1 + √2)
 
@@ -62,7 +62,7 @@ def round(
     check_single(problem)
     check_count(num_neurons, "num_neurons")
     num_neurons = operator.index(num_neurons)
-    key = _check_key(key)
+    key = check_key(key)
     check_solution(problem, solution)
     return _round(problem, solution, num_neurons, key, refit)
 
@@ -146,16 +146,3 @@ def _shares(scale: Float[Array, " c"], num_neurons: int) -> Array:
     position = (jnp.arange(num_neurons, dtype=scale.dtype) + 0.5) / num_neurons
     owner = jnp.searchsorted(cumulative / total, position, side="right")
     return jnp.clip(owner, 0, scale.shape[0] - 1)
-
-
-def _check_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    if dtype is not None:
-        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
-            return key
-        if dtype == jnp.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
-            return key
-    raise TypeError(
-        "`key` must be one JAX random key, such as `jax.random.key(0)`, got "
-        f"{type(key).__name__}" + (f" of shape {shape}." if shape is not None else ".")
-    )

@@ -6,7 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 Scalar = Float[Array, ""]
 
@@ -70,3 +70,17 @@ def check_count(value: Any, name: str) -> None:
     """Raise `ValueError` unless the argument is a positive integer."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+
+def check_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """Return the argument `key`, or raise `TypeError` unless it is one random key."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None:
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+            return key
+        if dtype == jnp.uint32 and shape == jax.eval_shape(jax.random.PRNGKey, 0).shape:
+            return key
+    raise TypeError(
+        "`key` must be one JAX random key, such as `jax.random.key(0)`, got "
+        f"{type(key).__name__}" + (f" of shape {shape}." if shape is not None else ".")
+    )

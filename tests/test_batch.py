@@ -164,7 +164,8 @@ def test_checkpoints_resume_and_refuse_other_problems(problems, expected, tmp_pa
 
 
 KILLED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it behind
 import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, {tests!r})

@@ -13,7 +13,7 @@ from referee import check
 import jaxqsdp as qs
 from jaxqsdp._solver import default_solver
 from jaxqsdp._solver.newton import CompressedData, NewtonSystem, SampleData
-from jaxqsdp._solver.scaling import Scaling, longest_step
+from jaxqsdp._solver.scaling import Scaling
 
 
 def solve(problem, **options):
@@ -46,16 +46,19 @@ def test_scaling_of_indefinite_matrices_is_nan():
     assert np.all(np.isnan(Scaling.of(identity, -identity).values))
 
 
-def test_steps_end_at_the_boundary_of_the_cone():
+@pytest.mark.parametrize("d", [1, 5, 12, 30])
+def test_steps_end_at_the_boundary_of_the_cone(d, dtype):
     rng = np.random.default_rng(1)
-    primal, slack = random_definite(rng, 2, 5), random_definite(rng, 2, 5)
+    primal, slack = (random_definite(rng, 2, d).astype(dtype) for _ in range(2))
     scaling = Scaling.of(primal, slack)
-    scaled = rng.standard_normal((2, 5, 5))
-    scaled = jnp.asarray(scaled + np.swapaxes(scaled, 1, 2)) * 100
-    smallest = jnp.min(jnp.linalg.eigvalsh(scaling.relative(scaled)))
-    step = scaling.root @ scaled @ jnp.swapaxes(scaling.root, 1, 2)
-    at_end = jnp.linalg.eigvalsh(primal + longest_step(smallest) * step)
-    assert abs(jnp.min(at_end)) <= 1e-8 * jnp.max(at_end)
+    scaled = rng.standard_normal((1, 2, d, d)).astype(dtype)
+    scaled = jnp.asarray(scaled + np.swapaxes(scaled, 2, 3)) * 100
+    length = float(scaling.longest_step(scaled))
+    half = 1 / np.sqrt(np.asarray(scaling.values, float))
+    relative = half[:, :, None] * np.asarray(scaled[0], float) * half[:, None, :]
+    exact = 1 / max(-np.min(np.linalg.eigvalsh(relative)), 0.5)
+    least, most = (0.99, 1 + 1e-6) if d <= 12 else (0.9, 1.1)
+    assert least * exact <= length <= most * exact
 
 
 def dense_newton(data, points):

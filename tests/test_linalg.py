@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from referee import integers, is_positive_definite
 
-from jaxqsdp._linalg import positive_part, smallest_eigenvalue_bound, square_root
+from jaxqsdp._linalg import (
+    definite_shift,
+    positive_part,
+    smallest_eigenvalue_bound,
+    square_root,
+)
 
 bound_below = jax.jit(smallest_eigenvalue_bound)
 
@@ -73,3 +78,20 @@ def test_positive_part_is_the_projection(dtype):
         np.testing.assert_array_equal(projection, projection.T)
         root = np.asarray(jax.jit(square_root)(matrix), np.float64)
         np.testing.assert_allclose(root @ root, expected, atol=50 * eps * size, err_msg=name)
+
+
+@pytest.mark.parametrize("d", [1, 2, 6, 12, 20, 40])
+def test_definite_shift_is_enough_and_hardly_more(d, dtype):
+    least = 0.5
+    shift = jax.jit(lambda matrix: definite_shift(matrix, least))
+    cases = list(spectra(d))
+    cases += [("multiple of 1", np.full(d, -2.0), cases[0][2])]
+    cases += [("nearly one", -1 + 1e-4 * cases[0][1], cases[0][2])]
+    for name, eigenvalues, basis in cases:
+        matrix = ((basis * eigenvalues) @ basis.T).astype(dtype)
+        matrix = (matrix + matrix.T) / 2
+        exact = max(-np.min(eigenvalues), least)
+        size = np.abs(eigenvalues).max()
+        rounding = 100 * np.finfo(dtype).eps * size
+        short, excess = (0, 0.01 * exact) if d <= 12 else (0.1 * size, 0.1 * size + 0.01 * exact)
+        assert -rounding - short <= float(shift(matrix)) - exact <= excess + rounding, name

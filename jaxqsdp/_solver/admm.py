@@ -77,6 +77,10 @@ class ADMM(AbstractSolver):
         residual = max(1e-6, 1e3 * eps) if self.tol_residual is None else self.tol_residual
         return tol, residual
 
+    def is_thread_safe(self, dtype: Any) -> bool:
+        """Not in float32: batches of SVDs wait for each other's threads for ever (jaxlib 0.9)."""
+        return bool(jnp.finfo(dtype).bits == 64)
+
     def factorize(self, X: Float[Array, "n d"]) -> Factorization:
         """Factor the lifted data, see `least_squares`."""
         return factorize(LiftedMap(X))

@@ -69,6 +69,10 @@ class AbstractSolver(eqx.Module):
         """Return the certified relative gap and the residual at which a problem is solved."""
 
     @abc.abstractmethod
+    def is_thread_safe(self, dtype: Any) -> bool:
+        """Whether two of its programs may run on the CPU at a time."""
+
+    @abc.abstractmethod
     def factorize(self, X: Float[Array, "n d"]) -> Any:
         """Prepare what depends on X alone; problems that share X share it."""
 

@@ -21,7 +21,7 @@ from .base import (
     uncertified,
 )
 from .newton import NewtonData, NewtonSystem, newton_data
-from .scaling import Scaling, longest_step
+from .scaling import Scaling
 from .splitting import select
 
 _TO_BOUNDARY = 0.98  # fraction of the way to the boundary of the cones that a step may go
@@ -70,6 +70,10 @@ class InteriorPoint(AbstractSolver):
         tol = (1e-9 if double else 2 * eps**0.5) if self.tol is None else self.tol
         residual = max(1e-8, 5e3 * eps) if self.tol_residual is None else self.tol_residual
         return tol, residual
+
+    def is_thread_safe(self, dtype: Any) -> bool:
+        """Yes: it takes no singular value decomposition."""
+        return True
 
     def factorize(self, X: Float[Array, "n d"]) -> NewtonData:
         """Prepare the Newton systems, see `newton`."""
@@ -224,33 +228,27 @@ class _Newton(eqx.Module):
         squares = jnp.square(scaling.values)
         mu = jnp.sum(squares) / (2 * d)
 
-        def direction(target: Array) -> _Direction:
-            centered = scaling.center(target)
+        def conjugated(matrix: Array) -> Array:
+            product = root @ matrix @ transposed
+            return (product + jnp.swapaxes(product, 1, 2)) / 2
 
-            def complete(dual: Array, diagonal: Array) -> tuple[Array, Array, Array]:
-                slack = transposed @ self.slack(dual, diagonal) @ root
-                primal = centered - slack
-                step = root @ primal @ transposed
-                return (step + jnp.swapaxes(step, 1, 2)) / 2, primal, slack
-
+        def direction(centered: Array, primal_step: Array) -> _Direction:
+            """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other."""
             dual, diagonal = jnp.zeros_like(misfit), jnp.zeros_like(sums)
-            step, primal, slack = complete(dual, diagonal)
             for _ in range(1 + _REFINEMENTS[jnp.finfo(mu.dtype).bits]):
-                a = misfit - self.data.mv((step[0] - step[1]) / 2) - dual
+                a = misfit - self.data.mv((primal_step[0] - primal_step[1]) / 2) - dual
                 # Any multiple of 1 is taken up by dρ.
-                b = -sums - jnp.diagonal(step[0] + step[1]) / 2
+                b = -sums - jnp.diagonal(primal_step[0] + primal_step[1]) / 2
                 more = system.solve(a, b, budget - jnp.sum(diagonal))
                 dual, diagonal = dual + more[0], diagonal + more[1]
-                step, primal, slack = complete(dual, diagonal)
-            return _Direction(_Point(step, dual, diagonal), primal, slack)
+                slack = transposed @ self.slack(dual, diagonal) @ root
+                primal_step = conjugated(centered - slack)
+            return _Direction(_Point(primal_step, dual, diagonal), centered - slack, slack)
 
         eye = jnp.eye(d, dtype=mu.dtype)[None]
-        complementarity = squares[:, :, None] * eye
-        predictor = direction(-complementarity)
-        # In the scaled space the predictor's parts sum to −diag(λ): one spectrum tells both.
-        spectrum = jnp.linalg.eigvalsh(scaling.relative(predictor.slack))
-        smallest = jnp.minimum(jnp.min(spectrum), -1 - jnp.max(spectrum))
-        length = jnp.minimum(longest_step(smallest), 1)
+        predictor = direction(-scaling.values[:, :, None] * eye, -point.primal)
+        parts = jnp.stack([predictor.primal, predictor.slack])
+        length = jnp.minimum(scaling.longest_step(parts), 1)
         product = predictor.primal @ predictor.slack
         after = (1 - length) + length**2 * jnp.sum(jnp.trace(product, axis1=1, axis2=2)) / (
             2 * d * mu
@@ -259,8 +257,19 @@ class _Newton(eqx.Module):
         centering = jnp.clip(jnp.clip(after, 0, 1) ** exponent, _LEAST_CENTERING, 1)
 
         second_order = (product + jnp.swapaxes(product, 1, 2)) / 2
-        corrector = direction(centering * mu * eye - complementarity - second_order)
+        complementarity = (squares[:, :, None] - centering * mu) * eye
+        centered = scaling.center(-complementarity - second_order)
+        corrector = direction(centered, conjugated(centered))
         parts = jnp.stack([corrector.primal, corrector.slack])
-        smallest = jnp.min(jnp.linalg.eigvalsh(jax.vmap(scaling.relative)(parts)))
-        length = jnp.minimum(_TO_BOUNDARY * longest_step(smallest), 1)
-        return jax.tree.map(lambda x, dx: x + length * dx, point, corrector.step)
+        length = jnp.minimum(_TO_BOUNDARY * scaling.longest_step(parts), 1)
+
+        def along(length: Scalar) -> _Point:
+            return jax.tree.map(lambda x, dx: x + length * dx, point, corrector.step)
+
+        # The longest step is an estimate, too long by a few hundredths at worst.
+        return along(jnp.where(self._is_interior(along(length)), length, length / 2))
+
+    def _is_interior(self, point: _Point) -> Bool[Array, ""]:
+        slack = self.slack(point.dual, point.diagonal)
+        lower = jnp.linalg.cholesky(jnp.concatenate([point.primal, slack]), symmetrize_input=False)
+        return jnp.all(jnp.isfinite(lower))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._linalg import definite_shift
 from .._types import Scalar
+
+_LONGEST = 2.0  # step that is looked for: none longer than 1 is taken
 
 
 class Scaling(eqx.Module):
@@ -38,12 +42,9 @@ class Scaling(eqx.Module):
         """Solve ½(λ_i + λ_j) R_ij = target_ij, the linearized complementarity condition."""
         return 2 * target / (self.values[:, :, None] + self.values[:, None, :])
 
-    def relative(self, step: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:
-        """diag(λ)^(−1/2) step diag(λ)^(−1/2): diag(λ) + t·step ⪰ 0 iff I + t·relative ⪰ 0."""
+    def longest_step(self, steps: Float[Array, "k 2 d d"]) -> Scalar:
+        """Return the t ≤ 2, or a little less, to which all diag(λ) + t·step, scaled, are ⪰ 0."""
         half = jnp.sqrt(self.values)
-        return step / (half[:, :, None] * half[:, None, :])
-
-
-def longest_step(smallest_eigenvalue: Scalar) -> Scalar:
-    """Largest t with 1 + t·λmin ≥ 0, at most 1e4 of them."""
-    return 1 / jnp.maximum(-smallest_eigenvalue, 1e-4)
+        relative = steps / (half[:, :, None] * half[:, None, :])[None]
+        shift = jax.vmap(jax.vmap(lambda part: definite_shift(part, 1 / _LONGEST)))(relative)
+        return 1 / jnp.max(shift)

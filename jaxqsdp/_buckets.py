@@ -1,0 +1,120 @@
+"""Problems of any shapes, sorted into buckets of one padded shape."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ._problem import Problem
+from ._solution import Solution
+
+
+class Bucket(abc.ABC):
+    """Problems of one shape, fetched as they are needed."""
+
+    X_shape: tuple[int, ...]
+    dtype: Any
+    count: int
+    shares_features: bool
+
+    @abc.abstractmethod
+    def fetch(self, places: np.ndarray) -> Problem:
+        """Return some of them as a stacked problem, on the host."""
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """Shapes and dtypes, for which programs compile."""
+        one = self.fetch(np.zeros(1, int))
+        return tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in jax.tree.leaves(one))
+
+
+class StackedBucket(Bucket):
+    """The lanes of a stacked problem."""
+
+    def __init__(self, problem: Problem):
+        self._problem = jax.tree.map(np.asarray, problem)
+        self.X_shape = problem.X.shape[1:]
+        self.dtype = problem.X.dtype
+        self.count = problem.X.shape[0]
+        shared = [a for a in (self._problem.X, self._problem.sample_weight) if a is not None]
+        self.shares_features = problem.y.ndim == 2 and self.count > 1
+        self.shares_features &= all(bool(np.all(array == array[:1])) for array in shared)
+
+    def fetch(self, places: np.ndarray) -> Problem:
+        """Return some lanes."""
+        return jax.tree.map(lambda leaf: leaf[places], self._problem)
+
+
+class PaddedBucket(Bucket):
+    """Problems from a list, padded to a common shape."""
+
+    shares_features = False
+
+    def __init__(self, problems: list[Problem], indices: list[int], shape: tuple[int, int]):
+        self._problems = problems
+        self.indices = indices
+        self.X_shape = shape
+        self.dtype = problems[0].X.dtype
+        self.count = len(problems)
+
+    def fetch(self, places: np.ndarray) -> Problem:
+        """Pad and stack some of them."""
+        padded = [_pad(self._problems[place], self.X_shape) for place in places]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+    def slice(self, place: int, solution: Solution) -> Solution:
+        """Return the solution of one problem without its padding."""
+        n, d = self._problems[place].X.shape
+        width = self.X_shape[1]
+        kept = np.concatenate([np.arange(d), width + np.arange(d)])
+        return dataclasses.replace(
+            solution,
+            quadratic_form=solution.quadratic_form[..., :d, :d],
+            gram=solution.gram[..., kept[:, None], kept],
+            dual=solution.dual[:n],
+            dual_diagonal=solution.dual_diagonal[..., :d],
+            predictions=solution.predictions[:n],
+        )
+
+
+def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
+    """Sort problems by their padded shape, outputs and dtype."""
+    groups: dict[Any, list[int]] = {}
+    for index, problem in enumerate(problems):
+        n, d = problem.X.shape
+        tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype)
+        groups.setdefault(((_rung(n), _rung(d)), *tail), []).append(index)
+    return [
+        PaddedBucket([problems[index] for index in indices], indices, key[0])
+        for key, indices in groups.items()
+    ]
+
+
+def _rung(size: int) -> int:
+    """Round up to 4, 5, 6, 7 or 8 times a power of two: a quarter more at most."""
+    power = max(1, 2 ** (max(size - 1, 1).bit_length() - 3))
+    return -(-size // power) * power
+
+
+def _pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
+    """Add features that are zero and samples of zero weight, which change nothing."""
+    n, d = problem.X.shape
+    rows, columns = shape[0] - n, shape[1] - d
+    y = np.asarray(problem.y)
+    leaves = (
+        np.pad(np.asarray(problem.X), ((0, rows), (0, columns))),
+        np.pad(y, ((0, rows),) + ((0, 0),) * (y.ndim - 1)),
+        np.asarray(problem.beta),
+        np.pad(np.asarray(problem.weight), (0, rows)),
+    )
+    return eqx.tree_at(
+        lambda p: (p.X, p.y, p.beta, p.sample_weight),
+        problem,
+        leaves,
+        is_leaf=lambda leaf: leaf is None,
+    )
