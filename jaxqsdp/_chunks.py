@@ -1,8 +1,8 @@
 """Solve the problems of a bucket, a chunk of lanes at a time.
 
     queue ──► begin ──► advance until most lanes have ended ──► finish ──► results
-                             ▲                    │
-                             └── a chunk of them ◄┴ stragglers
+                           ▲                      │
+                           └─── a chunk of them ──┴── stragglers
 
 A vmapped loop runs until its slowest lane ends. Here a chunk ends when most of its lanes have, and
 the stragglers of several chunks go on in a chunk of their own, so that a straggler costs itself
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import math
 import os
 import threading
 import time
@@ -24,7 +23,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool
 
 from ._buckets import Bucket
 from ._lift import lifted_size
@@ -35,8 +34,9 @@ from ._solver import AbstractSolver
 
 _CHUNK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
 _LANES = (8, 128)  # fewest and most on a CPU
-_MOST = 7 / 8  # of the lanes of a chunk, after which the others count as stragglers
-_STEPS = 4  # between two looks at who has ended, and at the clock
+_MOST = 7 / 8  # of the lanes of a chunk: the others are stragglers ...
+_PATIENCE = 4  # ... unless they end soon, within 1/4 of the steps that most took
+_STEPS = 64  # at most, between two looks at the clock
 
 Put = Callable[[np.ndarray, Solution], None]
 
@@ -131,75 +131,72 @@ class _Queue:
 
 
 def _work_on_problems(job: Job, queue: _Queue, lanes: int) -> None:
-    """Solve problems from the queue, a chunk of so many at a time."""
+    """Solve problems from the queue, a chunk of so many lanes at a time."""
     stragglers: list[tuple[int, Running]] = []
     while not job.is_stopped:
         if len(stragglers) >= lanes or (stragglers and queue.is_empty):
             some, stragglers = stragglers[:lanes], stragglers[lanes:]
             owners = np.array([owner for owner, _ in some])
-            padded = [running for _, running in some] + [some[0][1]] * (lanes - len(some))
-            running = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+            padded = [lane for _, lane in some] + [some[0][1]] * (lanes - len(some))
+            chunk, ended, solution = _resume(
+                jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+            )
         else:
             owners = queue.take(lanes)
             if len(owners) == 0:
                 return
             problem = job.bucket.fetch(np.resize(owners, lanes))
-            running = _begin(problem, job.solver, job.max_steps)
+            chunk, ended, solution = _launch(problem, job.solver, job.max_steps)
 
-        counted = np.arange(lanes) < len(owners)
-        is_last = queue.is_empty and not stragglers
-        awaited = len(owners) if is_last else math.ceil(_MOST * len(owners))
-        ended = np.zeros(lanes, bool)
-        while np.sum(ended) < awaited and not job.is_stopped:
-            state, finished = _advance(running, jnp.asarray(awaited), jnp.asarray(counted))
-            running = dataclasses.replace(running, state=state)
-            ended = np.asarray(finished) & counted
-
-        if np.any(ended):
-            solution = _finish(running)
-            job.put(owners[ended[: len(owners)]], _lanes_of(solution, ended))
-        for lane in np.flatnonzero(counted & ~ended):
-            stragglers.append((owners[lane], _lanes_of(running, lane)))
+        has_ended = np.asarray(ended)[: len(owners)]
+        job.put(owners[has_ended], _pick(solution, np.flatnonzero(has_ended)))
+        for lane in np.flatnonzero(~has_ended):
+            stragglers.append((owners[lane], _pick(chunk, lane)))
 
 
-def _lanes_of(tree: Any, which: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[which], tree)
+def _pick(tree: Any, lanes: Any) -> Any:
+    """Return one lane or some lanes, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], tree)
 
 
 @eqx.filter_jit
-def _begin(problem: Problem, solver: AbstractSolver, max_steps: int) -> Running:
-    return jax.vmap(lambda one: begin(one, solver, max_steps))(problem)
+def _launch(
+    problem: Problem, solver: AbstractSolver, max_steps: int
+) -> tuple[Running, Bool[Array, " lanes"], Solution]:
+    return _visit(jax.vmap(lambda one: begin(one, solver, max_steps))(problem))
 
 
 @eqx.filter_jit
-def _advance(
-    chunk: Running, awaited: Int[Array, ""], counted: Bool[Array, " lanes"]
-) -> tuple[Any, Bool[Array, " lanes"]]:
-    """Take up to a few steps, fewer if as many lanes as awaited have ended.
+def _resume(chunk: Running) -> tuple[Running, Bool[Array, " lanes"], Solution]:
+    return _visit(chunk)
 
-    Returns the states and who has ended.
+
+def _visit(chunk: Running) -> tuple[Running, Bool[Array, " lanes"], Solution]:
+    """Take steps until most lanes have ended, and some more if others then can; at most `_STEPS`.
+
+    Returns the chunk, who has ended, and solutions, which are those of the lanes that have.
     """
 
     def ended(state: Any) -> Bool[Array, " lanes"]:
         return jax.vmap(lambda running: running.finished)(dataclasses.replace(chunk, state=state))
 
-    def goes_on(carry: tuple[Any, Array, Array]) -> Bool[Array, ""]:
-        _, finished, steps = carry
-        return (jnp.sum(finished & counted) < awaited) & (steps < _STEPS)
+    def goes_on(carry: tuple[Any, Array, Array, Array]) -> Bool[Array, ""]:
+        _, finished, steps, limit = carry
+        return ~jnp.all(finished) & (steps < limit)
 
-    def body(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
-        state, _, steps = carry
+    def body(carry: tuple[Any, Array, Array, Array]) -> tuple[Any, Array, Array, Array]:
+        state, _, steps, limit = carry
         state = jax.vmap(advance)(dataclasses.replace(chunk, state=state)).state
-        return state, ended(state), steps + 1
+        finished, steps = ended(state), steps + 1
+        most = jnp.mean(finished, dtype=jnp.float32) >= _MOST
+        patient = steps + steps // _PATIENCE + 1
+        return state, finished, steps, jnp.where(most, jnp.minimum(limit, patient), limit)
 
-    carry = chunk.state, ended(chunk.state), jnp.zeros((), jnp.int32)
-    state, finished, _ = jax.lax.while_loop(goes_on, body, carry)
-    return state, finished
-
-
-@eqx.filter_jit
-def _finish(chunk: Running) -> Solution:
-    return jax.vmap(finish)(chunk)
+    zero = jnp.zeros((), jnp.int32)
+    carry = chunk.state, ended(chunk.state), zero, jnp.full_like(zero, _STEPS)
+    state, finished, _, _ = jax.lax.while_loop(goes_on, body, carry)
+    chunk = dataclasses.replace(chunk, state=state)
+    return chunk, finished, jax.vmap(finish)(chunk)
 
 
 def _work_on_outputs(job: Job, queue: _Queue, lanes: int) -> None:
@@ -210,7 +207,7 @@ def _work_on_outputs(job: Job, queue: _Queue, lanes: int) -> None:
             return
         problem = job.bucket.fetch(np.resize(places, lanes))
         solution = _solve_outputs(problem, job.solver, job.max_steps)
-        job.put(places, _lanes_of(solution, slice(len(places))))
+        job.put(places, _pick(solution, slice(len(places))))
 
 
 @eqx.filter_jit

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import lane, problem_of, stack
-from problems import SMALL, degenerate, planted
+from problems import SMALL, Data, degenerate, planted
 from referee import check
 
 import jaxqsdp as qs
@@ -148,6 +148,16 @@ def test_a_graded_system_survives_badly_scaled_features():
     solution = solve(problem)
     assert solution.status == qs.Status.solved
     check(problem.X, problem.y, problem.beta, solution, 1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.003, 0.3])
+def test_slow_first_steps_are_no_reason_to_stop(beta):
+    """Nor is a graded system lost with many samples: ten features from 1e-2 to 1e2."""
+    data = planted(0, 100, 10)
+    problem = problem_of(Data(data.X * 10.0 ** np.linspace(-2, 2, 10), data.y, beta), np.float64)
+    solution = solve(problem)
+    assert solution.stats.gap <= 1e-8
+    assert solution.stats.residual <= 1e-8
 
 
 def test_float32_stops_where_it_must_and_says_so():

@@ -29,6 +29,8 @@ _LEAST_CENTERING = 1e-6
 _REFINEMENTS = {64: 0, 32: 1}  # of every direction, by the bits of the dtype
 _PROGRESS = 0.5  # factor by which the merit must fall within ...
 _PATIENCE = 5  # ... so many steps, or else the accuracy of the dtype is reached
+_FAR = 1e-2  # gap or residual above which any decrease of the merit will do: ...
+_PROGRESS_FAR = 0.99  # ... the first steps on badly scaled data are small
 
 
 class InteriorPoint(AbstractSolver):
@@ -115,26 +117,28 @@ class _Process(AbstractProcess):
     tol_residual: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
-    def _merit(self, point: _Point) -> tuple[Scalar, Scalar]:
+    def _judge(self, point: _Point) -> tuple[Scalar, Scalar, Bool[Array, ""]]:
+        """Return the merit, at most 1 if the tolerances hold, the residual, and if it is far."""
         gap, residual = self.newton.assess(point)
         merit = jnp.maximum(gap / self.tol, residual / self.tol_residual)
-        return jnp.where(jnp.isfinite(merit), merit, jnp.inf), residual
+        far = jnp.maximum(gap, residual) > _FAR
+        return jnp.where(jnp.isfinite(merit), merit, jnp.inf), residual, far
 
     def start(self, warm: Iterate | None) -> _State:
         """Return the state at the strictly feasible start."""
         point = self.newton.start(self.core.X)
-        merit, residual = self._merit(point)
+        merit, residual, _ = self._judge(point)
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return _State(point, point, merit, residual, merit, zero, zero, no)
 
     def step(self, state: _State) -> _State:
         """Take a Newton step and judge where it led."""
         point = self.newton.step(state.point)
-        merit, residual = self._merit(point)
+        merit, residual, far = self._judge(point)
         # A failed factorization makes NaN of the point, and so an infinite merit of it.
         broken = ~jnp.isfinite(merit)
         better = merit < state.merit
-        progress = merit < _PROGRESS * state.reference
+        progress = merit < jnp.where(far, _PROGRESS_FAR, _PROGRESS) * state.reference
         return _State(
             select(broken, state.point, point),
             select(better, point, state.best),
