@@ -10,7 +10,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -20,16 +20,16 @@ import numpy as np
 from ._buckets import Bucket, PaddedBucket, StackedBucket, sorted_into_buckets
 from ._checkpoint import Checkpoint, fingerprint
 from ._chunks import Job
-from ._problem import Problem, check_single
+from ._problem import Problem, check_dtype, check_single
 from ._progress import progress_bar
 from ._solution import Solution, Status
 from ._solve import begin, finish, solver_for
 from ._solver import AbstractSolver
-from ._types import check_count
+from ._types import check_count, is_concrete
 
 
 def solve_batch(
-    problems: Problem | Sequence[Problem],
+    problems: Problem | Iterable[Problem],
     solver: AbstractSolver | None = None,
     *,
     max_steps: int | None = None,
@@ -51,7 +51,7 @@ def solve_batch(
 
     **Arguments:**
 
-    - `problems`: a stacked `Problem`, or a sequence of problems.
+    - `problems`: a stacked `Problem`, or a list of problems.
     - `solver`: default as for `solve`, by shape and dtype.
     - `max_steps`: step limit of each problem; default the solver's own.
     - `lanes`: problems in a chunk, of which every core works at one; default what fits the
@@ -64,10 +64,13 @@ def solve_batch(
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    _check_arguments(problems, solver, max_steps, lanes, time_limit)
-    deadline = np.inf if time_limit is None else time.monotonic() + time_limit
-    given: Any = problems if isinstance(problems, Problem) else list(problems)
+    given: Any = problems
     stacked = isinstance(given, Problem)
+    if not stacked and not isinstance(given, Iterable):
+        raise TypeError(f"`problems` must be a stacked `Problem` or a list of them, got {given!r}.")
+    given = given if stacked else list(given)
+    _check_arguments(given, solver, max_steps, lanes, time_limit)
+    deadline = np.inf if time_limit is None else time.monotonic() + time_limit
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)
     solvers = [solver_for(bucket.X_shape, bucket.dtype, solver) for bucket in buckets]
@@ -80,6 +83,7 @@ def solve_batch(
             results[index].restore(places, leaves)
 
     one_at_a_time = threading.Lock()
+    closed = False
     total = sum(len(result.done) for result in results)
     with progress_bar(total, progress, "problem") as advanced:
         advanced(sum(int(np.sum(result.done)) for result in results))
@@ -88,6 +92,8 @@ def solve_batch(
 
                 def put(places: np.ndarray, solution: Solution, index: int = index) -> None:
                     with one_at_a_time:
+                        if closed:  # the caller has left a thread behind
+                            return
                         results[index].put(places, solution)
                         if store is not None:
                             store.add(index, places, jax.tree.leaves(solution))
@@ -99,8 +105,10 @@ def solve_batch(
         except KeyboardInterrupt:
             pass  # what has not ended says so in its status
         finally:
-            if store is not None:
-                store.flush()
+            with one_at_a_time:
+                closed = True
+                if store is not None:
+                    store.flush()
     if stacked:
         return results[0].solution
     return _in_order(buckets, results, len(given))
@@ -171,6 +179,9 @@ def _check_arguments(
     time_limit: float | None,
 ) -> None:
     if isinstance(problems, Problem):
+        check_dtype(problems)
+        if not is_concrete(problems):
+            raise TypeError("`solve_batch` works outside `jit`; inside, use `jax.vmap(solve)`.")
         if problems.X.ndim != 3:
             raise ValueError(
                 f"`problems` must be stacked once, X of shape (problems, n, d), got "
@@ -179,7 +190,6 @@ def _check_arguments(
         if problems.X.shape[0] == 0:
             raise ValueError("`problems` is empty.")
     else:
-        problems = list(problems)
         if not problems:
             raise ValueError("`problems` is empty.")
         for problem in problems:
@@ -191,5 +201,5 @@ def _check_arguments(
     for name, count in (("max_steps", max_steps), ("lanes", lanes)):
         if count is not None:
             check_count(count, name)
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"`time_limit` must be positive, got {time_limit}.")
+    if time_limit is not None and not (isinstance(time_limit, float | int) and time_limit > 0):
+        raise ValueError(f"`time_limit` must be a positive number of seconds, got {time_limit!r}.")

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ._exact import inner, power_of_two, scale_rows, to_digits
+from ._exact import inner, power_of_two, to_digits, weighted_rows
 from ._linalg import norm_above, smallest_eigenvalue_bound
 from ._problem import Problem
-from ._types import Scalar, epsilon, highest_precision
+from ._types import Scalar, epsilon, highest_precision, tiny
 from ._units import moderate
 
 _SHRINK = 0.05  # of the barrier, whenever its minimizer is near
@@ -50,14 +50,14 @@ def check_one_target(problem: Problem) -> None:
 @eqx.filter_jit
 @highest_precision
 def _beta_max(problem: Problem) -> Scalar:
-    samples = moderate(problem.X, problem.weight)
+    samples = moderate(jnp.where((problem.y != 0)[:, None], problem.X, 0), problem.weight)
     units = samples.units_for(problem.y)
     dual = samples.weight * samples.scale_targets(problem.y, units)
     # Error-free, as a plain float32 sum is wrong by more than what is left after cancellation.
-    x_digits = to_digits(samples.X)
-    gram, error = inner(scale_rows(to_digits(dual[:, None]), x_digits), x_digits)
-    budget = _dual_norm(gram, error)
-    result = jnp.where(jnp.any(gram != 0), units.restore_diagonal(budget), 0)
+    left, rows = weighted_rows(dual, samples.X)
+    gram, error = inner(left, to_digits(rows))
+    budget = jnp.maximum(units.restore_diagonal(_dual_norm(gram, error)), tiny(gram.dtype))
+    result = jnp.where(jnp.any(gram != 0), budget, 0)
     return jnp.where(problem.is_valid, result, jnp.nan)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._exact import inner, power_of_two, scale_rows, to_digits
+from ._exact import inner, join, power_of_two, scale_rows, to_digits, weighted_rows
 from ._linalg import norm_above, smallest_eigenvalue_bound
 from ._types import Scalar, epsilon, tiny
 from ._units import moderate
@@ -41,11 +41,13 @@ def dual_bound(
     size = power_of_two(jnp.max(jnp.abs(dual)))
     dual, p = dual / size, p / size
 
-    # One exact product: (λ∘X, λ)ᵀ (X, y, λ/w) holds G, λᵀy and Σ λ²/w. The quotient is rounded.
+    # One exact product: (λ∘X, λ)ᵀ (X, y, λ/w) holds G, λᵀy and Σ λ²/w. The quotient is rounded,
+    # and rows of X are at unit size here, see `weighted_rows`.
     quotient = jnp.where(counted, dual / jnp.where(counted, weight, 1), 0)
-    data = jnp.concatenate([X, jnp.ones_like(y)[:, None]], axis=1)
-    left = scale_rows(to_digits(dual[:, None]), to_digits(data))
-    sums, error = inner(left, to_digits(jnp.column_stack([X, y, quotient])))
+    weighted, rows = weighted_rows(dual, X)
+    alone = scale_rows(to_digits(dual[:, None]), to_digits(jnp.ones_like(y)[:, None]))
+    right = to_digits(jnp.column_stack([rows, y, quotient]))
+    sums, error = inner(join(weighted, alone), right)
     # Scaling may have flushed entries of X and y below the smallest normal number to zero.
     flushed = 4 * X.shape[0] * least * (1 + jnp.max(jnp.abs(X)))
 

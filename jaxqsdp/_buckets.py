@@ -88,14 +88,14 @@ def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
     for index, problem in enumerate(problems):
         n, d = problem.X.shape
         tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype)
-        groups.setdefault(((_rung(n), _rung(d)), *tail), []).append(index)
+        groups.setdefault(((rung(n), rung(d)), *tail), []).append(index)
     return [
         PaddedBucket([problems[index] for index in indices], indices, key[0])
         for key, indices in groups.items()
     ]
 
 
-def _rung(size: int) -> int:
+def rung(size: int) -> int:
     """Round up to 4, 5, 6, 7 or 8 times a power of two: a quarter more at most."""
     power = max(1, 2 ** (max(size - 1, 1).bit_length() - 3))
     return -(-size // power) * power

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from ._buckets import Bucket
+from ._buckets import Bucket, rung
 from ._lift import lifted_size
 from ._problem import Problem
 from ._solution import Solution
@@ -55,17 +55,18 @@ class Job:
     def run(self, waiting: np.ndarray, lanes: int | None) -> None:
         """Solve what is waiting, in chunks of so many lanes; return early at the deadline."""
         threads = self._threads()
-        lanes = min(lanes or self._default_lanes(), len(waiting))
+        lanes = lanes or self._default_lanes()
         if len(waiting) < 4 * lanes * threads:  # with many chunks an incomplete one is no matter
             chunks = threads * -(-len(waiting) // (lanes * threads))
-            lanes = -(-len(waiting) // chunks)
+            lanes = min(lanes, rung(-(-len(waiting) // chunks)))
         work = _work_on_outputs if self.bucket.shares_features else _work_on_problems
         queue = _Queue(waiting)
         if threads > 1:
             key = (work, self.bucket.signature, self.solver, self.max_steps, lanes)
             if key not in _compiled:  # here, and not in every thread
                 work(self, _Queue(queue.take(lanes)), lanes)
-                _compiled.add(key)
+                if not self.is_stopped:
+                    _compiled.add(key)
             self._in_threads(threads, lambda: work(self, queue, lanes))
         else:
             work(self, queue, lanes)
@@ -155,8 +156,8 @@ def _work_on_problems(job: Job, queue: _Queue, lanes: int) -> None:
 
 
 def _pick(tree: Any, lanes: Any) -> Any:
-    """Return one lane or some lanes, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[lanes], tree)
+    """Return one lane or some lanes, on the host, and keep nothing of the others."""
+    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[lanes]), tree)
 
 
 @eqx.filter_jit

@@ -62,8 +62,10 @@ class CrossValidation(eqx.Module):
 
     @property
     def best_beta(self) -> Scalar:
-        """The penalty with the best mean score."""
-        return self.betas[self.best_index]
+        """The penalty with the best mean score; NaN if no mean is a number."""
+        return jnp.where(
+            jnp.isnan(self.mean[self.best_index]), jnp.nan, self.betas[self.best_index]
+        )
 
     @property
     def beta_one_standard_error(self) -> Scalar:

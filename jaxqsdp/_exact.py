@@ -111,6 +111,25 @@ def scale_rows(weight: Digits, x: Digits) -> Digits:
     return Digits(digits, weight.scale * x.scale, remainder, lead)
 
 
+def weighted_rows(
+    weight: Float[Array, " n"], x: Float[Array, "n k"]
+) -> tuple[Digits, Float[Array, "n k"]]:
+    """Return the digits of r_i²·weight_i·(x_i/r_i), and the rows x_i/r_i, which are at most 1.
+
+    The products of their columns are those of Σ_i weight_i x_i x_iᵀ. The power of two r_i is a
+    row's own size, so that a large row of small weight does not hide the others.
+    """
+    size = power_of_two(jnp.max(jnp.abs(x), axis=1))
+    rows = x / size[:, None]
+    return scale_rows(to_digits((weight * size * size)[:, None]), to_digits(rows)), rows
+
+
+def join(left: Digits, right: Digits) -> Digits:
+    """Put columns side by side."""
+    assert (left.remainder, left.lead) == (right.remainder, right.lead)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), left, right)
+
+
 def _relative_norm(x: Digits) -> Float[Array, " k"]:
     """Bound ‖x_j‖₁ / scale_j from above by the first two digits, rounded up."""
     base = 2.0 ** _digit_bits(x.digits.dtype)

@@ -44,7 +44,7 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
     scaled = vectors * eigenvalues[None, :]
     residual = matrix - scaled @ vectors.T
     residual_error = unit * (jnp.abs(scaled) @ jnp.abs(vectors.T)) + eps * jnp.abs(matrix)
-    residual_error = residual_error + tiny(matrix.dtype)
+    residual_error = residual_error + (2 * d + 2) * tiny(matrix.dtype)  # products underflow
     departure = vectors.T @ vectors - jnp.eye(d, dtype=matrix.dtype)
     departure_error = unit * (jnp.abs(vectors.T) @ jnp.abs(vectors)) + eps
 
@@ -68,9 +68,9 @@ def norm_above(matrix: Array) -> Scalar:
 def definite_shift(matrix: Float[Array, "d d"], least: float) -> Scalar:
     """Estimate the smallest s ≥ `least` for which a symmetric matrix + s·1 is definite.
 
-    That is −λmin, from above by 1 % or less in up to a dozen dimensions; beyond, within 10 % of
-    ‖matrix‖ at worst. It is minus the smallest Ritz value of a dozen Lanczos steps plus the norm of
-    its residual: no proof, but cheaper than an eigenvalue decomposition.
+    That is −λmin, from above by about 1 % in up to a dozen dimensions, and beyond within some 10 %
+    of ‖matrix‖, either way. It is minus the smallest Ritz value of a dozen Lanczos steps plus the
+    norm of its residual: no proof, but cheaper than an eigenvalue decomposition.
 
     Source: Toh, *A note on the calculation of step-lengths in interior-point methods for
     semidefinite programming* (2002).

@@ -203,8 +203,8 @@ def grid_of(
             raise ValueError(f"`betas` must be positive and finite, got {grid}.")
         return -jnp.sort(-grid)
     check_count(num_betas, "num_betas")
-    if not 0 < ratio < 1:
-        raise ValueError(f"`ratio` must be between 0 and 1, got {ratio}.")
+    if not (isinstance(ratio, float) and 0 < ratio < 1):
+        raise ValueError(f"`ratio` must be a number between 0 and 1, got {ratio!r}.")
     largest = beta_max(problem.X, problem.y, problem.sample_weight)
     if is_concrete(largest) and not largest > 0:
         raise ValueError(

@@ -71,6 +71,8 @@ class Problem(eqx.Module):
         if is_concrete(X, y, beta, weight):
             _check_values(X, y, beta, weight)
         self.X, self.y, self.beta = X.astype(dtype), y.astype(dtype), beta.astype(dtype)
+        if is_concrete(self.beta) and np.any(np.asarray(self.beta) == 0):
+            raise ValueError(f"`beta` is too small for {dtype}, got {beta}.")
         self.sample_weight = None if weight is None else weight.astype(dtype)
         self.loss = SquaredLoss() if loss is None else loss
         if not isinstance(self.loss, SquaredLoss):
@@ -131,11 +133,21 @@ class Problem(eqx.Module):
 
 
 def check_single(problem: Problem) -> None:
-    """Raise `ValueError` for a stacked problem."""
+    """Raise `ValueError` for a stacked problem, `TypeError` for one that would lose its dtype."""
+    check_dtype(problem)
     if problem.X.ndim != 2:
         raise ValueError(
             f"`problem` is stacked: X has shape {problem.X.shape}. Use `jax.vmap`, as in "
             "`jax.vmap(jaxqsdp.solve)(problem)`."
+        )
+
+
+def check_dtype(problem: Problem) -> None:
+    """Raise `TypeError` for float64 data while JAX is in 32-bit mode, which would round them."""
+    if jax.dtypes.canonicalize_dtype(problem.X.dtype) != problem.X.dtype:
+        raise TypeError(
+            f"`problem` is {problem.X.dtype}, but 64-bit mode is off here; turn it on by "
+            "`jax.config.update('jax_enable_x64', True)`, or build the problem in float32."
         )
 
 

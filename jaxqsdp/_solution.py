@@ -136,7 +136,9 @@ def sum_below(bounds: Float[Array, " c"]) -> Scalar:
 
 
 def check_solution(problem: Problem, solution: Solution) -> None:
-    """Raise `ValueError` unless the solution has the shapes of the problem."""
+    """Raise `TypeError` or `ValueError` unless it is a solution with the shapes of the problem."""
+    if not isinstance(solution, Solution):
+        raise TypeError(f"`solution` must be a `Solution`, got {type(solution).__name__}.")
     d = problem.num_features
     has = (solution.dual.shape, solution.quadratic_form.shape[-2:])
     if has != (problem.y.shape, (d, d)):

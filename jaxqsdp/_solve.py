@@ -21,7 +21,7 @@ from ._solution import Solution, Stats, Status, status_text
 from ._solver import AbstractSolver, Iterate, default_solver
 from ._solver.base import AbstractProcess, CoreProblem
 from ._solver.splitting import select
-from ._types import Scalar, check_count, highest_precision, is_concrete
+from ._types import Scalar, check_count, highest_precision, is_concrete, tiny
 from ._units import Samples, Units, moderate
 
 
@@ -216,9 +216,11 @@ def finish(running: Running) -> Solution:
             stats=Stats(report.num_steps, gap, report.residual),
             multi_output=False,
         )
+        underflown = (point.value > 0) & (solution.value < tiny(X.dtype))
         numbers = eqx.filter(solution, eqx.is_inexact_array)
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)]
-        return _marked_invalid(solution, ~(output.usable & jnp.all(jnp.stack(finite))))
+        representable = jnp.all(jnp.stack(finite)) & ~underflown
+        return _marked_invalid(solution, ~(output.usable & representable))
 
     process, state = running.process, running.state
     if problem.y.ndim == 1:

@@ -16,9 +16,9 @@ from problems import SMALL, Data, planted
 from referee import check
 
 import jaxqsdp as qs
-from jaxqsdp._checkpoint import Checkpoint
+from jaxqsdp import _chunks
 
-COUNT = 22  # no multiple of the lanes, nor of the groups in which they are refilled
+COUNT = 22  # no multiple of the lanes
 
 
 @pytest.fixture(scope="module")
@@ -206,11 +206,49 @@ def test_a_kill_loses_no_more_than_what_is_pending(tmp_path):
     assert 48 <= len(places) < count
     assert len(np.unique(places)) == len(places)
 
-    datas = [planted(seed, *SMALL) for seed in range(64)]
-    values = [s.value for s in solve_all([Data(d.X, d.y, 0.5) for d in datas], np.float64)]
-    label = (folder / "problems.json").read_text().split('"')[3]
-    for _, some, leaves in Checkpoint(folder, label).load():
-        np.testing.assert_allclose(leaves[0], np.asarray(values)[some % 64], rtol=1e-8)
+    datas = [planted(seed % 64, 24, 5) for seed in range(count)]
+    X, y = (np.stack([getattr(data, name) for data in datas]) for name in ("X", "y"))
+    problems = jax.vmap(lambda X, y: qs.Problem(X, y, 0.5))(X, y)
+    whole = qs.solve_batch(problems, checkpoint=folder)
+    assert np.all(whole.status == qs.Status.solved)
+    values = [s.value for s in solve_all([Data(d.X, d.y, 0.5) for d in datas[:64]], np.float64)]
+    np.testing.assert_allclose(whole.value, np.asarray(values)[np.arange(count) % 64], rtol=1e-8)
+    every = np.concatenate([np.load(part)["places"] for part in folder.glob("part-*.npz")])
+    np.testing.assert_array_equal(np.sort(every), np.arange(count))  # none solved twice
+
+
+def test_stragglers_go_on_together(problems, expected, monkeypatch):
+    """With two steps a visit every lane is a straggler several times."""
+    visits = []
+    resume = _chunks._resume
+    monkeypatch.setattr(_chunks, "_STEPS", 2)
+    monkeypatch.setattr(_chunks, "_resume", lambda chunk: visits.append(1) or resume(chunk))
+    batch = qs.solve_batch(stack(problems), lanes=5)  # a number no other test has compiled
+    assert_same(batch, expected)
+    assert len(visits) >= np.min(expected.stats.num_steps) // 2
+
+
+def test_iterators_are_taken_once(problems, expected):
+    solutions = qs.solve_batch(problem for problem in problems[:3])
+    np.testing.assert_allclose([s.value for s in solutions], expected.value[:3], rtol=1e-8)
+
+
+def test_a_part_that_cannot_be_read_is_solved_again(problems, expected, tmp_path):
+    qs.solve_batch(stack(problems), checkpoint=tmp_path)
+    (part,) = tmp_path.glob("part-*.npz")
+    part.write_bytes(part.read_bytes()[:1000])
+    (tmp_path / "part-empty.npz").touch()
+    assert_same(qs.solve_batch(stack(problems), checkpoint=tmp_path), expected)
+
+
+def test_results_outlive_a_disk_that_fails(problems, expected, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        batch = qs.solve_batch(stack(problems), checkpoint=tmp_path)
+    assert_same(batch, expected)
 
 
 def test_ctrl_c_returns_what_is_finished(tmp_path):
@@ -238,6 +276,8 @@ def test_ctrl_c_returns_what_is_finished(tmp_path):
         ({"max_steps": 0}, ValueError, "`max_steps`"),
         ({"lanes": 0}, ValueError, "`lanes`"),
         ({"time_limit": 0}, ValueError, "`time_limit`"),
+        ({"time_limit": "5"}, ValueError, "`time_limit`"),
+        ({"problems": None}, TypeError, "`problems` must be a stacked"),
         ({"time_limit": float("nan")}, ValueError, "`time_limit`"),
     ],
 )

@@ -150,6 +150,17 @@ def test_a_graded_system_survives_badly_scaled_features():
     check(problem.X, problem.y, problem.beta, solution, 1e-9)
 
 
+@pytest.mark.parametrize(("n", "d"), [(3, 8), (25, 25)])
+@pytest.mark.parametrize(("fraction", "gap"), [(1e-5, 2e-2), (1e-4, 1e-3)])
+def test_nearly_collinear_features_in_float32(n, d, fraction, gap):
+    data = planted(0, n, d)
+    X = (data.X[:, :1] + 1e-4 * data.X).astype(np.float32)
+    y = data.y.astype(np.float32)
+    beta = np.float32(fraction) * qs.beta_max(X, y)
+    solution = solve(qs.Problem(X, y, beta))
+    assert solution.stats.gap <= gap
+
+
 @pytest.mark.parametrize("beta", [0.003, 0.3])
 def test_slow_first_steps_are_no_reason_to_stop(beta):
     """Nor is a graded system lost with many samples: ten features from 1e-2 to 1e2."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -19,6 +20,7 @@ from .base import (
     Iterate,
     Report,
     check_limits,
+    number,
     uncertified,
 )
 from .least_squares import Factorization, LeastSquares, factorize
@@ -55,8 +57,8 @@ class ADMM(AbstractSolver):
     idea of the safeguard.
     """
 
-    tol: float | None = None
-    tol_residual: float | None = None
+    tol: float | None = eqx.field(default=None, converter=number)
+    tol_residual: float | None = eqx.field(default=None, converter=number)
     max_steps: int = 10_000
     relaxation: float = 1.6
     memory: int = 30

@@ -81,6 +81,14 @@ class AbstractSolver(eqx.Module):
         """Set out to solve one problem."""
 
 
+def number(value: Any) -> float | None:
+    """Convert an option to a plain number, which can be hashed and compared; None stays."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"a tolerance must be a number or None, got {value!r}.") from None
+
+
 def check_limits(solver: Any) -> None:
     """Raise `ValueError` unless the tolerances and the step limit make sense."""
     for name in ("tol", "tol_residual"):

@@ -21,7 +21,7 @@ def default_solver(n: int, d: int, dtype: Any) -> AbstractSolver:
 
     `InteriorPoint` wherever its Newton systems are small: it is faster at equal accuracy and its
     steps hardly vary, so a batch has no stragglers. In float32 with fewer samples than entries of
-    Z, its systems are not graded and lose accuracy as the samples grow: there, `ADMM`.
+    Z, graded systems cost more than `ADMM` as the samples grow.
     """
     size = lifted_size(d)
     if size < n:

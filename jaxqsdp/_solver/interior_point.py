@@ -16,6 +16,7 @@ from .base import (
     Iterate,
     Report,
     check_limits,
+    number,
     uncertified,
 )
 from .central_path import CentralPath, Point
@@ -53,8 +54,8 @@ class InteriorPoint(AbstractSolver):
     Tütüncü, *On the Nesterov–Todd direction in semidefinite programming* (1998).
     """
 
-    tol: float | None = None
-    tol_residual: float | None = None
+    tol: float | None = eqx.field(default=None, converter=number)
+    tol_residual: float | None = eqx.field(default=None, converter=number)
     max_steps: int = 50
 
     def __check_init__(self) -> None:
