@@ -116,11 +116,10 @@ def peers(
         return [_peers.conic(data.X, data.y, beta, lower=False) for data in datas[:count]]
 
     rows = []
-    for peer, tolerances in (("clarabel", (1e-6, 1e-7, 1e-8)), ("scs", (1e-4, 1e-6, 1e-8, 1e-10))):
+    tolerances = [target * 10.0**-k for k in range(5)]
+    for peer in ("clarabel", "scs"):
         one = _peers.conic(datas[0].X, datas[0].y, beta, lower=peer == "scs")
         for tol in tolerances:
-            if tol < 1e-2 * target:
-                break
             start = time.perf_counter()
             getattr(_peers, peer)(one, tol)
             count = int(np.clip(budget * cores / (time.perf_counter() - start), cores, len(datas)))
@@ -132,7 +131,7 @@ def peers(
         again = functools.partial(_peers.on_both_cores, peer, (n, d), _FRACTION, count, tol, cores)
         median = statistics.median([seconds] + [again()[0] for _ in range(repeats - 1)])
         rows.append(_row(f"{peer} (tol {tol:.0e})", count, gap, median))
-    for tol in (1e-6, 1e-7, 1e-8):
+    for tol in tolerances:
         few = upper(min(8, len(datas)))
         solve, read = _peers.moreau_batch(few, tol)
         solve()

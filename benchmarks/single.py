@@ -26,16 +26,20 @@ from ._report import arguments, publish, seconds
 from .batch import peers
 
 _GAP = 1e-6
-_SIZES = [(30, 6), (100, 10), (100, 20), (400, 20), (2000, 10), (100, 40), (400, 40)]
+_SIZES = ["30x6", "100x10", "100x20", "400x20", "2000x10", "100x40", "400x40"]
+_REAL = ["wine", "diabetes", "breast_cancer", "digits"]
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--no-peer", action="store_true", help="leave the peers out")
+    parser.add_argument("--sizes", nargs="*", default=_SIZES)
+    parser.add_argument("--real", nargs="*", default=_REAL, help="data sets, without peers")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    problems = [(f"planted {n}×{d}", planted(0, n, d)) for n, d in _SIZES]
-    problems += [(name, real(name)) for name in ("wine", "diabetes", "breast_cancer", "digits")]
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes]
+    problems = [(f"planted {n}×{d}", planted(0, n, d)) for n, d in sizes]
+    problems += [(name, real(name)) for name in options.real]
     rows: list[dict[str, Any]] = []
     for name, data in problems:
         n, d = data.X.shape

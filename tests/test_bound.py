@@ -13,13 +13,23 @@ from hypothesis.extra.numpy import arrays
 from problems import BETAS, built_from_solution, planted, real
 from referee import exact_bound
 
-from jaxqsdp._bound import dual_bound
+from jaxqsdp._bound import dual_bound, scaled_dual_bound
 
 bound_of = jax.jit(dual_bound)
 
 
 def floats(low, high):
     return st.floats(low, high, width=32)
+
+
+@pytest.mark.parametrize("size", [1e5, 1e6])
+def test_an_outlying_sample_does_not_hide_the_others(size, dtype):
+    """The multiplier of the outlier is zero; the other sample proves 3/8 for β = 1/2."""
+    X = np.array([[size, 0], [0, 1]], dtype)
+    y, weight, dual = (np.array(a, dtype) for a in ([0, 1], [1, 1], [0, 0.5]))
+    p = np.array([0, 0.5], dtype)
+    bound = float(jax.jit(scaled_dual_bound)(X, y, weight, dtype(0.5), dual, p))
+    assert 0.375 * (1 - 100 * np.finfo(dtype).eps) <= bound <= 0.375
 
 
 @hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
