@@ -30,10 +30,12 @@ def _batch(solver: qs.AbstractSolver) -> Callable[[jax.Array, jax.Array], qs.Sol
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--lanes", type=int, default=256)
+    parser.add_argument("--sizes", nargs="+", default=["30x6", "100x10", "100x20", "400x20"])
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     rows = []
-    for n, d in ((30, 6), (100, 10), (100, 20), (400, 20)):
+    for size in options.sizes:
+        n, d = map(int, size.split("x"))
         data = [planted(seed, n, d) for seed in range(options.lanes)]
         X = jnp.asarray(np.stack([one.X for one in data]))
         y = jnp.asarray(np.stack([one.y for one in data]))

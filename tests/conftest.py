@@ -23,3 +23,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """Unload what a module compiled: the mappings of memory that a process may have are limited."""
+    yield
+    jax.clear_caches()
