@@ -47,7 +47,7 @@ def test_eigenvalue_bound_is_proven_and_tight(d, dtype):
         assert is_below_every_eigenvalue(bound, matrix), name
         smallest = np.linalg.eigvalsh(matrix.astype(np.float64))[0]
         allowance = (8 + 12 * d**1.5) * np.finfo(dtype).eps * np.abs(eigenvalues).max()
-        underflow = d * (2 * d + 3) * np.finfo(dtype).tiny  # norm of 2d + 2 in each entry
+        underflow = d * (2 * d + 4) * np.finfo(dtype).tiny  # the norm of that in each entry
         assert smallest - bound <= allowance + underflow, name
 
 
