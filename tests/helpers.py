@@ -14,7 +14,6 @@ from jaxqsdp._solver import default_solver
 
 GAP = {np.float64: 1e-6, np.float32: 1e-3}  # what default options must certify, relative
 HARD_GAP = 1e-2  # in float32, at penalties below 0.05·d or on badly scaled data
-HARDEST_GAP = 3e-2  # in float32, where products of features span eight orders of magnitude
 _LANES = 16  # problems of one shape share a program with this many lanes
 
 
@@ -74,16 +73,15 @@ def solve_over_betas(data, betas, dtype, max_steps=None):
     return [lane(batch, index) for index in range(len(betas))]
 
 
-def assert_solved(data, solution, dtype, *, hard=False, hardest=False, referenced=True):
+def assert_solved(data, solution, dtype, *, hard=False, referenced=True):
     """Send a solution with default options to the referee and, if `referenced`, to Clarabel.
 
     `Status.solved` must mean that the certified gap is within the default tolerance. Only where
     that is `hard` in float32 may the solver stop short of it, if it says so.
     """
-    data, hard = data.astype(dtype), (hard or hardest) and dtype == np.float32
+    data, hard = data.astype(dtype), hard and dtype == np.float32
     numbers = data.X, data.y, dtype(data.beta)
-    hard_gap = HARDEST_GAP if hardest else HARD_GAP
-    check(*numbers, solution, hard_gap if hard else GAP[dtype], weight=data.weight)
+    check(*numbers, solution, HARD_GAP if hard else GAP[dtype], weight=data.weight)
     solved = solution.status == qs.Status.solved
     # In float64 the certificate's allowance for rounding may be as large as the tolerance.
     excused = hard or (dtype == np.float64 and solution.stats.gap <= 4e-9)

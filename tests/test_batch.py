@@ -64,8 +64,8 @@ def test_the_splitting_solver_in_a_batch(problems, expected):
 
 
 def test_lists_of_any_shapes_come_back_in_order():
-    """Two shapes in float64, padded to (24, 5), and one problem in float32."""
-    shapes = [(23 + index % 2, 5) for index in range(11)]
+    """Eleven shapes in float64 and one in float32, all padded to (24, 5) but that one."""
+    shapes = [(21 + index % 4, 5) for index in range(11)]
     problems = [problem_of(planted(k, *shape), np.float64) for k, shape in enumerate(shapes)]
     problems.insert(4, problem_of(planted(0, *SMALL), np.float32))
     solutions = qs.solve_batch(problems, lanes=4)
@@ -81,6 +81,11 @@ def test_lists_of_any_shapes_come_back_in_order():
         np.testing.assert_allclose(predicted, solution.predictions, rtol=1e-3, atol=1e-4)
         gap = 1e-3 if problem.X.dtype == np.float32 else 1e-8
         check(problem.X, problem.y, problem.beta, solution, gap)
+        recomputed = qs.certify(problem, NO_NETWORK, solution=solution).lower_bound
+        np.testing.assert_allclose(recomputed, solution.lower_bound, rtol=gap)
+
+
+NO_NETWORK = qs.QuantizedNetwork.from_weights(np.ones((1, 5)), np.ones((1, 5)), np.zeros(1))
 
 
 def test_padding_features_changes_nothing():
@@ -97,6 +102,7 @@ def test_padding_features_changes_nothing():
 def test_problems_that_share_features_are_outputs_of_one(problems):
     shared = [qs.Problem(problems[0].X, one.y, one.beta) for one in problems]
     batch = qs.solve_batch(stack(shared), lanes=8)
+    assert_same(batch, jax.vmap(lambda one: qs.solve(one, throw=False))(stack(shared)))
     for index, one in enumerate(shared):
         check(one.X, one.y, one.beta, lane(batch, index), 1e-8)
 

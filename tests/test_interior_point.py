@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import lane, problem_of, stack
-from problems import SMALL, Data, degenerate, planted
+from problems import SMALL, Data, degenerate, planted, real
 from referee import check
 
 import jaxqsdp as qs
@@ -111,7 +111,7 @@ def test_compression_is_exact():
     np.testing.assert_allclose(dual @ short, long @ y, rtol=1e-12)
 
 
-@pytest.mark.parametrize("n", [15, 16])
+@pytest.mark.parametrize("n", [14, 15, 16, 60])
 def test_both_forms_give_the_same_solution(n):
     """On both sides of n = D = 15, where the form of the Newton systems changes."""
     data = planted(0, n, 5, noise=0.5)
@@ -173,7 +173,7 @@ def test_slow_first_steps_are_no_reason_to_stop(beta):
 
 def test_float32_stops_where_it_must_and_says_so():
     """Far below the default tolerance, the status tells; the bound holds all the same."""
-    problem = problem_of(planted(0, *SMALL), np.float32)
+    problem = problem_of(dataclasses.replace(real("wine"), beta=0.7), np.float32)
     solution = solve(problem, tol=1e-9, tol_residual=1e-9)
     assert solution.status == qs.Status.dtype_accuracy
     check(problem.X, problem.y, problem.beta, solution, 1e-3)

@@ -323,7 +323,7 @@ def test_relaxation_equals_dropping_rows():
             predictions = np.einsum("ni,ij,nj->n", features, optimum.form, features)
             squares = (predictions - y)[held_out] ** 2
             row[index] = np.average(squares, weights=weight[held_out])
-    np.testing.assert_allclose(result.scores, scores, rtol=1e-4)
+    np.testing.assert_allclose(result.scores, scores, rtol=1e-5)
     np.testing.assert_allclose(result.mean, scores.mean(0), rtol=1e-5)
     expected = scores.std(0, ddof=1) / np.sqrt(FOLDS)
     np.testing.assert_allclose(result.standard_error, expected, rtol=1e-4)

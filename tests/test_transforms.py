@@ -174,9 +174,11 @@ def test_status_is_per_lane_and_nothing_raises_under_transforms(loops):
     steps = loops[np.float64, False].stats.num_steps
     limit = int(steps.min())
     limited_solve = jax.vmap(lambda *one: qs.solve(qs.Problem(*one), max_steps=limit))
-    statuses = limited_solve(*arguments(np.float64)).status
-    solved, limited = (np.asarray(statuses == s) for s in (qs.Status.solved, qs.Status.max_steps))
-    np.testing.assert_array_equal(solved, ~limited)
-    # Rounding differs between programs, which may move a lane's end by a step.
-    assert np.all(limited[steps > limit + 1])
-    assert np.any(limited)
+    limited = limited_solve(*arguments(np.float64))
+    # The loop ends on an uncertified gap, which is asked to be a little less than the tolerance.
+    solved = (limited.stats.gap <= 1e-9) & (limited.stats.residual <= 1e-8)
+    np.testing.assert_array_equal(limited.status == qs.Status.solved, solved)
+    np.testing.assert_array_equal(limited.status == qs.Status.max_steps, ~solved)
+    assert np.all(solved[steps == limit])
+    assert not np.any(solved[steps > limit + 1])
+    assert not np.all(solved)
