@@ -1,5 +1,7 @@
 """Two-layer networks with quantized weights, trained by semidefinite programming, with a proof."""
 
+from ._adjoint import AbstractAdjoint as AbstractAdjoint
+from ._adjoint import Implicit as Implicit
 from ._batch import solve_batch as solve_batch
 from ._beta_max import beta_max as beta_max
 from ._certificate import Certificate as Certificate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import equinox as eqx
@@ -126,6 +127,18 @@ class Solution(eqx.Module):
 def _items() -> list[tuple[str, Status]]:
     names = ("solved", "dtype_accuracy", "max_steps", "interrupted", "invalid_data")
     return [(name, getattr(Status, name)) for name in names]
+
+
+def outputs_first(solution: Solution) -> Solution:
+    """One lane per output: λ and ŷ (n, c) become (c, n)."""
+    return dataclasses.replace(
+        solution, dual=solution.dual.T, predictions=solution.predictions.T, multi_output=False
+    )
+
+
+def outputs_last(lanes: Solution) -> Solution:
+    """Inverse of `outputs_first`."""
+    return dataclasses.replace(outputs_first(lanes), multi_output=True)
 
 
 def sum_below(bounds: Float[Array, " c"]) -> Scalar:

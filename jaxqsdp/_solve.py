@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ._adjoint import AbstractAdjoint, Implicit
 from ._bound import dual_bound
 from ._lift import quadratic_forms
 from ._problem import Problem, check_single
 from ._residuals import feasible_point, relative_gap
-from ._solution import Solution, Stats, Status, status_text
+from ._solution import Solution, Stats, Status, outputs_first, outputs_last, status_text
 from ._solver import AbstractSolver, Iterate, default_solver
 from ._solver.base import AbstractProcess, CoreProblem
 from ._solver.splitting import select
@@ -39,6 +40,7 @@ def solve(
     *,
     max_steps: int | None = None,
     warm_start: Solution | None = None,
+    adjoint: AbstractAdjoint = Implicit(),  # noqa: B008
     throw: bool = True,
 ) -> Solution:
     """Solve the semidefinite relaxation, with a proven lower bound on the training problem.
@@ -59,6 +61,7 @@ def solve(
         the last multiple of `check_every` that is not above it.
     - `warm_start`: a `Solution` of a problem of the same shapes. `InteriorPoint` needs none and
         ignores it.
+    - `adjoint`: how the solution is differentiated with respect to X, y, beta and sample_weight.
     - `throw`: raise `SolveError` if the solve failed (step limit, invalid data) and the status can
         be looked at, that is, outside every transform. Otherwise read `solution.status`.
 
@@ -66,10 +69,10 @@ def solve(
 
     Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420), re-derived.
     """
-    _check_arguments(problem, solver, max_steps, warm_start)
+    _check_arguments(problem, solver, max_steps, warm_start, adjoint)
     solver = solver_for(problem.X.shape, problem.X.dtype, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
-    solution = _solve(problem, solver, limit, warm_start)
+    solution = _solve(problem, solver, limit, warm_start, adjoint)
     if throw and is_concrete(solution.status):
         _raise_if_failed(solution)
     return solution
@@ -146,7 +149,7 @@ def begin(
         process, state = begin_output(problem.y, problem.beta, problem.is_valid, warm_start)
     else:
         columns = problem.columns
-        warm_start = None if warm_start is None else _outputs_first(warm_start)
+        warm_start = None if warm_start is None else outputs_first(warm_start)
         arguments = columns.y.T, columns.beta, columns.is_valid, warm_start
         process, state = jax.vmap(begin_output)(*arguments)
     return Running(problem, process, state, solver)
@@ -227,28 +230,19 @@ def finish(running: Running) -> Solution:
         return finish_output(problem.y, problem.beta, problem.is_valid, process, state)
     columns = problem.columns
     arguments = columns.y.T, columns.beta, columns.is_valid, process, state
-    return _outputs_last(jax.vmap(finish_output)(*arguments))
+    return outputs_last(jax.vmap(finish_output)(*arguments))
 
 
 @eqx.filter_jit
 def _solve(
-    problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None
+    problem: Problem,
+    solver: AbstractSolver,
+    max_steps: int,
+    warm_start: Solution | None,
+    adjoint: AbstractAdjoint,
 ) -> Solution:
-    return finish(complete(begin(problem, solver, max_steps, warm_start)))
-
-
-def _outputs_first(solution: Solution) -> Solution:
-    """One lane per output: λ and ŷ (n, c) become (c, n)."""
-    return dataclasses.replace(
-        solution,
-        dual=solution.dual.T,
-        predictions=solution.predictions.T,
-        multi_output=False,
-    )
-
-
-def _outputs_last(lanes: Solution) -> Solution:
-    return dataclasses.replace(_outputs_first(lanes), multi_output=True)
+    fixed, warm_start = jax.lax.stop_gradient((problem, warm_start))
+    return adjoint.attach(problem, finish(complete(begin(fixed, solver, max_steps, warm_start))))
 
 
 def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) -> Iterate:
@@ -284,7 +278,10 @@ def _check_arguments(
     solver: AbstractSolver | None,
     max_steps: int | None,
     warm_start: Solution | None,
+    adjoint: AbstractAdjoint,
 ) -> None:
+    if not isinstance(adjoint, AbstractAdjoint):
+        raise TypeError(f"`adjoint` must be an adjoint such as `Implicit()`, got {adjoint!r}.")
     if not isinstance(problem, Problem):
         raise TypeError(
             f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "

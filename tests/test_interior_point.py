@@ -89,10 +89,11 @@ def test_newton_systems_solve_the_linearized_conditions(form):
     matrix = np.asarray(dense_newton(data, points))
     k = matrix.shape[0] - 7
     a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, 6, ()))
-    dual, diagonal = NewtonSystem.of(data, points).solve(a, b, c)
+    dual, diagonal, scale = NewtonSystem.of(data, points).solve(a, b, c)
     expected = np.linalg.solve(matrix, np.concatenate([a, b, c[None]]))
     np.testing.assert_allclose(dual, expected[:k], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(diagonal, expected[k : k + 6], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(scale, expected[-1], rtol=1e-8, atol=1e-8)
 
 
 def test_compression_is_exact():

@@ -88,6 +88,15 @@ class CentralPath(eqx.Module):
         second_order = (product + jnp.swapaxes(product, 1, 2)) / 2
         return linear.move(linear.towards(centering * mu, second_order))
 
+    def center(self, point: Point, mu: Scalar) -> Point:
+        """Take a Newton step towards the point of the path with P·S = μ·1 in both cones."""
+        linear = _Linearization.of(self, point)
+        return linear.move(linear.towards(mu, jnp.zeros_like(point.primal)))
+
+    def complementarity(self, point: Point) -> Float[Array, "2 d"]:
+        """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
+        return jnp.square(Scaling.of(point.primal, self.slack(point.dual, point.diagonal)).values)
+
     def is_interior(self, point: Point) -> Bool[Array, ""]:
         """Whether all matrices are numerically positive definite."""
         slack = self.slack(point.dual, point.diagonal)
@@ -147,7 +156,7 @@ class _Linearization(eqx.Module):
             a = misfit - path.data.mv((primal_step[0] - primal_step[1]) / 2) - dual
             # Any multiple of 1 is taken up by dρ.
             b = -sums - jnp.diagonal(primal_step[0] + primal_step[1]) / 2
-            more_dual, more_diagonal = self.system.solve(a, b, budget - jnp.sum(diagonal))
+            more_dual, more_diagonal, _ = self.system.solve(a, b, budget - jnp.sum(diagonal))
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root
             primal_step = self._conjugated(centered - slack)

@@ -43,6 +43,14 @@ class NewtonData(eqx.Module):
         """Return the targets of the equivalent problem with k samples."""
 
     @abc.abstractmethod
+    def split(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
+        """Return what k samples see of n numbers, and the rest, on which H is the identity."""
+
+    @abc.abstractmethod
+    def join(self, inside: Float[Array, " k"], outside: Float[Array, " n"]) -> Array:
+        """Inverse of `split`."""
+
+    @abc.abstractmethod
     def expand(self, dual: Float[Array, " k"], y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return the multiplier of the given problem from that of the equivalent one."""
 
@@ -74,6 +82,14 @@ class SampleData(NewtonData):
     def project(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return y itself."""
         return y
+
+    def split(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
+        """Return y and zeros."""
+        return y, jnp.zeros_like(y)
+
+    def join(self, inside: Float[Array, " n"], outside: Float[Array, " n"]) -> Array:
+        """Return the sum."""
+        return inside + outside
 
     def expand(self, dual: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return λ itself."""
@@ -133,6 +149,15 @@ class CompressedData(NewtonData):
         more = self.left.T @ outside  # what rounding left inside
         return inside + more, outside - self.left @ more
 
+    def split(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
+        """Return (Qᵀy, 0) and y − QQᵀy."""
+        inside, outside = self._outside(y)
+        return jnp.append(inside, 0), outside
+
+    def join(self, inside: Float[Array, " k"], outside: Float[Array, " n"]) -> Array:
+        """Return Q times the first numbers plus the rest."""
+        return self.left @ inside[:-1] + outside
+
     def project(self, y: Float[Array, " n"]) -> Float[Array, " k"]:
         """Return (Qᵀy, ‖y − QQᵀy‖)."""
         inside, outside = self._outside(y)
@@ -180,11 +205,12 @@ def _column_squares(W: Float[Array, "d d"]) -> Float[Array, "D d"]:
 
 
 class NewtonSystem(eqx.Module):
-    """H = LLᵀ, L⁻¹B and the factored Schur complement C − BᵀH⁻¹B."""
+    """H = LLᵀ, L⁻¹B, the factored Schur complement C − BᵀH⁻¹B and its inverse times 1."""
 
     lower: Float[Array, "k k"]
     coupling: Float[Array, "k d"]
     schur: Float[Array, "d d"]
+    spread: Float[Array, " d"]
 
     @staticmethod
     def of(data: NewtonData, scaling_points: Float[Array, "2 d d"]) -> NewtonSystem:
@@ -193,18 +219,25 @@ class NewtonSystem(eqx.Module):
         lower = _cholesky(h)
         coupling = solve_triangular(lower, b, lower=True)
         c = jnp.sum(jnp.square(scaling_points), axis=0) / 4
-        return NewtonSystem(lower, coupling, _cholesky(c - coupling.T @ coupling))
+        schur = _cholesky(c - coupling.T @ coupling)
+        spread = _cholesky_solve(schur, jnp.ones(c.shape[:1], c.dtype))
+        return NewtonSystem(lower, coupling, schur, spread)
 
-    def solve(self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar) -> tuple[Array, Array]:
-        """Return (dλ, dp)."""
+    def solve(
+        self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar
+    ) -> tuple[Array, Array, Scalar]:
+        """Return (dλ, dp, dρ)."""
         half = solve_triangular(self.lower, a, lower=True)
-        rhs = self.coupling.T @ half - b
-        both = jnp.stack([rhs, jnp.ones_like(rhs)], axis=1)
-        full = solve_triangular(self.schur, both, lower=True)
-        full = solve_triangular(self.schur, full, lower=True, trans=1)
-        rho = (jnp.sum(full[:, 0]) - c) / jnp.sum(full[:, 1])
-        dp = full[:, 0] - rho * full[:, 1]
-        return solve_triangular(self.lower, half + self.coupling @ dp, lower=True, trans=1), dp
+        free = _cholesky_solve(self.schur, self.coupling.T @ half - b)
+        rho = (jnp.sum(free) - c) / jnp.sum(self.spread)
+        dp = free - rho * self.spread
+        dual = solve_triangular(self.lower, half + self.coupling @ dp, lower=True, trans=1)
+        return dual, dp, rho
+
+
+def _cholesky_solve(lower: Float[Array, "d d"], rhs: Float[Array, " d"]) -> Float[Array, " d"]:
+    half = solve_triangular(lower, rhs, lower=True)
+    return solve_triangular(lower, half, lower=True, trans=1)
 
 
 def _cholesky(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:

@@ -1,0 +1,205 @@
+"""How a solution is differentiated with respect to its problem."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from ._central import Central, Data, Inverse, central_point, derivative, limit_point
+from ._problem import Problem
+from ._solution import Solution, Status, outputs_first, outputs_last
+from ._types import Scalar, epsilon, highest_precision, tiny
+from ._units import Units, moderate
+
+# By the bits of the dtype. The point is as exact as eps/smoothing.
+_LEAST = {64: 1e-10, 32: 1e-4}  # smoothing that can be followed
+_EXTRAPOLATED = {64: 1e-7, 32: 3e-4}  # smoothing from which none is extrapolated
+
+
+class AbstractAdjoint(eqx.Module):
+    """A way to differentiate a solution."""
+
+    @abc.abstractmethod
+    def attach(self, problem: Problem, solution: Solution) -> Solution:
+        """Return the solution, with derivatives with respect to X, y, β and weights."""
+
+
+class Implicit(AbstractAdjoint):
+    """Derivatives from the optimality conditions, whichever solver ran and however it got there.
+
+    - `value`: by the envelope theorem, ∂β = ρ, ∂y = λ, ∂w = ½r², ∂x_i = −2λ_i Z x_i, no linear
+      solve, and as exact as the solution. `lower_bound` has the same derivative: both equal p_sdp.
+    - `quadratic_form`, `scale`, `dual`, `predictions`: of the point of the central path with
+      P·S = μ·1 in both cones, μ = smoothing·value/(2d), reached by a few Newton steps: finite and
+      smooth wherever the solution has no derivative. With smoothing 0, of what a point of small μ
+      extrapolates to, which is exact where the solution is unique and strictly complementary.
+    - `gram`, `dual_diagonal`: likewise if smoothing > 0; else zero, as they may not be unique.
+
+    Forward and reverse mode, any number of times, under `jit` and `vmap`. The solution itself is
+    not smoothed. A failed solve has zero derivatives; NaN where the central point was not found.
+
+    **Arguments:**
+
+    - `smoothing`: dimensionless. If not 0, at least 1e-10 in float64 and 1e-4 in float32 is used,
+      which is what rounding errors allow.
+
+    **Raises:** `ValueError` naming the argument if it is out of range.
+    """
+
+    smoothing: float = eqx.field(default=0.0, static=True)
+
+    def __check_init__(self) -> None:
+        smoothing = self.smoothing
+        if isinstance(smoothing, bool) or not isinstance(smoothing, int | float):
+            raise TypeError(f"`smoothing` must be a number, got {smoothing!r}.")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"`smoothing` must be at least 0 and below 1, got {smoothing}.")
+
+    def attach(self, problem: Problem, solution: Solution) -> Solution:
+        """Return the solution, with derivatives with respect to X, y, β and weights."""
+        numbers, rest = eqx.partition(solution, eqx.is_inexact_array)
+        usable = (solution.status == Status.solved) | (solution.status == Status.dtype_accuracy)
+        attach = functools.partial(_with_derivatives, self.smoothing)
+        X, weight = problem.X, problem.weight
+        if problem.y.ndim == 1:
+            numbers = attach(Data(X, weight, problem.y, problem.beta), numbers, usable)
+        else:
+            columns = problem.columns
+            numbers = outputs_last(
+                jax.vmap(lambda y, beta, *lane: attach(Data(X, weight, y, beta), *lane))(
+                    columns.y.T, columns.beta, outputs_first(numbers), usable
+                )
+            )
+        return eqx.combine(numbers, rest)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_derivatives(
+    smoothing: float, data: Data, numbers: Solution, usable: Bool[Array, ""]
+) -> Solution:
+    """Return the numbers of a solution of one output, a function of the data."""
+    return numbers
+
+
+@_with_derivatives.defjvp
+@highest_precision
+def _with_derivatives_jvp(
+    smoothing: float, primals: Any, tangents: Any
+) -> tuple[Solution, Solution]:
+    data, numbers, usable = primals
+    numbers = _with_derivatives(smoothing, data, numbers, usable)
+    zeros = jax.tree.map(jnp.zeros_like, numbers)
+    units, data = Scaling.of(data, usable)
+    change = units.scale(tangents[0])
+    central, mu = smoothed(smoothing, data, numbers, units)
+    inverse = Inverse.of(central, data, mu)
+    if smoothing == 0:
+        central = limit_point(central, data, mu, inverse)
+    step = derivative(central, data, change, inverse)
+    value = _envelope(data, change, numbers, units)
+
+    restore, smooth = units.units, smoothing > 0
+    form = restore.restore_form(step.form)
+    block = restore.restore_form(step.block)
+    dual = data.weight * step.residual + central.residual * change.weight
+    tangent = dataclasses.replace(
+        zeros,
+        value=restore.restore_value(value),
+        lower_bound=restore.restore_value(value),
+        quadratic_form=form,
+        scale=restore.restore_form(step.scale),
+        gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
+        dual=restore.restore_dual(dual),
+        dual_diagonal=(restore.restore_diagonal(step.diagonal) if smooth else zeros.dual_diagonal),
+        predictions=restore.restore_predictions(change.y - step.residual),
+    )
+    return numbers, tangent
+
+
+def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Scalar:
+    """Return the derivative of the value by that of the Lagrangian at the solution."""
+    scale = units.units
+    residual = data.y - numbers.predictions * scale.target
+    moved = jnp.sum((change.X @ scale.scale_form(numbers.quadratic_form)) * data.X, axis=1)
+    return (
+        scale.scale_form(numbers.scale) * change.beta
+        + jnp.sum(scale.scale_dual(numbers.dual) * (change.y - 2 * moved))
+        + 0.5 * jnp.sum(jnp.square(residual) * change.weight)
+    )
+
+
+class Scaling(eqx.Module):
+    """The change to moderate units, a constant as far as derivatives are concerned."""
+
+    units: Units
+    kept: Data  # of booleans: what may be of any size, as it does not count, is dropped
+
+    @staticmethod
+    def of(data: Data, usable: Bool[Array, ""]) -> tuple[Scaling, Data]:
+        """Choose the units of `solve`; return the data in them, harmless ones if not usable."""
+        fixed = jax.lax.stop_gradient(data)
+        samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
+        units = samples.units_for(jnp.where(usable, fixed.y, 0))
+        kept = jax.tree.map(lambda x: usable & jnp.isfinite(x), _scaled(fixed, units))
+        scaling = Scaling(units, kept)
+        data = scaling.scale(data)
+        weight = jnp.where(samples.counted, data.weight, 0)
+        beta = jnp.where(usable, data.beta, 1)
+        return scaling, dataclasses.replace(data, weight=weight, beta=beta)
+
+    def scale(self, data: Data) -> Data:
+        """Return data, or a change of them, in these units."""
+        scaled = _scaled(data, self.units)
+        return jax.tree.map(lambda kept, x: jnp.where(kept, x, 0), self.kept, scaled)
+
+
+def _scaled(data: Data, units: Units) -> Data:
+    return Data(
+        data.X * units.feature,
+        data.weight * units.weight,
+        data.y * units.target,
+        units.scale_diagonal(data.beta),
+    )
+
+
+def smoothed(
+    smoothing: float, data: Data, numbers: Solution, units: Scaling
+) -> tuple[Central, Scalar]:
+    """Return the central point next to a solution, and its μ."""
+    numbers = jax.lax.stop_gradient(numbers)
+    fixed = jax.lax.stop_gradient(data)
+    bits = jnp.finfo(fixed.y.dtype).bits
+    smoothing = _EXTRAPOLATED[bits] if smoothing == 0 else max(smoothing, _LEAST[bits])
+    mu = smoothing * _size(fixed, units.units, numbers) / (2 * fixed.X.shape[1])
+    return central_point(data, _guess(smoothing, fixed, numbers, units), mu), mu
+
+
+def _size(data: Data, units: Units, numbers: Solution) -> Scalar:
+    """Return the value, or a small number of its units where that is nothing."""
+    value = jnp.where(jnp.isfinite(numbers.value), numbers.value, 0)
+    value = value * units.target * units.weight * units.target
+    energy = jnp.sum(data.weight * jnp.square(jnp.sum(jnp.square(data.X), axis=1)))
+    least = jnp.square(data.beta) / jnp.where(energy > 0, energy, 1)
+    eps = epsilon(value.dtype)
+    return jnp.maximum(jnp.maximum(value, eps**0.5 * least), tiny(value.dtype) ** 0.5)
+
+
+def _guess(smoothing: float, data: Data, numbers: Solution, scaling: Scaling) -> Central:
+    """Return the solution, pushed a little into the cones."""
+    units, d = scaling.units, data.X.shape[1]
+    form, block = units.scale_form(numbers.quadratic_form), units.scale_form(numbers.block)
+    scale = units.scale_form(numbers.scale)
+    push = jnp.maximum(smoothing, jnp.minimum(numbers.stats.gap, 1))
+    more = push * scale * jnp.eye(d, dtype=form.dtype)[None]
+    counted = data.weight > 0
+    dual = units.scale_dual(numbers.dual)
+    residual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
+    diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
+    return Central(jnp.stack([block + form, block - form]) + more, residual, diagonal, scale)
