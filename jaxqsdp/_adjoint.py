@@ -24,11 +24,28 @@ _EXTRAPOLATED = {64: 1e-7, 32: 3e-4}  # smoothing from which none is extrapolate
 
 
 class AbstractAdjoint(eqx.Module):
-    """A way to differentiate a solution."""
+    """A way to differentiate a solution with respect to X, y, β and weights."""
 
     @abc.abstractmethod
+    def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
+        """Return the numbers of a solution of one output, with derivatives if it is usable."""
+
     def attach(self, problem: Problem, solution: Solution) -> Solution:
-        """Return the solution, with derivatives with respect to X, y, β and weights."""
+        """Return the solution, with derivatives."""
+        numbers, rest = eqx.partition(solution, eqx.is_inexact_array)
+        usable = (solution.status == Status.solved) | (solution.status == Status.dtype_accuracy)
+        X, weight = problem.X, problem.weight
+
+        def attach(y: Array, beta: Scalar, numbers: Solution, usable: Array) -> Solution:
+            return self.attach_output(Data(X, weight, y, beta), numbers, usable)
+
+        if problem.y.ndim == 1:
+            numbers = attach(problem.y, problem.beta, numbers, usable)
+        else:
+            columns = problem.columns
+            arguments = columns.y.T, columns.beta, outputs_first(numbers), usable
+            numbers = outputs_last(jax.vmap(attach)(*arguments))
+        return eqx.combine(numbers, rest)
 
 
 class Implicit(AbstractAdjoint):
@@ -62,22 +79,9 @@ class Implicit(AbstractAdjoint):
         if not 0 <= smoothing < 1:
             raise ValueError(f"`smoothing` must be at least 0 and below 1, got {smoothing}.")
 
-    def attach(self, problem: Problem, solution: Solution) -> Solution:
-        """Return the solution, with derivatives with respect to X, y, β and weights."""
-        numbers, rest = eqx.partition(solution, eqx.is_inexact_array)
-        usable = (solution.status == Status.solved) | (solution.status == Status.dtype_accuracy)
-        attach = functools.partial(_with_derivatives, self.smoothing)
-        X, weight = problem.X, problem.weight
-        if problem.y.ndim == 1:
-            numbers = attach(Data(X, weight, problem.y, problem.beta), numbers, usable)
-        else:
-            columns = problem.columns
-            numbers = outputs_last(
-                jax.vmap(lambda y, beta, *lane: attach(Data(X, weight, y, beta), *lane))(
-                    columns.y.T, columns.beta, outputs_first(numbers), usable
-                )
-            )
-        return eqx.combine(numbers, rest)
+    def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
+        """Return the numbers of a solution of one output, with derivatives if it is usable."""
+        return _with_derivatives(self.smoothing, data, numbers, usable)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

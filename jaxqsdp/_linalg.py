@@ -14,11 +14,45 @@ _LANCZOS_STEPS = 12
 _BISECTIONS = 11
 
 
+@jax.custom_jvp
 def positive_part(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """Project a symmetric matrix on the positive semidefinite cone, in Frobenius norm."""
-    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    """Project a symmetric matrix on the positive semidefinite cone, in Frobenius norm.
+
+    Its derivative is E (B ∘ (Eᵀ dM E)) Eᵀ with B_ij = (w_i⁺ − w_j⁺)/(w_i − w_j), which is finite at
+    repeated eigenvalues w. Where w_i = w_j = 0 there is none, and 0 is taken. It has no second one.
+    """
+    return _positive_part(*jnp.linalg.eigh(matrix, symmetrize_input=False))
+
+
+def _positive_part(eigenvalues: Float[Array, " d"], vectors: Float[Array, "d d"]) -> Array:
     half = vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
     return half @ half.T  # symmetric and positive semidefinite whatever the rounding
+
+
+@positive_part.defjvp
+def _positive_part_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (matrix,), (change,) = primals, tangents
+    eigenvalues, vectors = _undifferentiated_eigh(matrix)
+    plus, minus = jnp.maximum(eigenvalues, 0), jnp.maximum(-eigenvalues, 0)
+    share = plus[:, None] + plus[None, :]
+    total = share + minus[:, None] + minus[None, :]
+    factor = share / jnp.where(total > 0, total, 1)
+    tangent = vectors @ (factor * (vectors.T @ change @ vectors)) @ vectors.T
+    return _positive_part(eigenvalues, vectors), (tangent + tangent.T) / 2
+
+
+@jax.custom_jvp
+def _undifferentiated_eigh(matrix: Float[Array, "d d"]) -> tuple[Array, Array]:
+    eigenvalues, vectors = jnp.linalg.eigh(matrix, symmetrize_input=False)
+    return eigenvalues, vectors
+
+
+@_undifferentiated_eigh.defjvp
+def _refuse_to_differentiate(primals: Any, tangents: Any) -> Any:
+    raise NotImplementedError(
+        "The projection on the cone has first derivatives only; use `adjoint=Implicit()` for "
+        "derivatives of higher order."
+    )
 
 
 def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
