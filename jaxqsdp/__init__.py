@@ -10,6 +10,12 @@ from ._cross_validation import CrossValidation as CrossValidation
 from ._cross_validation import cross_validate as cross_validate
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
+from ._gradient_check import AdjointReport as AdjointReport
+from ._gradient_check import AdjointStatus as AdjointStatus
+from ._gradient_check import GradientCheck as GradientCheck
+from ._gradient_check import adjoint_report as adjoint_report
+from ._gradient_check import check_gradient as check_gradient
+from ._layer import RelaxationLayer as RelaxationLayer
 from ._loss import SquaredLoss as SquaredLoss
 from ._network import QuantizedNetwork as QuantizedNetwork
 from ._path import Path as Path
@@ -26,3 +32,4 @@ from ._solve import solve as solve
 from ._solver import ADMM as ADMM
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import InteriorPoint as InteriorPoint
+from ._unrolled import Unrolled as Unrolled

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from ._central import Central, Data, Inverse, central_point, derivative, limit_point
+from ._central import Central, Data, Linearization, central_point
 from ._problem import Problem
 from ._solution import Solution, Status, outputs_first, outputs_last
 from ._types import Scalar, epsilon, highest_precision, tiny
@@ -102,17 +102,14 @@ def _with_derivatives_jvp(
     zeros = jax.tree.map(jnp.zeros_like, numbers)
     units, data = Scaling.of(data, usable)
     change = units.scale(tangents[0])
-    central, mu = smoothed(smoothing, data, numbers, units)
-    inverse = Inverse.of(central, data, mu)
-    if smoothing == 0:
-        central = limit_point(central, data, mu, inverse)
-    step = derivative(central, data, change, inverse)
+    linear = linearization(smoothing, data, numbers, units)
+    step = linear.derivative(change)
     value = _envelope(data, change, numbers, units)
 
     restore, smooth = units.units, smoothing > 0
     form = restore.restore_form(step.form)
     block = restore.restore_form(step.block)
-    dual = data.weight * step.residual + central.residual * change.weight
+    dual = data.weight * step.residual + linear.central.residual * change.weight
     tangent = dataclasses.replace(
         zeros,
         value=restore.restore_value(value),
@@ -173,16 +170,20 @@ def _scaled(data: Data, units: Units) -> Data:
     )
 
 
-def smoothed(
-    smoothing: float, data: Data, numbers: Solution, units: Scaling
-) -> tuple[Central, Scalar]:
-    """Return the central point next to a solution, and its μ."""
-    numbers = jax.lax.stop_gradient(numbers)
-    fixed = jax.lax.stop_gradient(data)
+def linearization(
+    smoothing: float, data: Data, numbers: Solution, scaling: Scaling, factor: float = 1.0
+) -> Linearization:
+    """Linearize the conditions at the point, next to a solution, that is differentiated.
+
+    The factor changes the smoothing, to see how much hangs on it.
+    """
+    numbers, fixed = jax.lax.stop_gradient((numbers, data))
     bits = jnp.finfo(fixed.y.dtype).bits
-    smoothing = _EXTRAPOLATED[bits] if smoothing == 0 else max(smoothing, _LEAST[bits])
-    mu = smoothing * _size(fixed, units.units, numbers) / (2 * fixed.X.shape[1])
-    return central_point(data, _guess(smoothing, fixed, numbers, units), mu), mu
+    used = factor * (_EXTRAPOLATED[bits] if smoothing == 0 else max(smoothing, _LEAST[bits]))
+    mu = used * _size(fixed, scaling.units, numbers) / (2 * fixed.X.shape[1])
+    central = central_point(data, _guess(used, fixed, numbers, scaling), mu)
+    linear = Linearization.of(central, data, mu)
+    return linear.at_limit(mu) if smoothing == 0 else linear
 
 
 def _size(data: Data, units: Units, numbers: Solution) -> Scalar:

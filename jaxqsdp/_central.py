@@ -34,7 +34,8 @@ from ._solver.newton import NewtonSystem, newton_data
 from ._solver.splitting import select
 from ._types import Scalar, tiny
 
-_STEPS = 40  # of Newton's method, at most
+_PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
+_STEPS = 52  # ... so many in all
 _SHRINK = 0.1  # of μ in a step
 _NEAR = 1e-2  # relative distance from which one more step is enough ...
 _LOST = 0.5  # ... and from which there is no central point to speak of
@@ -102,11 +103,12 @@ def _path(data: Data) -> tuple[CentralPath, Array, Array]:
 def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
     """Return the point with P·S₊ = N·S₋ = μ·1, by Newton's method from a guess or from scratch.
 
-    The guess need not be interior. NaN where the point was not found.
+    The guess need not be interior, nor near: it is given up after a dozen steps. NaN where the
+    point was not found.
     """
     path, X, root = _path(data)
-    start = Point(guess.primal, path.data.project(root * guess.residual), guess.diagonal)
-    start = select(path.is_interior(start), start, path.start(X))
+    warm = Point(guess.primal, path.data.project(root * guess.residual), guess.diagonal)
+    cold = path.start(X)
     size = jnp.linalg.norm(path.y)
 
     def distance(point: Point) -> Scalar:
@@ -119,9 +121,11 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
 
     def step(carry: tuple[Point, Scalar, Array]) -> tuple[Point, Scalar, Array]:
         point, _, steps = carry
+        point = select(steps == _PATIENCE, cold, point)
         target = jnp.maximum(mu, _SHRINK * jnp.mean(path.complementarity(point)))
         return path.center(point, target), distance(point), steps + 1
 
+    start = select(path.is_interior(warm), warm, cold)
     carry = start, jnp.full_like(mu, jnp.inf), jnp.zeros((), jnp.int32)
     point, _, _ = jax.lax.while_loop(goes_on, step, carry)
     plus, minus = jnp.where(distance(point) <= _LOST, point.primal, jnp.nan)
@@ -134,45 +138,55 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
 def _central_point_jvp(primals: Any, tangents: Any) -> tuple[Central, Central]:
     data, guess, mu = primals
     central = central_point(data, guess, mu)
-    return central, derivative(central, data, tangents[0], Inverse.of(central, data, mu))
-
-
-def limit_point(central: Central, data: Data, mu: Scalar, inverse: Inverse) -> Central:
-    """Extrapolate a central point to μ = 0, with an error of the order of μ²."""
-    eye = jnp.broadcast_to(jnp.eye(central.diagonal.size, dtype=mu.dtype), central.primal.shape)
-    nothing = jax.tree.map(jnp.zeros_like, central)
-    asked = _Conditions(-mu * eye, nothing.residual, nothing.diagonal, nothing.scale)
-    step = Linearization.of(central, data, inverse).solve(asked)
-    return jax.tree.map(jnp.add, central, step)
-
-
-def derivative(central: Central, data: Data, change: Data, inverse: Inverse) -> Central:
-    """Return the derivative of a central or limit point in the direction of a change of data."""
-    X, dual = data.X, data.weight * central.residual
-    cross = change.X.T @ (dual[:, None] * X)
-    gram = weighted_gram(X, central.residual * change.weight) + cross + cross.T
-    zeros = jnp.zeros_like(central.diagonal)
-    asked = _Conditions(
-        -_symmetric(central.primal @ _slack(gram, zeros)),
-        change.y - 2 * jnp.sum((change.X @ central.form) * X, axis=1),
-        zeros,
-        change.beta,
-    )
-    return Linearization.of(central, data, inverse).solve(asked)
+    return central, Linearization.of(central, data, mu).derivative(tangents[0])
 
 
 class Linearization(eqx.Module):
-    """K, as a map between vectors, and its approximate inverse."""
+    """K at a point, and its approximate inverse."""
 
     central: Central
     data: Data
     slack: Float[Array, "2 d d"]
-    inverse: Inverse
+    inverse: _Inverse
 
     @staticmethod
-    def of(central: Central, data: Data, inverse: Inverse) -> Linearization:
-        """Linearize at a central or limit point."""
-        return Linearization(central, data, central.slack(data), inverse)
+    def of(central: Central, data: Data, mu: Scalar) -> Linearization:
+        """Linearize at a central point."""
+        return Linearization(central, data, central.slack(data), _Inverse.of(central, data, mu))
+
+    def at_limit(self, mu: Scalar) -> Linearization:
+        """Extrapolate the central point to μ = 0, with an error of the order of μ²."""
+        eye = jnp.eye(self.central.diagonal.size, dtype=mu.dtype)
+        nothing = jax.tree.map(jnp.zeros_like, self.central)
+        asked = _Conditions(
+            -mu * jnp.stack([eye, eye]), nothing.residual, nothing.diagonal, nothing.scale
+        )
+        limit = jax.tree.map(jnp.add, self.central, self._solve(asked))
+        return Linearization(limit, self.data, limit.slack(self.data), self.inverse)
+
+    def derivative(self, change: Data) -> Central:
+        """Return the derivative of the point in the direction of a change of the data."""
+        return self._solve(self._asked(change))
+
+    def residual(self, step: Central, change: Data) -> Scalar:
+        """Return the relative residual of a derivative."""
+        asked = _vector(self._asked(change))
+        size = jnp.linalg.norm(asked)
+        left = jnp.linalg.norm(asked - _vector(self._conditions(step)))
+        return left / jnp.where(size > 0, size, 1)
+
+    def _asked(self, change: Data) -> _Conditions:
+        central, X = self.central, self.data.X
+        dual = self.data.weight * central.residual
+        cross = change.X.T @ (dual[:, None] * X)
+        gram = weighted_gram(X, central.residual * change.weight) + cross + cross.T
+        zeros = jnp.zeros_like(central.diagonal)
+        return _Conditions(
+            -_symmetric(central.primal @ _slack(gram, zeros)),
+            change.y - 2 * jnp.sum((change.X @ central.form) * X, axis=1),
+            zeros,
+            change.beta,
+        )
 
     def _conditions(self, step: Central) -> _Conditions:
         X, primal = self.data.X, _symmetric(step.primal)
@@ -184,12 +198,9 @@ class Linearization(eqx.Module):
             jnp.sum(step.diagonal),
         )
 
-    def mv(self, vector: Float[Array, " size"]) -> Float[Array, " size"]:
-        """K times a vector, the matrices in which are symmetrized."""
-        return _vector(self._conditions(ravel_pytree(self.central)[1](vector)))
-
-    def solve(self, asked: _Conditions) -> Central:
+    def _solve(self, asked: _Conditions) -> Central:
         """Solve for a step; can be differentiated and transposed."""
+        as_step = ravel_pytree(self.central)[1]
         # One vector, as all of what is transposed has to be linear in the change.
         vector, as_conditions = ravel_pytree(asked)
 
@@ -201,12 +212,12 @@ class Linearization(eqx.Module):
             return result
 
         step = jax.lax.custom_linear_solve(
-            self.mv,
+            lambda vector: _vector(self._conditions(as_step(vector))),
             vector,
             solve=functools.partial(_refined, once),
             transpose_solve=functools.partial(_refined, transposed_once),
         )
-        return ravel_pytree(self.central)[1](step)
+        return as_step(step)
 
 
 def _vector(tree: Central | _Conditions) -> Float[Array, " size"]:
@@ -223,7 +234,7 @@ def _refined(
     return step
 
 
-class Inverse(eqx.Module):
+class _Inverse(eqx.Module):
     """The inverse of K at a central point, exact to eps/μ.
 
     With dP = Y − W dS W, where W = P/√μ and sym(Y S) is what is asked, likewise for N, and with
@@ -243,7 +254,7 @@ class Inverse(eqx.Module):
     system: NewtonSystem
 
     @staticmethod
-    def of(central: Central, data: Data, mu: Scalar) -> Inverse:
+    def of(central: Central, data: Data, mu: Scalar) -> _Inverse:
         """Factor, at a central point with P·S = μ·1."""
         central, data, mu = jax.lax.stop_gradient((central, data, mu))
         path, _, root = _path(data)
@@ -251,7 +262,7 @@ class Inverse(eqx.Module):
         values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
         slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
         weights = 2 / (slack[:, :, None] + slack[:, None, :])
-        return Inverse(
+        return _Inverse(
             path, data.X, root, points, basis, weights, NewtonSystem.of(path.data, points)
         )
 

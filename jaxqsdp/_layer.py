@@ -1,0 +1,119 @@
+"""The relaxation as a layer of a larger model."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from ._adjoint import AbstractAdjoint, Implicit
+from ._network import QuantizedNetwork
+from ._problem import Problem
+from ._round import round
+from ._solution import Solution
+from ._solve import solve
+from ._solver import AbstractSolver
+from ._types import as_float_array, highest_precision, is_concrete
+
+
+class RelaxationLayer(eqx.Module):
+    """The relaxation as a layer: training features and targets in, query predictions out.
+
+        Z = argmin ½ Σ_i w_i (x_iᵀ Z x_i − y_i)² + βρ,    prediction of a query q:  qᵀ Z q
+
+    It is `solve` with a trainable penalty, for models trained through it: the predictions have
+    derivatives with respect to X, y, sample_weight, query and `log_beta`, as `adjoint` says. Works
+    under `jit`, `vmap` and `grad`, in float32 and float64.
+
+    **Attributes:**
+
+    - `log_beta`: log β, shape () or (c,), the only parameter, so that any step keeps β > 0.
+    - `solver`, `adjoint`: as those of `solve`, static.
+
+    **Arguments:** `beta`: the penalty to start from, in the units of `Problem`, shape () or (c,);
+    `solver`, `adjoint`: the attributes.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument. The sign of `beta` is checked where
+    it can be seen; under a transform, a bad one gives `Status.invalid_data` instead.
+    """
+
+    log_beta: Float[Array, ""] | Float[Array, " c"]
+    solver: AbstractSolver | None = eqx.field(static=True)
+    adjoint: AbstractAdjoint = eqx.field(static=True)
+
+    def __init__(
+        self,
+        beta: ArrayLike,
+        *,
+        solver: AbstractSolver | None = None,
+        adjoint: AbstractAdjoint = Implicit(),  # noqa: B008
+    ):
+        beta = as_float_array(beta, "beta")
+        if beta.ndim > 1:
+            raise ValueError(f"`beta` must have shape () or (c,), got {beta.shape}.")
+        if is_concrete(beta) and not np.all((np.asarray(beta) > 0) & np.isfinite(beta)):
+            raise ValueError(f"`beta` must be positive and finite, got {beta}.")
+        # Not weakly typed, as a Python number is, or the first update would compile all anew.
+        self.log_beta = jnp.log(beta.astype(beta.dtype))
+        self.solver, self.adjoint = solver, adjoint
+
+    @property
+    def beta(self) -> Float[Array, ""] | Float[Array, " c"]:
+        """The penalty β."""
+        return jnp.exp(self.log_beta)
+
+    def problem(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Problem:
+        """Return the `Problem` of these data at the present penalty."""
+        return Problem(X, y, self.beta, sample_weight=sample_weight)
+
+    def __call__(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        query: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> tuple[Solution, Float[Array, " m"] | Float[Array, "m c"]]:
+        """Solve, and predict for `query` (m, d), or for X if that is left out.
+
+        Returns the `Solution` and predictions (m,), or (m, c) for y of shape (n, c). A failed solve
+        does not raise: look at `solution.status`. With invalid data the predictions are zero.
+
+        **Arguments:** `X`, `y`, `sample_weight`: as those of `Problem`.
+
+        **Raises:** `TypeError` or `ValueError` naming the argument.
+        """
+        problem, d = self.problem(X, y, sample_weight), np.shape(X)[-1]
+        query = None if query is None else as_float_array(query, "query")
+        if query is not None and (query.ndim != 2 or query.shape[1] != d):
+            raise ValueError(f"`query` must have shape (m, {d}) to match `X`, got {query.shape}.")
+        solution = solve(problem, self.solver, adjoint=self.adjoint, throw=False)
+        if query is None:
+            return solution, solution.predictions
+        return solution, _predict(query, solution.quadratic_form)
+
+    def round(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        num_neurons: int,
+        key: PRNGKeyArray,
+        sample_weight: ArrayLike | None = None,
+        refit: bool = True,
+    ) -> QuantizedNetwork:
+        """Solve, and draw a network as `jaxqsdp.round` does, with its arguments.
+
+        **Raises:** what `solve` and `jaxqsdp.round` raise; `SolveError` if the solve failed.
+        """
+        problem = self.problem(X, y, sample_weight)
+        solution = solve(problem, self.solver, adjoint=self.adjoint)
+        return round(problem, solution, num_neurons=num_neurons, key=key, refit=refit)
+
+
+@highest_precision
+def _predict(query: Array, form: Array) -> Array:
+    query = query.astype(form.dtype)
+    return jnp.einsum("md,...de,me->m...", query, form, query)
