@@ -2,6 +2,9 @@
 
 from ._adjoint import AbstractAdjoint as AbstractAdjoint
 from ._adjoint import Implicit as Implicit
+from ._adjoint_report import AdjointReport as AdjointReport
+from ._adjoint_report import AdjointStatus as AdjointStatus
+from ._adjoint_report import adjoint_report as adjoint_report
 from ._batch import solve_batch as solve_batch
 from ._beta_max import beta_max as beta_max
 from ._certificate import Certificate as Certificate
@@ -10,10 +13,7 @@ from ._cross_validation import CrossValidation as CrossValidation
 from ._cross_validation import cross_validate as cross_validate
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
-from ._gradient_check import AdjointReport as AdjointReport
-from ._gradient_check import AdjointStatus as AdjointStatus
 from ._gradient_check import GradientCheck as GradientCheck
-from ._gradient_check import adjoint_report as adjoint_report
 from ._gradient_check import check_gradient as check_gradient
 from ._layer import RelaxationLayer as RelaxationLayer
 from ._loss import SquaredLoss as SquaredLoss

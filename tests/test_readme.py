@@ -8,13 +8,14 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_python_blocks_run_in_order(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace = {}
     for block in blocks:
         exec(block, namespace)
     printed = capsys.readouterr().out
     assert "Certificate(" in printed
     assert "QuantizedNetwork(" in printed
+    assert "AdjointReport(" in printed
     assert 0 < namespace["fit"].certificate.gap < 0.5
 
 

@@ -1,0 +1,105 @@
+"""The penalty at which the network vanishes: against Clarabel, units, weights, batches."""
+
+import clarabel
+import jax
+import numpy as np
+import pytest
+from problems import SMALL, degenerate, planted
+from scipy import sparse
+
+import jaxqsdp as qs
+
+ABOVE = {np.float64: 2e-6, np.float32: 2e-4}  # relative
+BELOW = {np.float64: 1e-9, np.float32: 1e-6}
+
+
+def dual_norm(gram):
+    """Return min 1ᵀp s.t. Diag(p) ± G ⪰ 0 by Clarabel."""
+    d = len(gram)
+    columns, rows = np.tril_indices(d)
+    on_diagonal = np.flatnonzero(rows == columns)
+    diagonal = sparse.csc_matrix((np.ones(d), (on_diagonal, np.arange(d))), (len(rows), d))
+    vector = gram[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    solution = clarabel.DefaultSolver(
+        sparse.csc_matrix((d, d)),
+        np.ones(d),
+        sparse.vstack([-diagonal, -diagonal], format="csc"),
+        np.concatenate([vector, -vector]),
+        [clarabel.PSDTriangleConeT(d)] * 2,
+        settings,
+    ).solve()
+    assert solution.status == clarabel.SolverStatus.Solved
+    return solution.obj_val
+
+
+def gram_of(data):
+    weight = np.ones_like(data.y) if data.weight is None else data.weight
+    return data.X.T @ ((weight * data.y)[:, None] * data.X)
+
+
+# The smallest penalty without neurons
+
+
+CASES = {"planted": planted(1, *SMALL)} | degenerate()
+
+
+@pytest.mark.parametrize("name", [name for name, data in CASES.items() if len(data.X) == SMALL[0]])
+def test_beta_max_equals_clarabel(name, dtype):
+    data = CASES[name].astype(dtype)
+    result = qs.beta_max(data.X, data.y)
+    assert result.dtype == dtype
+    result = float(result)
+    gram = gram_of(data.astype(np.float64))
+    if not np.any(gram):
+        assert result == 0
+        return
+    size = np.abs(gram).max()
+    expected = dual_norm(gram / size) * size
+    assert expected * (1 - max(1e-7, BELOW[dtype])) <= result <= expected * (1 + ABOVE[dtype])
+
+
+def test_beta_max_of_one_feature_is_its_moment(dtype):
+    """For d = 1 it is |Σ w y x²|."""
+    data = degenerate()["one feature"].astype(dtype)
+    expected = np.abs(np.sum(data.y.astype(float) * data.X[:, 0].astype(float) ** 2))
+    result = float(qs.beta_max(data.X, data.y))
+    assert expected * (1 - BELOW[dtype]) <= result <= expected * (1 + ABOVE[dtype])
+
+
+def test_beta_max_follows_units():
+    X, y = planted(1, *SMALL).X, planted(1, *SMALL).y
+    weight = 1.0 + np.arange(len(y)) % 3
+    base = qs.beta_max(X, y, weight)
+    # Powers of two round nothing; 1e±60 squared would overflow the sums of a plain product.
+    np.testing.assert_array_equal(qs.beta_max(4 * X, y / 2, 8 * weight), 64 * base)
+    np.testing.assert_allclose(qs.beta_max(1e60 * X, 1e-90 * y, weight), 1e30 * base, rtol=3e-6)
+    np.testing.assert_allclose(qs.beta_max(X, -y, 7 * weight), 7 * base, rtol=3e-6)
+    signs, order = np.array([1, -1, 1, 1, -1]), [3, 0, 4, 1, 2]
+    np.testing.assert_allclose(qs.beta_max((X * signs)[:, order], y, weight), base, rtol=3e-6)
+
+
+def test_beta_max_weights_are_repeated_rows():
+    X, y = planted(1, *SMALL).X, planted(1, *SMALL).y
+    weight = np.arange(len(y)) % 3
+    chosen = np.repeat(np.arange(len(y)), weight)
+    assert len(chosen) == len(y)  # no new shape
+    X[weight == 0] = 1e9  # what does not count may hold anything
+    expected = qs.beta_max(X[chosen], y[chosen])
+    np.testing.assert_allclose(qs.beta_max(X, y, weight), expected, rtol=3e-6)
+
+
+def test_beta_max_in_a_batch():
+    datas = [planted(seed, *SMALL) for seed in (1, 2, 3)]
+    X, y = np.stack([data.X for data in datas]), np.stack([data.y for data in datas])
+    y[2] = np.nan
+    batch = jax.jit(jax.vmap(qs.beta_max))(X, y)
+    np.testing.assert_allclose(batch[0], qs.beta_max(X[0], y[0]), rtol=1e-9)
+    np.testing.assert_allclose(batch[1], qs.beta_max(X[1], y[1]), rtol=1e-9)
+    assert np.isnan(batch[2])
+
+
+def test_beta_max_bad_targets():
+    with pytest.raises(ValueError, match="`y` must have shape"):
+        qs.beta_max(np.ones(SMALL), np.ones((SMALL[0], 2)))
