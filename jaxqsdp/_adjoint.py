@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import numbers
 from typing import Any
 
 import equinox as eqx
@@ -48,6 +49,12 @@ class AbstractAdjoint(eqx.Module):
         return eqx.combine(numbers, rest)
 
 
+def _number(smoothing: Any) -> float:
+    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real):
+        raise TypeError(f"`smoothing` must be a number, got {smoothing!r}.")
+    return float(smoothing)
+
+
 class Implicit(AbstractAdjoint):
     """Derivatives from the optimality conditions, whichever solver ran and however it got there.
 
@@ -67,17 +74,14 @@ class Implicit(AbstractAdjoint):
     - `smoothing`: dimensionless. If not 0, at least 1e-10 in float64 and 1e-4 in float32 is used,
       which is what rounding errors allow.
 
-    **Raises:** `ValueError` naming the argument if it is out of range.
+    **Raises:** `TypeError` or `ValueError` naming the argument.
     """
 
-    smoothing: float = eqx.field(default=0.0, static=True)
+    smoothing: float = eqx.field(default=0.0, static=True, converter=_number)
 
     def __check_init__(self) -> None:
-        smoothing = self.smoothing
-        if isinstance(smoothing, bool) or not isinstance(smoothing, int | float):
-            raise TypeError(f"`smoothing` must be a number, got {smoothing!r}.")
-        if not 0 <= smoothing < 1:
-            raise ValueError(f"`smoothing` must be at least 0 and below 1, got {smoothing}.")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"`smoothing` must be at least 0 and below 1, got {self.smoothing}.")
 
     def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
         """Return the numbers of a solution of one output, with derivatives if it is usable."""
@@ -148,10 +152,12 @@ class Scaling(eqx.Module):
         fixed = jax.lax.stop_gradient(data)
         samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
         units = samples.units_for(jnp.where(usable, fixed.y, 0))
-        kept = jax.tree.map(lambda x: usable & jnp.isfinite(x), _scaled(fixed, units))
+        largest = float(jnp.finfo(fixed.X.dtype).max) ** (1 / 8)  # of what is raised to powers
+        kept = jax.tree.map(lambda x: usable & (jnp.abs(x) <= largest), _scaled(fixed, units))
         scaling = Scaling(units, kept)
         data = scaling.scale(data)
-        weight = jnp.where(samples.counted, data.weight, 0)
+        # Zero, but not for derivatives.
+        weight = data.weight - jnp.where(samples.counted, 0, jax.lax.stop_gradient(data.weight))
         beta = jnp.where(usable, data.beta, 1)
         return scaling, dataclasses.replace(data, weight=weight, beta=beta)
 

@@ -32,7 +32,7 @@ from ._lift import quadratic_forms, weighted_gram
 from ._solver.central_path import CentralPath, Point
 from ._solver.newton import NewtonSystem, newton_data
 from ._solver.splitting import select
-from ._types import Scalar, tiny
+from ._types import Scalar, highest_precision, tiny
 
 _PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
 _STEPS = 52  # ... so many in all
@@ -135,6 +135,7 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
 
 
 @central_point.defjvp
+@highest_precision
 def _central_point_jvp(primals: Any, tangents: Any) -> tuple[Central, Central]:
     data, guess, mu = primals
     central = central_point(data, guess, mu)
@@ -227,10 +228,14 @@ def _vector(tree: Central | _Conditions) -> Float[Array, " size"]:
 def _refined(
     once: Callable[[Array], Array], mv: Callable[[Array], Array], asked: Array
 ) -> Float[Array, " size"]:
-    """Solve by an approximate inverse and iterative refinement."""
+    """Solve by an approximate inverse, refined as long as that helps."""
     step = once(asked)
+    left = asked - mv(step)
     for _ in range(_REFINEMENTS):
-        step = step + once(asked - mv(step))
+        refined = step + once(left)
+        still_left = asked - mv(refined)
+        better = jnp.linalg.norm(still_left) < jnp.linalg.norm(left)
+        step, left = jnp.where(better, refined, step), jnp.where(better, still_left, left)
     return step
 
 

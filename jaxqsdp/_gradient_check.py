@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._adjoint import Implicit, Scaling, linearization
-from ._adjoint_report import checked_adjoint, norm, random_changes
+from ._adjoint_report import checked_adjoint, natural_sizes, norm, random_changes
 from ._central import Data
 from ._problem import Problem, check_single
 from ._solution import Solution
@@ -21,6 +21,7 @@ from ._types import Scalar, highest_precision
 _AGREES = {64: 1e-4, 32: 5e-2}  # relative error of a derivative, by the bits of the dtype
 _INPUTS = {"X": "X", "y": "y", "beta": "beta", "sample_weight": "weight"}
 _OUTPUTS = ("quadratic_form", "scale", "dual", "predictions", "value")
+_NOTHING = 1e-3  # of its natural size: a derivative as small has no relative error
 _STEP = {64: 1e-3, 32: 1e-2}  # relative, of the differences of fourth order
 
 
@@ -95,8 +96,16 @@ def _errors(
 ) -> dict[str, dict[str, Scalar]]:
     numbers = eqx.filter(solution, eqx.is_inexact_array)
     data = Data(problem.X, problem.weight, problem.y, problem.beta)
-    scaling, _ = Scaling.of(data, jnp.array(True))
+    scaling, moderate = Scaling.of(data, jnp.array(True))
     units = scaling.units
+    form_size, target_size = natural_sizes(moderate)
+    sizes = {
+        "quadratic_form": units.restore_form(form_size),
+        "scale": units.restore_form(form_size),
+        "dual": units.restore_dual(target_size),
+        "predictions": units.restore_predictions(target_size),
+        "value": units.restore_value(jnp.square(target_size)),
+    }
 
     def solved(data: Data) -> dict[str, Array]:
         problem = Problem(data.X, data.y, data.beta, sample_weight=data.weight)
@@ -142,7 +151,10 @@ def _errors(
     step_dtype = data.y.dtype
     derivatives, differences = jax.vmap(along)(lanes)
     errors = {
-        name: jax.vmap(_relative_error)(derivatives[name], differences[name]) for name in _OUTPUTS
+        name: jax.vmap(_relative_error, in_axes=(0, 0, None))(
+            derivatives[name], differences[name], _NOTHING * sizes[name]
+        )
+        for name in _OUTPUTS
     }
     return {
         name: {output: errors[output][index] for output in _OUTPUTS}
@@ -150,6 +162,5 @@ def _errors(
     }
 
 
-def _relative_error(derivative: Array, difference: Array) -> Scalar:
-    size, error = norm(difference), norm(derivative - difference)
-    return error / jnp.where(size > 0, size, 1)
+def _relative_error(derivative: Array, difference: Array, least: Scalar) -> Scalar:
+    return norm(derivative - difference) / jnp.maximum(norm(difference), least)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._exact import power_of_two
-from ._types import Scalar, epsilon, tiny
+from ._types import Scalar, epsilon, highest_precision, tiny
 
 _LANCZOS_STEPS = 12
 _BISECTIONS = 11
@@ -30,6 +30,7 @@ def _positive_part(eigenvalues: Float[Array, " d"], vectors: Float[Array, "d d"]
 
 
 @positive_part.defjvp
+@highest_precision
 def _positive_part_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (matrix,), (change,) = primals, tangents
     eigenvalues, vectors = _undifferentiated_eigh(matrix)

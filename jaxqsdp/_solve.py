@@ -73,7 +73,7 @@ def solve(
     solver = solver_for(problem.X.shape, problem.X.dtype, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     solution = _solve(problem, solver, limit, warm_start, adjoint)
-    if throw and is_concrete(solution.status):
+    if throw and is_concrete(solution):
         _raise_if_failed(solution)
     return solution
 
