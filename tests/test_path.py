@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
+from clarabel_reference import reference
 from matplotlib import pyplot as plt
 from problems import SMALL, planted
 
@@ -17,6 +18,7 @@ import jaxqsdp._path as module
 mpl.use("Agg")
 
 NUM_BETAS = 6
+TIGHT = qs.InteriorPoint(tol=1e-10)
 WEIGHT = np.arange(SMALL[0]) % 3  # of all paths, so that they share a program
 
 
