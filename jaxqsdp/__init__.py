@@ -29,6 +29,8 @@ from ._solution import Stats as Stats
 from ._solution import Status as Status
 from ._solve import SolveError as SolveError
 from ._solve import solve as solve
+from ._solve_exactly import ExactResult as ExactResult
+from ._solve_exactly import solve_exactly as solve_exactly
 from ._solver import ADMM as ADMM
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import InteriorPoint as InteriorPoint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,16 @@ import numpy as np
 from jaxtyping import Array
 
 from ._bound import scaled_dual_bound
+from ._combinatorial import combinatorial_bound
 from ._network import QuantizedNetwork
+from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
 from ._types import Scalar, epsilon, highest_precision, is_concrete, tiny
+
+_KINDS = ("best", "relaxation", "combinatorial")
+_FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
 
 
 class Certificate(eqx.Module):
@@ -24,7 +31,8 @@ class Certificate(eqx.Module):
     - `lower_bound`: a true lower bound on the optimum of the training problem, rounded down.
     - `objective`: the objective of the network certified, rounded up.
     - `gap`: (objective − lower_bound) / max(|objective|, tiny).
-    - `kind`: which bound it is: "relaxation", the semidefinite relaxation's.
+    - `kind`: which bound it is: "relaxation", of the semidefinite relaxation, or "combinatorial",
+        of the training problem itself.
     """
 
     lower_bound: Scalar
@@ -42,27 +50,69 @@ class Certificate(eqx.Module):
 
 
 def certify(
-    problem: Problem, network: QuantizedNetwork, solution: Solution | None = None
+    problem: Problem,
+    network: QuantizedNetwork,
+    solution: Solution | None = None,
+    *,
+    dual: Array | None = None,
+    kind: Literal["best", "relaxation", "combinatorial"] = "best",
 ) -> Certificate:
     """Prove how far a network, whoever trained it, can be from the global optimum.
 
-    The bound is computed anew from the problem and the dual point (λ, p) of `solution`; nothing
-    else in `solution` is believed, so a wrong or unfinished one weakens the bound but cannot make
-    it false. Rounding errors are allowed for throughout. Float32 data outside `jit` and `vmap` are
-    certified in float64, in which they are exact.
+    There are two bounds. That of the relaxation is computed from the problem and the dual point
+    (λ, p) of `solution`. The combinatorial one, from λ alone, is never weaker and needs all 2^(d−1)
+    sign vectors; it is tried with λ of the solution, with the residual of the network, which
+    proves it optimal if it is, and with `dual`. They are computed anew and nothing is believed, so
+    a wrong or unfinished solution weakens a bound but cannot make it false. Rounding errors are
+    allowed for throughout. Float32 data outside `jit` and `vmap` are certified in float64, in which
+    they are exact.
 
     **Arguments:**
 
     - `problem`: the training problem.
     - `network`: any network for it.
     - `solution`: a `Solution` of the problem; solved here if left out.
+    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`.
+    - `kind`: the bound. "best" is the larger one, and leaves the combinatorial one out beyond 20
+        features and under transforms, where there is none.
 
-    **Raises:** `ValueError` if shapes do not fit together.
+    **Raises:** `ValueError` naming the argument.
     """
     check_fits(problem, network)
+    if kind not in _KINDS:
+        raise ValueError(f"`kind` must be one of {_KINDS}, got {kind!r}.")
+    if dual is not None:
+        dual = jnp.asarray(dual)
+        if dual.shape != problem.y.shape:
+            raise ValueError(
+                f"`dual` must have the shape of y, {problem.y.shape}, got {dual.shape}."
+            )
+    if kind == "combinatorial" and problem.num_features > MOST_FEATURES:
+        raise ValueError(
+            f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, `problem` has '
+            f"{problem.num_features}."
+        )
+    concrete = is_concrete(problem, network, solution, dual)
+    if kind == "combinatorial" and not concrete:
+        raise ValueError('`kind="combinatorial"` works outside `jit` and `vmap` only.')
     if solution is None:
         solution = solve(problem, throw=False)
     check_solution(problem, solution)
+    relaxed = _certify_relaxation(problem, network, solution)
+    few = concrete and problem.num_features <= _FEW_FEATURES
+    if kind == "relaxation" or (kind == "best" and not few):
+        return relaxed
+    duals = [solution.dual, _network_residual(problem, network)]
+    bound = _combinatorial_bound(problem, duals if dual is None else [*duals, dual])
+    if kind == "best" and not bound > relaxed.lower_bound:
+        return relaxed
+    with jax.ensure_compile_time_eval():
+        return _assemble(jnp.asarray(bound), relaxed.objective, "combinatorial")
+
+
+def _certify_relaxation(
+    problem: Problem, network: QuantizedNetwork, solution: Solution
+) -> Certificate:
     arguments = (problem, network, solution.dual, solution.dual_diagonal)
     host = _host_device()
     if not is_concrete(arguments) or problem.X.dtype != jnp.float32 or host is None:
@@ -97,10 +147,36 @@ def _certify(
     return _assemble(jnp.where(valid, sum_below(bounds), -jnp.inf), objective)
 
 
-def _assemble(lower_bound: Array, objective: Array) -> Certificate:
+def _combinatorial_bound(problem: Problem, duals: list[Array]) -> np.floating:
+    """Return the bound, summed over outputs, from the best of some dual points for each."""
+    columns = problem.columns
+    X, y, weight, beta = (
+        np.asarray(a) for a in (columns.X, columns.y, columns.weight, columns.beta)
+    )
+    if not bool(np.all(np.asarray(problem.is_valid))):
+        return X.dtype.type(-np.inf)
+    total = np.float64(0)
+    for index in range(y.shape[1]):
+        points = [np.asarray(dual).reshape(y.shape)[:, index] for dual in duals]
+        best = max(
+            combinatorial_bound(X, y[:, index], weight, float(beta[index]), point)
+            for point in points
+        )
+        total = np.nextafter(total + best, -np.inf) if best > 0 else total
+    return _outward(total, np.float64(0))[0] if X.dtype == np.float32 else total
+
+
+def _network_residual(problem: Problem, network: QuantizedNetwork) -> Array:
+    """Return w·(y − f(X)), the dual point that belongs to a network."""
+    columns = problem.columns
+    predictions = jax.vmap(network)(columns.X).reshape(columns.y.shape)
+    return (columns.weight[:, None] * (columns.y - predictions)).reshape(problem.y.shape)
+
+
+def _assemble(lower_bound: Array, objective: Array, kind: str = "relaxation") -> Certificate:
     gap = (objective - lower_bound) / jnp.maximum(jnp.abs(objective), tiny(objective.dtype))
     gap = jnp.where(jnp.isfinite(objective), gap, jnp.inf)
-    return Certificate(lower_bound, objective, gap, kind="relaxation")
+    return Certificate(lower_bound, objective, gap, kind)
 
 
 def _objective_above(columns: Problem, network: QuantizedNetwork) -> Scalar:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from ._cross_validation import CrossValidation
     from ._path import Path
+    from ._solve_exactly import ExactResult
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -69,3 +70,19 @@ def plot_cross_validation(result: CrossValidation, ax: Axes | None = None) -> Ax
     ax.axvline(simple, color="C3", linestyle="--", label=f"one standard error: {simple:.3g}")
     ax.set_ylabel(f"{result.metric} on held-out samples")
     return _finish(ax)
+
+
+def plot_history(result: ExactResult, ax: Axes | None = None) -> Axes:
+    """Plot objective and bound of column generation, round by round."""
+    ax = _axes(ax)
+    objective, bound = np.asarray(result.history).T
+    rounds = np.arange(1, len(bound) + 1)
+    ax.plot(rounds, objective, "o-", markersize=3, color="C0", label="objective of the network")
+    ax.plot(rounds, bound, "o-", markersize=3, color="C3", label="proven lower bound")
+    ax.fill_between(rounds, bound, objective, color="C3", alpha=0.08, linewidth=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("round")
+    ax.set_ylabel("objective  ℓ + β‖α‖₁")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

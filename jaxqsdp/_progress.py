@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, show: bool | None, unit: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function that adds to the count shown.
+def progress_bar(total: int | None, show: bool | None, unit: str) -> Iterator[Callable[..., None]]:
+    """Yield a function that adds to the count shown, and may change the note beside it.
 
-    `show` None means a bar if tqdm is installed and standard error is a terminal.
+    `total` None means that nobody knows. `show` None means a bar if tqdm is installed and standard
+    error is a terminal.
 
     **Raises:** `ImportError` if a bar is asked for and tqdm is not installed.
     """
@@ -19,7 +20,12 @@ def progress_bar(total: int, show: bool | None, unit: str) -> Iterator[Callable[
     except ImportError:
         if show:
             raise ImportError("`progress=True` needs tqdm: pip install 'jaxqsdp[demo]'.") from None
-        yield lambda count: None
+        yield lambda count, note="": None
         return
     with tqdm(total=total, unit=unit, disable=None if show is None else not show) as bar:
-        yield bar.update
+
+        def advance(count: int, note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(count)
+
+        yield advance

@@ -123,6 +123,27 @@ def exact_bound(X, y, beta, dual, diagonal, weight=None):
     return bound(above), bound(below)
 
 
+def exact_combinatorial_bound(X, y, beta, dual, weight=None):
+    """Return the rational bound on p* that λ proves, by all sign vectors in exact arithmetic.
+
+    It is cλᵀy − ½c² Σ λ²/w with c = clip(λᵀy / Σ λ²/w, 0, β/max_u ‖Gu‖₁).
+    """
+    X, y, dual = (np.asarray(a, np.float64) for a in (X, y, dual))
+    weight = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
+    dual = np.where((weight > 0) & np.isfinite(dual), dual, 0)
+    linear, quadratic = _sum_of_products(dual, y), _sum_of_squares_over(dual, weight)
+    if quadratic == 0 or linear <= 0:
+        return Fraction(0)
+    gram, exponent = exact_gram(X, dual)
+    signs = itertools.product((1, -1), repeat=len(gram) - 1)
+    u = np.array([(1, *rest) for rest in signs], object)
+    norm = max(int(np.abs(row).sum()) for row in u @ gram) * Fraction(2) ** exponent
+    c = linear / quadratic
+    if norm > 0:
+        c = min(c, Fraction(float(beta)) / norm)
+    return c * linear - c * c * quadratic / 2
+
+
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """What the referee computed from raw data and claimed arrays; relative where not exact."""

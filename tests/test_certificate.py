@@ -20,9 +20,11 @@ from referee import brute_force, exact_bound
 
 import jaxqsdp as qs
 
+certify = functools.partial(qs.certify, kind="relaxation")  # the other: test_solve_exactly
+
 NUM_NEURONS = 30
 from_weights = qs.QuantizedNetwork.from_weights
-traced_certify = jax.jit(qs.certify)
+traced_certify = jax.jit(certify)
 
 
 def weighted(seed):
@@ -87,7 +89,7 @@ def same(certificate, other):
 def test_bounds_enclose_the_optimum(seed, dtype):
     """The optimum over all neurons of dimension five, and that of the relaxation."""
     problem, network, solution = certified(dtype, seed)
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     data = weighted(seed).astype(dtype)
     lowest, highest = brute_force(data.X, data.y, data.beta, data.weight)
     relaxed, tolerance = optimum(dtype, seed), 1e-3 if dtype == np.float32 else 1e-6
@@ -106,7 +108,7 @@ def test_bounds_enclose_the_optimum(seed, dtype):
 
 def test_bound_is_what_the_dual_point_proves(dtype):
     problem, network, solution = certified(dtype)
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     data = weighted(0).astype(dtype)
     lowest, highest = exact_bound(
         data.X, data.y, data.beta, solution.dual, solution.dual_diagonal, data.weight
@@ -124,7 +126,7 @@ def test_objective_is_rounded_up(traced, dtype):
     if traced and dtype == np.float32:
         tight = 1e-2
     for one in (network, random_network(dtype), random_network(dtype, 1)):
-        objective = (traced_certify if traced else qs.certify)(problem, one, solution).objective
+        objective = (traced_certify if traced else certify)(problem, one, solution).objective
         exact = exact_objective(problem, one)
         assert Fraction(float(objective)) >= exact
         assert Fraction(float(objective)) <= exact * (1 + Fraction(tight))
@@ -140,7 +142,7 @@ def test_objective_is_rounded_up_where_the_loss_is_all_rounding(dtype):
     exact = exact_objective(fitted, network)
     concrete, traced = (
         Fraction(float(certify(fitted, network, solution).objective))
-        for certify in (qs.certify, traced_certify)
+        for prove in (certify, traced_certify)
     )
     assert exact <= concrete <= exact * (1 + Fraction(1, 2**21))
     zero = 0.5 * np.sum(np.asarray(problem.weight, float) * np.asarray(fitted.y, float) ** 2)
@@ -181,8 +183,8 @@ def test_objective_is_rounded_up_where_products_underflow():
     problem = qs.Problem(X, y, np.float32(1.3e-38), sample_weight=np.ones_like(y))
     _, base, solution = certified(np.float32)
     network = from_weights(*np.ones((2, *base.u.shape)), np.full(NUM_NEURONS, 1e32, np.float32))
-    for certify in (qs.certify, traced_certify):
-        objective = certify(problem, network, solution).objective
+    for prove in (certify, traced_certify):
+        objective = prove(problem, network, solution).objective
         assert Fraction(float(objective)) >= exact_objective(problem, network)
 
 
@@ -191,8 +193,8 @@ def test_objective_that_no_float_holds(dtype):
     problem, network, solution = certified(dtype)
     size = dtype(np.finfo(dtype).max ** 0.75)
     large = eqx.tree_at(lambda network: network.alpha, network, network.alpha * size)
-    for certify in (qs.certify, traced_certify):
-        certificate = certify(problem, large, solution)
+    for prove in (certify, traced_certify):
+        certificate = prove(problem, large, solution)
         assert certificate.objective == np.inf
         assert certificate.gap == np.inf
         assert 0 < certificate.lower_bound <= optimum(dtype)
@@ -200,7 +202,7 @@ def test_objective_that_no_float_holds(dtype):
 
 def test_only_the_dual_point_is_believed(dtype):
     problem, network, solution = certified(dtype)
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     nonsense = dataclasses.replace(
         solution,
         value=jnp.asarray(-1, dtype),
@@ -211,13 +213,13 @@ def test_only_the_dual_point_is_believed(dtype):
         predictions=0 * solution.predictions,
         status=qs.Status.invalid_data,
     )
-    assert same(qs.certify(problem, network, nonsense), certificate)
+    assert same(certify(problem, network, nonsense), certificate)
 
 
 @pytest.mark.parametrize("noise", [1e-3, 1e-1, 10.0])
 def test_a_wrong_dual_point_weakens_the_bound_only(noise, dtype):
     problem, network, solution = certified(dtype)
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     rng = np.random.default_rng(3)
     for _ in range(5):
         wrong = dataclasses.replace(
@@ -227,7 +229,7 @@ def test_a_wrong_dual_point_weakens_the_bound_only(noise, dtype):
             dual_diagonal=solution.dual_diagonal
             * (1 + noise * rng.standard_normal(SMALL[1])).astype(dtype),
         )
-        weaker = qs.certify(problem, network, wrong)
+        weaker = certify(problem, network, wrong)
         assert 0 <= weaker.lower_bound < certificate.lower_bound
         assert weaker.lower_bound <= optimum(dtype)
         assert weaker.objective == certificate.objective
@@ -238,7 +240,7 @@ def test_a_wrong_dual_point_weakens_the_bound_only(noise, dtype):
 def test_a_useless_dual_point_gives_the_bound_zero(factor, dtype):
     problem, network, solution = certified(dtype)
     wrong = dataclasses.replace(solution, dual=solution.dual * dtype(factor))
-    certificate = qs.certify(problem, network, wrong)
+    certificate = certify(problem, network, wrong)
     assert certificate.lower_bound == 0
     assert certificate.gap == 1
 
@@ -249,13 +251,13 @@ def test_the_length_of_the_dual_point_does_not_matter():
     shorter = dataclasses.replace(
         solution, dual=solution.dual / 2, dual_diagonal=solution.dual_diagonal / 2
     )
-    certificate = qs.certify(problem, network, solution)
-    assert same(qs.certify(problem, network, shorter), certificate)
+    certificate = certify(problem, network, solution)
+    assert same(certify(problem, network, shorter), certificate)
 
 
 def test_concrete_float32_is_certified_in_float64():
     problem, network, solution = certified(np.float32)
-    concrete = qs.certify(problem, network, solution)
+    concrete = certify(problem, network, solution)
     traced = traced_certify(problem, network, solution)
     assert traced.lower_bound < concrete.lower_bound <= optimum(np.float32)
     assert traced.objective > concrete.objective
@@ -266,7 +268,7 @@ def test_concrete_float32_is_certified_in_float64():
         lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf,
         (problem, network, solution),
     )
-    expected = qs.certify(*double)
+    expected = certify(*double)
     low, high = (
         np.nextafter(np.float32(bound), np.float32(direction))
         for bound, direction in ((expected.lower_bound, -np.inf), (expected.objective, np.inf))
@@ -277,16 +279,16 @@ def test_concrete_float32_is_certified_in_float64():
 
 def test_solves_where_no_solution_is_given(dtype):
     problem, network, solution = certified(dtype)
-    assert same(qs.certify(problem, network), qs.certify(problem, network, solution))
+    assert same(certify(problem, network), certify(problem, network, solution))
 
 
 def test_any_network(dtype):
     problem, _, solution = certified(dtype)
     network = random_network(dtype)
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     rtol = 1e-5 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(certificate.objective, problem.objective(network), rtol=rtol)
-    assert certificate.lower_bound == qs.certify(*certified(dtype)).lower_bound
+    assert certificate.lower_bound == certify(*certified(dtype)).lower_bound
     assert certificate.gap > 0.9
 
 
@@ -294,7 +296,7 @@ def test_a_network_without_neurons(dtype):
     """It predicts zero, which is optimal for a large penalty."""
     problem, network, solution = certified(dtype)
     empty = dataclasses.replace(network, alpha=0 * network.alpha).prune()
-    certificate = qs.certify(problem, empty, solution)
+    certificate = certify(problem, empty, solution)
     zero = 0.5 * np.sum(np.asarray(problem.weight, float) * np.asarray(problem.y, float) ** 2)
     np.testing.assert_allclose(certificate.objective, zero, rtol=1e-6)
     assert certificate.lower_bound <= optimum(dtype)
@@ -304,7 +306,7 @@ def test_jit(dtype):
     problem, network, solution = certified(dtype)
     traced = traced_certify(problem, network, solution)
     rtol = 1e-3 if dtype == np.float32 else 1e-12
-    concrete = qs.certify(problem, network, solution)
+    concrete = certify(problem, network, solution)
     np.testing.assert_allclose(traced.lower_bound, concrete.lower_bound, rtol=rtol)
     np.testing.assert_allclose(traced.objective, concrete.objective, rtol=rtol)
     assert traced.lower_bound <= optimum(dtype)
@@ -312,7 +314,7 @@ def test_jit(dtype):
 
 def test_vmap_equals_loop(dtype):
     cases = [certified(dtype, seed) for seed in range(2)]
-    batch = jax.vmap(qs.certify)(*map(stack, zip(*cases, strict=True)))
+    batch = jax.vmap(certify)(*map(stack, zip(*cases, strict=True)))
     assert batch.gap.shape == (2,)
     assert repr(batch) == "Certificate(relaxation bound, shape (2,))"
     for index, case in enumerate(cases):
@@ -346,7 +348,7 @@ def test_several_outputs(dtype):
     problem = qs.Problem(X, y, np.array([0.5, 0.25], dtype), sample_weight=weight)
     solution = qs.solve(problem)
     network = qs.round(problem, solution, num_neurons=NUM_NEURONS, key=jax.random.key(5))
-    certificate = qs.certify(problem, network, solution)
+    certificate = certify(problem, network, solution)
     assert certificate.gap.shape == ()
     exact = exact_objective(problem, network)
     assert exact <= Fraction(float(certificate.objective)) <= exact * (1 + Fraction(1, 2**21))
@@ -376,10 +378,10 @@ def test_refuses_what_does_not_fit_together():
     problem, network, solution = certified(np.float64)
     wide = random_network(np.float64, num_features=7)
     with pytest.raises(ValueError, match="`network` takes 7 features, `problem` has 5"):
-        qs.certify(problem, wide, solution)
+        certify(problem, wide, solution)
     two = from_weights(network.u, network.v, jnp.stack([network.alpha] * 2, axis=1))
     with pytest.raises(ValueError, match=re.escape("`network` has outputs of shape (2,)")):
-        qs.certify(problem, two, solution)
+        certify(problem, two, solution)
     shorter = qs.Problem(problem.X[:9], problem.y[:9], 0.5)
     with pytest.raises(ValueError, match=re.escape("`solution` is for y of shape (24,)")):
-        qs.certify(shorter, network, solution)
+        certify(shorter, network, solution)

@@ -1,0 +1,120 @@
+"""The best output weights for some hundred or thousand neurons, and the dual point beside them.
+
+    min_α ½‖Φα − y‖² + β‖α‖₁  =  max_λ λᵀy − ½‖λ‖²  s.t.  |Φᵀλ| ≤ β
+
+by a primal–dual interior-point method on the host, in NumPy's float64. Column generation stops it
+early: a dual point well inside the constraints is a better guide to new neurons than a vertex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize
+
+_MAX_STEPS = 100
+_TO_BOUNDARY = 0.99
+_START_INSIDE = 0.95  # of the way to the constraints at most
+_LEAST_STEP = 1e-10
+
+Vector = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restricted:
+    """A primal and a dual point: `value` − `bound` is at least the distance to the optimum."""
+
+    alpha: Vector  # (m,), no exact zeros
+    dual: Vector  # (k,), |Φᵀλ| < β
+    value: float
+    bound: float
+
+
+def solve_restricted(
+    columns: NDArray[np.float64], y: Vector, beta: float, start: Vector, tol: float
+) -> Restricted:
+    """Solve for the columns (k, m) given to a relative gap, from a dual point.
+
+    The multipliers a± ≥ 0 of |Φᵀλ| ≤ β are the two parts of α = a₊ − a₋. Slacks follow from λ, so
+    the dual point is always feasible; y − Φα = λ holds at the end.
+    """
+    k, m = columns.shape
+    if m < k:  # what the columns do not reach stays in λ
+        left, columns = np.linalg.qr(columns)
+        inside = left.T @ y
+        outside = y - left @ inside
+        reduced = solve_restricted(columns, inside, beta, left.T @ start, tol)
+        rest = 0.5 * float(outside @ outside)
+        return Restricted(
+            reduced.alpha,
+            left @ reduced.dual + outside,
+            reduced.value + rest,
+            reduced.bound + rest,
+        )
+    correlation = start @ columns
+    most = np.abs(correlation).max(initial=0)
+    factor = min(1.0, _START_INSIDE * beta / most) if most > 0 else 1.0
+    dual, correlation = factor * start, factor * correlation
+    slack = np.stack([beta - correlation, beta + correlation])
+    parts = 0.05 * (y @ y) / (2 * m) / slack
+    for _ in range(_MAX_STEPS):
+        alpha = parts[0] - parts[1]
+        residual = y - columns @ alpha
+        value = 0.5 * residual @ residual + beta * np.abs(alpha).sum()
+        bound = dual @ y - 0.5 * dual @ dual
+        if value - bound <= tol * value:
+            break
+        direction = _newton(columns, slack, parts, residual - dual)
+        mu = np.mean(parts * slack)
+        _, slack_step, parts_step = direction(-parts * slack)
+        length = min(1.0, _longest(slack, slack_step), _longest(parts, parts_step))
+        after = np.mean((parts + length * parts_step) * (slack + length * slack_step))
+        target = mu * (after / mu) ** 3
+        step, slack_step, parts_step = direction(target - parts * slack - parts_step * slack_step)
+        longest = min(_longest(slack, slack_step), _longest(parts, parts_step))
+        length = min(1.0, _TO_BOUNDARY * longest)
+        moved = dual + length * step, parts + length * parts_step
+        correlation = moved[0] @ columns
+        slack = np.stack([beta - correlation, beta + correlation])
+        if not (length > _LEAST_STEP and slack.min() > 0 and moved[1].min() > 0):
+            break  # where float64 stops
+        dual, parts = moved
+    return Restricted(alpha, dual, float(value), float(bound))
+
+
+def _newton(
+    columns: NDArray[np.float64], slack: Vector, parts: Vector, misfit: Vector
+) -> Callable[[Vector], tuple[Vector, Vector, Vector]]:
+    """Return the map from changes asked of parts·slack to changes of λ, slacks and parts."""
+    scaled = columns * np.sqrt((parts / slack).sum(axis=0))
+    factor = linalg.cho_factor(np.eye(len(scaled)) + scaled @ scaled.T, check_finite=False)
+
+    def direction(asked: Vector) -> tuple[Vector, Vector, Vector]:
+        pull = asked / slack
+        step = linalg.cho_solve(factor, misfit - columns @ (pull[0] - pull[1]), check_finite=False)
+        along = step @ columns
+        slack_step = np.stack([-along, along])
+        return step, slack_step, pull - parts * slack_step / slack
+
+    return direction
+
+
+def _longest(x: Vector, step: Vector) -> float:
+    """Return the step length at which an entry of x reaches zero."""
+    falling = step < 0
+    return float(np.min(-x[falling] / step[falling], initial=np.inf))
+
+
+def basic_weights(columns: NDArray[np.float64], alpha: Vector) -> Vector:
+    """Return output weights with the same predictions and penalty, at most k + 1 not zero.
+
+    They exist by Carathéodory's theorem; an active-set method finds them.
+    """
+    signs = np.sign(alpha)
+    size = np.sqrt(np.mean(np.square(columns)) * len(columns))
+    signed = np.vstack([columns * signs, np.full(len(alpha), size)])
+    weights, _ = optimize.nnls(signed, signed @ np.abs(alpha), maxiter=10 * len(alpha))
+    return signs * weights

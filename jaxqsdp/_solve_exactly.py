@@ -1,0 +1,195 @@
+"""The training problem solved to proven global optimality, for few features."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+
+from ._certificate import Certificate, certify
+from ._columns import Round, Task, generate
+from ._network import QuantizedNetwork
+from ._plot import plot_history
+from ._pricing import MOST_FEATURES, enumerate_signs
+from ._problem import Problem, check_single
+from ._progress import progress_bar
+from ._restricted import basic_weights, solve_restricted
+from ._round import round
+from ._solution import Solution, check_solution
+from ._solve import solve
+from ._types import check_count, is_concrete
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FIRST_NEURONS = 200  # drawn from the relaxation
+_NEGLIGIBLE = 1e-9  # of y: what a neuron that is dropped contributes at most
+_FIT = 1e-10  # relative gap of the last fit
+
+
+class ExactResult(eqx.Module):
+    """A network, the proof that no other is better, and the way there.
+
+    **Attributes:**
+
+    - `network`: of the neurons that the optimum uses.
+    - `certificate`: with the combinatorial bound.
+    - `dual`: λ (n,) or (n, c), which proves the bound: `certify(problem, any_network, dual=dual)`.
+    - `history`: (rounds, 2), objective and bound after each round of column generation.
+    """
+
+    network: QuantizedNetwork
+    certificate: Certificate
+    dual: Float[Array, " n"] | Float[Array, "n c"]
+    history: Float[Array, "rounds 2"]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot objective and bound against the round, on matplotlib axes (new ones if None)."""
+        return plot_history(self, ax)
+
+    def __repr__(self) -> str:
+        rounds = len(self.history)
+        return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds\n)"
+
+
+def solve_exactly(
+    problem: Problem,
+    *,
+    tol: float = 1e-6,
+    solution: Solution | None = None,
+    max_rounds: int | None = None,
+    time_limit: float | None = None,
+    progress: bool | None = None,
+) -> ExactResult:
+    """Train a network to proven global optimality, by column generation with exact pricing.
+
+    The training problem is a LASSO over all 2^(2d−1) neurons. Its restriction to some neurons gives
+    a network and a dual point λ; enumerating all sign vectors u finds the neurons with
+    |uᵀGv| > β, G = Xᵀ diag(λ) X, which are added, and scaling λ until there is none left gives a
+    lower bound. It ends when the two agree. Starts from the relaxation.
+
+    Works on the host in float64, so not under `jit` or `vmap`; one round takes time of the order
+    of 2^d. Typically 10 to 50 rounds: seconds for d ≤ 16, a minute or two for d = 20.
+
+    **Arguments:**
+
+    - `problem`: a `Problem` of at most 26 features. Each of c outputs is solved by itself.
+    - `tol`: the relative gap to prove.
+    - `solution`: a `Solution` of the problem to start from; solved here if left out.
+    - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far.
+    - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
+
+    **Returns:** an `ExactResult`.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+    """
+    check_single(problem)
+    if not is_concrete(problem):
+        raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
+    d = problem.num_features
+    if d > MOST_FEATURES:
+        raise ValueError(
+            f"`problem` has {d} features, at most {MOST_FEATURES} can be enumerated; use `improve` "
+            "and `certify`."
+        )
+    if not bool(jnp.all(problem.is_valid)):
+        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
+    _check_limits(tol, max_rounds, time_limit)
+    if solution is None:
+        solution = solve(problem, throw=False)
+    check_solution(problem, solution)
+    deadline = time.monotonic() + (np.inf if time_limit is None else time_limit)
+    drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
+    columns = problem.columns
+    solved = []
+    with progress_bar(None, progress, "round") as advance:
+        for index in range(columns.y.shape[1]):
+            dual = np.asarray(solution.dual).reshape(len(columns.y), -1)[:, index]
+            task = Task.of(
+                np.asarray(problem.X),
+                np.asarray(columns.y[:, index]),
+                np.asarray(problem.weight),
+                float(columns.beta[index]),
+            )
+            first = np.asarray(drawn.u, np.float64), np.asarray(drawn.v, np.float64)
+            rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), tol)
+            history = []
+            for last in itertools.islice(rounds, max_rounds):
+                history.append([task.restore_value(last.value), task.restore_value(last.bound)])
+                advance(1, f"gap {last.gap:.1e}")
+                if time.monotonic() > deadline:
+                    break
+            solved.append(_Output.of(task, last, np.array(history)))
+    return _assemble(problem, solution, solved)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """What was found for one output."""
+
+    u: NDArray[np.float64]
+    v: NDArray[np.float64]
+    alpha: NDArray[np.float64]
+    dual: NDArray[np.float64]
+    history: NDArray[np.float64]
+
+    @staticmethod
+    def of(task: Task, last: Round, history: NDArray[np.float64]) -> _Output:
+        """Keep the neurons that count, and fit them once more."""
+        columns = task.columns(last.u, last.v)
+        sizes, least = np.linalg.norm(columns, axis=0), np.linalg.norm(task.targets)
+        least *= _NEGLIGIBLE
+        kept, alpha = np.arange(len(sizes)), last.alpha
+        for _ in range(2):
+            kept = kept[np.abs(alpha[kept]) * sizes[kept] > least]
+            if len(kept) == 0:
+                break
+            some = columns[:, kept]
+            basis = np.flatnonzero(basic_weights(some, alpha[kept]))
+            kept = kept[basis]
+            fitted = solve_restricted(some[:, basis], task.targets, task.beta, last.dual, _FIT)
+            alpha[kept] = fitted.alpha
+        dual = task.restore_dual(last.dual)
+        return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)
+
+
+def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> ExactResult:
+    """Put the outputs together: each has its own neurons."""
+    dtype = problem.X.dtype
+    alpha = block_diag(*(output.alpha[:, None] for output in outputs))
+    dual = np.stack([output.dual for output in outputs], axis=1)
+    if problem.y.ndim == 1:
+        alpha, dual = alpha[:, 0], dual[:, 0]
+    u, v = (
+        np.concatenate([getattr(output, name) for output in outputs]).reshape(
+            -1, problem.num_features
+        )
+        for name in "uv"
+    )
+    network = QuantizedNetwork.from_weights(*(jnp.asarray(a, dtype) for a in (u, v, alpha)))
+    # An output that ended earlier stays where it was.
+    rounds = max(len(output.history) for output in outputs)
+    history = sum(
+        np.pad(output.history, ((0, rounds - len(output.history)), (0, 0)), mode="edge")
+        for output in outputs
+    )
+    certificate = certify(problem, network, solution, dual=jnp.asarray(dual, dtype))
+    return ExactResult(network, certificate, jnp.asarray(dual, dtype), jnp.asarray(history, dtype))
+
+
+def _check_limits(tol: float, max_rounds: int | None, time_limit: float | None) -> None:
+    if not tol > 0:
+        raise ValueError(f"`tol` must be positive, got {tol}.")
+    if max_rounds is not None:
+        check_count(max_rounds, "max_rounds")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"`time_limit` must be positive, got {time_limit}.")

@@ -1,0 +1,173 @@
+"""Training to proven global optimality, against brute force over all neurons."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import problem_of
+from problems import SMALL, Data, degenerate, planted
+from referee import brute_force, exact_combinatorial_bound
+
+import jaxqsdp as qs
+import jaxqsdp._certificate as module
+
+GAP = {np.float64: 2e-6, np.float32: 2e-5}
+
+
+@functools.cache
+def solved(seed, dtype=np.float64):
+    case = planted(seed, *SMALL)
+    weight = np.random.default_rng(seed).uniform(0.2, 3, SMALL[0])
+    weight[:2] = 0
+    data = Data(case.X, case.y, [0.05, 0.5, 5.0][seed % 3], weight).astype(dtype)
+    return data, qs.solve_exactly(problem_of(data, dtype))
+
+
+def assert_proven(data, result, gap):
+    """Send network and bound to the referee; nothing of the package is believed."""
+    network, certificate = result.network, result.certificate
+    X, y = np.asarray(data.X, float), np.asarray(data.y, float)
+    u, v, alpha = (np.asarray(a, float) for a in (network.u, network.v, network.alpha))
+    weight = np.ones(len(y)) if data.weight is None else np.asarray(data.weight, float)
+    residual = ((X @ u.T) * (X @ v.T)) @ alpha - y
+    objective = 0.5 * weight @ residual**2 + data.beta * np.abs(alpha).sum()
+    bound = float(exact_combinatorial_bound(X, y, data.beta, result.dual, data.weight))
+    assert certificate.kind == "combinatorial"
+    assert float(certificate.lower_bound) <= objective <= float(certificate.objective)
+    assert objective - bound <= gap * objective
+    assert float(certificate.gap) <= gap
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_is_the_optimum(seed, dtype):
+    data, result = solved(seed, dtype)
+    assert_proven(data, result, GAP[dtype])
+    below, above = brute_force(data.X, data.y, data.beta, data.weight)
+    assert float(result.certificate.lower_bound) <= above
+    assert float(result.certificate.objective) >= below * (1 - 1e-9)
+    np.testing.assert_allclose(result.certificate.objective, above, rtol=GAP[dtype])
+    assert np.all(np.asarray(result.network.alpha) != 0)
+
+
+@pytest.mark.parametrize("name", list(degenerate()))
+def test_degenerate_problems(name):
+    data = degenerate()[name]
+    result = qs.solve_exactly(problem_of(data, np.float64))
+    assert float(result.certificate.gap) <= 1e-5 or result.certificate.objective < 1e-12
+    below, above = brute_force(data.X, data.y, data.beta)
+    assert float(result.certificate.lower_bound) <= above * (1 + 1e-12)
+    assert float(result.certificate.objective) >= below * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("exponent", [-6, 6])
+def test_units_do_not_matter(exponent, dtype):
+    data, result = solved(0, dtype)
+    c = dtype(10.0**exponent)
+    for moved, value in (
+        (dataclasses.replace(data, X=c * data.X, beta=float(c) ** 2 * data.beta), 1),
+        (dataclasses.replace(data, y=c * data.y, beta=float(c) * data.beta), float(c) ** 2),
+    ):
+        again = qs.solve_exactly(problem_of(moved, dtype))
+        assert again.certificate.gap <= 2 * GAP[dtype]
+        expected = value * float(result.certificate.objective)
+        np.testing.assert_allclose(again.certificate.objective, expected, rtol=3 * GAP[dtype])
+
+
+def test_several_outputs():
+    cases = [planted(seed, *SMALL) for seed in range(2)]
+    y, beta = np.stack([case.y for case in cases], axis=1), np.array([0.3, 3.0])
+    result = qs.solve_exactly(qs.Problem(cases[0].X, y, beta))
+    single = [
+        qs.solve_exactly(qs.Problem(cases[0].X, y[:, k], beta[k])).certificate for k in (0, 1)
+    ]
+    assert result.network.alpha.shape[1:] == (2,)
+    assert result.certificate.gap <= 2e-6
+    total = sum(float(certificate.objective) for certificate in single)
+    np.testing.assert_allclose(result.certificate.objective, total, rtol=1e-6)
+
+
+def test_a_dozen_features_and_stopping_early():
+    data = planted(0, 200, 12)
+    problem = qs.Problem(data.X, data.y, 0.6)
+    solution = qs.solve(problem)
+    first = qs.solve_exactly(problem, solution=solution, max_rounds=1)
+    assert len(first.history) == 1
+    assert 1e-6 < float(first.certificate.gap) < 0.5
+    timed = qs.solve_exactly(problem, solution=solution, time_limit=1e-3)
+    assert len(timed.history) == 1
+    result = qs.solve_exactly(problem, solution=solution)
+    assert_proven(dataclasses.replace(data, beta=0.6), result, 2e-6)
+    history = np.asarray(result.history)
+    assert np.all(history[:, 0] >= history[:, 1])
+    assert np.all(np.diff(history[:, 1]) >= 0)
+    assert history[-1, 0] - history[-1, 1] <= 1e-6 * history[-1, 0]
+    # Carathéodory: no more neurons than symmetric matrices have entries, and one.
+    assert result.network.num_neurons <= 12 * 13 // 2 + 1
+    relaxed = qs.certify(problem, result.network, solution, kind="relaxation")
+    assert relaxed.lower_bound < result.certificate.lower_bound
+
+
+def test_certifies_the_networks_of_others():
+    data, result = solved(1)
+    problem = problem_of(data, np.float64)
+    other = qs.QuantizedNetwork.from_weights(
+        np.ones((1, SMALL[1])), np.ones((1, SMALL[1])), np.zeros(1)
+    )
+    by_relaxation = qs.certify(problem, other, kind="relaxation")
+    assert by_relaxation.kind == "relaxation"
+    certificate = qs.certify(problem, other)
+    assert certificate.kind == "combinatorial"
+    proven = qs.certify(problem, other, dual=result.dual)
+    assert by_relaxation.lower_bound <= certificate.lower_bound <= proven.lower_bound
+    np.testing.assert_allclose(proven.lower_bound, result.certificate.objective, rtol=2e-6)
+    # The optimal network proves itself, given a useless solution.
+    solution = qs.solve(problem)
+    useless = dataclasses.replace(solution, dual=jnp.zeros_like(solution.dual))
+    assert float(qs.certify(problem, result.network, useless).gap) <= 1e-3
+
+
+def test_many_features_and_transforms_have_the_relaxation_only(monkeypatch):
+    data, result = solved(0)
+    problem, network = problem_of(data, np.float64), result.network
+    jitted = jax.jit(lambda network: qs.certify(problem, network).lower_bound)(network)
+    assert jitted < result.certificate.lower_bound
+    monkeypatch.setattr(module, "_FEW_FEATURES", SMALL[1] - 1)
+    assert qs.certify(problem, network).kind == "relaxation"
+    assert qs.certify(problem, network, kind="combinatorial").kind == "combinatorial"
+
+
+def test_errors():
+    data, result = solved(0)
+    problem = problem_of(data, np.float64)
+    for arguments, message in (
+        ({"tol": 0.0}, "`tol`"),
+        ({"max_rounds": 0}, "`max_rounds`"),
+        ({"time_limit": -1.0}, "`time_limit`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            qs.solve_exactly(problem, **arguments)
+    with pytest.raises(TypeError, match="`solution`"):
+        qs.solve_exactly(problem, solution=result)
+    with pytest.raises(ValueError, match="27 features"):
+        qs.solve_exactly(qs.Problem(np.ones((3, 27)), np.ones(3), 1.0))
+    with pytest.raises(ValueError, match="traced"):
+        jax.jit(qs.solve_exactly)(problem)
+    with pytest.raises(ValueError, match="`kind`"):
+        qs.certify(problem, result.network, kind="sharp")
+    with pytest.raises(ValueError, match="`dual`"):
+        qs.certify(problem, result.network, dual=jnp.zeros(3))
+    wide = qs.QuantizedNetwork.from_weights(np.ones((1, 27)), np.ones((1, 27)), np.zeros(1))
+    with pytest.raises(ValueError, match="27"):
+        qs.certify(qs.Problem(np.ones((3, 27)), np.ones(3), 1.0), wide, kind="combinatorial")
+    with pytest.raises(ValueError, match="outside"):
+        jax.jit(lambda p: qs.certify(p, result.network, kind="combinatorial"))(problem)
+
+
+def test_repr_and_plot():
+    _, result = solved(0)
+    assert "combinatorial bound" in repr(result)
+    assert "rounds" in repr(result)
+    assert len(result.plot().get_lines()) == 2
