@@ -111,9 +111,9 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
     cold = path.start(X)
     size = jnp.linalg.norm(path.y)
 
-    def distance(point: Point) -> Scalar:
+    def distance(point: Point, complementarity: Array) -> Scalar:
         misfit = jnp.linalg.norm(path.misfit(point)) / jnp.where(size > 0, size, 1)
-        return jnp.maximum(jnp.max(jnp.abs(path.complementarity(point) / mu - 1)), misfit)
+        return jnp.maximum(jnp.max(jnp.abs(complementarity / mu - 1)), misfit)
 
     def goes_on(carry: tuple[Point, Scalar, Array]) -> Bool[Array, ""]:
         _, before, steps = carry
@@ -122,13 +122,14 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
     def step(carry: tuple[Point, Scalar, Array]) -> tuple[Point, Scalar, Array]:
         point, _, steps = carry
         point = select(steps == _PATIENCE, cold, point)
-        target = jnp.maximum(mu, _SHRINK * jnp.mean(path.complementarity(point)))
-        return path.center(point, target), distance(point), steps + 1
+        moved, complementarity = path.center(point, mu, _SHRINK)
+        return moved, distance(point, complementarity), steps + 1
 
     start = select(path.is_interior(warm), warm, cold)
     carry = start, jnp.full_like(mu, jnp.inf), jnp.zeros((), jnp.int32)
     point, _, _ = jax.lax.while_loop(goes_on, step, carry)
-    plus, minus = jnp.where(distance(point) <= _LOST, point.primal, jnp.nan)
+    found = distance(point, path.complementarity(point)) <= _LOST
+    plus, minus = jnp.where(found, point.primal, jnp.nan)
     residual = data.y - quadratic_forms(data.X, (plus - minus) / 2)
     scale = jnp.mean(jnp.diagonal(plus + minus)) / 2
     return Central(jnp.stack([plus, minus]), residual, point.diagonal, scale)

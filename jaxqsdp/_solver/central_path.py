@@ -88,10 +88,16 @@ class CentralPath(eqx.Module):
         second_order = (product + jnp.swapaxes(product, 1, 2)) / 2
         return linear.move(linear.towards(centering * mu, second_order))
 
-    def center(self, point: Point, mu: Scalar) -> Point:
-        """Take a Newton step towards the point of the path with P·S = μ·1 in both cones."""
+    def center(self, point: Point, mu: Scalar, shrink: float) -> tuple[Point, Float[Array, "2 d"]]:
+        """Take a Newton step towards the point of the path with P·S = μ·1 in both cones.
+
+        Where that is far, towards `shrink` times the mean of the eigenvalues of P·S. Those
+        eigenvalues, before the step, are returned too: its scaling has them.
+        """
         linear = _Linearization.of(self, point)
-        return linear.move(linear.towards(mu, jnp.zeros_like(point.primal)))
+        target = jnp.maximum(mu, shrink * linear.mu)
+        moved = linear.move(linear.towards(target, jnp.zeros_like(point.primal)))
+        return moved, jnp.square(linear.scaling.values)
 
     def complementarity(self, point: Point) -> Float[Array, "2 d"]:
         """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
