@@ -123,7 +123,8 @@ def _errors(
             "value": solved(data)["value"],
         }
 
-    step = _STEP[jnp.finfo(data.y.dtype).bits]
+    dtype = data.y.dtype
+    step = _STEP[jnp.finfo(dtype).bits]
     direction = jax.tree.map(lambda changes: changes[0], random_changes(data))
     # Weights stay positive, and zero where they are.
     noise = direction.weight / (1 + jnp.max(jnp.abs(direction.weight)))
@@ -142,13 +143,12 @@ def _errors(
         def at(shift: Array) -> dict[str, Array]:
             return differenced(jax.tree.map(lambda x, dx: x + shift * dx, data, direction))
 
-        shifts = jnp.asarray([-2.0, -1.0, 1.0, 2.0], step_dtype) * step
-        weights = jnp.asarray([1.0, -8.0, 8.0, -1.0], step_dtype) / (12 * step)
+        shifts = jnp.asarray([-2.0, -1.0, 1.0, 2.0], dtype) * step
+        weights = jnp.asarray([1.0, -8.0, 8.0, -1.0], dtype) / (12 * step)
         values = jax.vmap(at)(shifts)
         differences = jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1), values)
         return jax.jvp(solved, (data,), (direction,))[1], differences
 
-    step_dtype = data.y.dtype
     derivatives, differences = jax.vmap(along)(lanes)
     errors = {
         name: jax.vmap(_relative_error, in_axes=(0, 0, None))(

@@ -148,14 +148,14 @@ def sum_below(bounds: Float[Array, " c"]) -> Scalar:
     return total - bounds.shape[-1] * eps * jnp.sum(jnp.abs(bounds), axis=-1)
 
 
-def check_solution(problem: Problem, solution: Solution) -> None:
+def check_solution(problem: Problem, solution: Solution, name: str = "solution") -> None:
     """Raise `TypeError` or `ValueError` unless it is a solution with the shapes of the problem."""
     if not isinstance(solution, Solution):
-        raise TypeError(f"`solution` must be a `Solution`, got {type(solution).__name__}.")
+        raise TypeError(f"`{name}` must be a `Solution`, got {type(solution).__name__}.")
     d = problem.num_features
     has = (solution.dual.shape, solution.quadratic_form.shape[-2:])
     if has != (problem.y.shape, (d, d)):
         raise ValueError(
-            f"`solution` is for y of shape {has[0]} and {has[1][0]} features, but `problem` has y "
+            f"`{name}` is for y of shape {has[0]} and {has[1][0]} features, but `problem` has y "
             f"of shape {problem.y.shape} and {d} features."
         )

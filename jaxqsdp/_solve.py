@@ -18,7 +18,15 @@ from ._bound import dual_bound
 from ._lift import quadratic_forms
 from ._problem import Problem, check_single
 from ._residuals import feasible_point, relative_gap
-from ._solution import Solution, Stats, Status, outputs_first, outputs_last, status_text
+from ._solution import (
+    Solution,
+    Stats,
+    Status,
+    check_solution,
+    outputs_first,
+    outputs_last,
+    status_text,
+)
 from ._solver import AbstractSolver, Iterate, default_solver
 from ._solver.base import AbstractProcess, CoreProblem
 from ._solver.splitting import select
@@ -40,7 +48,7 @@ def solve(
     *,
     max_steps: int | None = None,
     warm_start: Solution | None = None,
-    adjoint: AbstractAdjoint = Implicit(),  # noqa: B008
+    adjoint: AbstractAdjoint = Implicit(),
     throw: bool = True,
 ) -> Solution:
     """Solve the semidefinite relaxation, with a proven lower bound on the training problem.
@@ -294,15 +302,7 @@ def _check_arguments(
         check_count(max_steps, "max_steps")
     if warm_start is None:
         return
-    if not isinstance(warm_start, Solution):
-        raise TypeError(f"`warm_start` must be a `Solution`, got {type(warm_start).__name__}.")
-    d = problem.num_features
-    shapes = (warm_start.dual.shape, warm_start.quadratic_form.shape[-2:])
-    if shapes != (problem.y.shape, (d, d)):
-        raise ValueError(
-            f"`warm_start` is a solution for y of shape {shapes[0]} and {shapes[1][0]} features, "
-            f"but `problem` has y of shape {problem.y.shape} and {d} features."
-        )
+    check_solution(problem, warm_start, "warm_start")
     if warm_start.dual.dtype != problem.y.dtype:
         raise ValueError(
             f"`warm_start` has dtype {warm_start.dual.dtype}, `problem` {problem.y.dtype}."
