@@ -47,7 +47,7 @@ class RelaxationLayer(eqx.Module):
         beta: ArrayLike,
         *,
         solver: AbstractSolver | None = None,
-        adjoint: AbstractAdjoint = Implicit(),  # noqa: B008
+        adjoint: AbstractAdjoint = Implicit(),
     ):
         beta = as_float_array(beta, "beta")
         if beta.ndim > 1:
