@@ -1,6 +1,7 @@
 """Derivatives of solutions: against differences, an independent solver and unrolled steps."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from clarabel_reference import reference
 from helpers import lane, stack
-from problems import SMALL, planted
+from problems import SMALL, degenerate, planted
 
 import jaxqsdp as qs
 from jaxqsdp._linalg import positive_part
 
 TIGHT = qs.InteriorPoint(tol=1e-12, tol_residual=1e-12)
-OUTPUTS = ("quadratic_form", "scale", "dual", "predictions", "value")
+UNIQUE = ("quadratic_form", "scale", "dual", "predictions", "value")
+OUTPUTS = (*UNIQUE, "gram", "dual_diagonal")
 
 
 def numbers_of(data, dtype=np.float64):
@@ -23,10 +25,15 @@ def numbers_of(data, dtype=np.float64):
     return tuple(jnp.asarray(x, dtype) for x in (data.X, data.y, data.beta, weight))
 
 
-def outputs(numbers, **options):
+def problem_of(numbers):
     X, y, beta, weight = numbers
-    solution = qs.solve(qs.Problem(X, y, beta, sample_weight=weight), throw=False, **options)
-    return {name: getattr(solution, name) for name in OUTPUTS}
+    return qs.Problem(X, y, beta, sample_weight=weight)
+
+
+def outputs(numbers, **options):
+    """Return the outputs, and the whole solution."""
+    solution = qs.solve(problem_of(numbers), throw=False, **options)
+    return {name: getattr(solution, name) for name in OUTPUTS}, solution
 
 
 def direction_of(numbers, seed=0):
@@ -37,10 +44,24 @@ def direction_of(numbers, seed=0):
     )
 
 
-def assert_close(tree, expected, tolerance):
-    for name, leaf in expected.items():
-        error = np.linalg.norm(np.asarray(tree[name]) - leaf) / np.linalg.norm(leaf)
+def moved(numbers, change, step):
+    return tuple(x + step * dx for x, dx in zip(numbers, change, strict=True))
+
+
+def relative_error(leaf, expected):
+    return np.linalg.norm(np.asarray(leaf) - expected) / np.linalg.norm(expected)
+
+
+def assert_close(tree, expected, tolerance, names=UNIQUE):
+    for name in names:
+        error = relative_error(tree[name], np.asarray(expected[name]))
         assert error <= tolerance, (name, error)
+
+
+@jax.jit
+def derivative(numbers, change):
+    """Return the outputs and their derivative in one direction."""
+    return jax.jvp(lambda n: outputs(n, solver=TIGHT)[0], (numbers,), (change,))
 
 
 @pytest.fixture(scope="module")
@@ -50,41 +71,51 @@ def numbers():
 
 @pytest.fixture(scope="module")
 def tangent(numbers):
-    """The derivative in one direction."""
-    change = jax.jit(lambda *pair: jax.jvp(lambda n: outputs(n, solver=TIGHT), *pair)[1])
-    return change((numbers,), (direction_of(numbers),))
+    return derivative(numbers, direction_of(numbers))[1]
 
 
 def test_agrees_with_differences_of_clarabel(numbers, tangent):
     change, step = direction_of(numbers), 1e-3
 
     def at(shift):
-        X, y, beta, weight = (
-            np.asarray(x + shift * dx) for x, dx in zip(numbers, change, strict=True)
-        )
+        X, y, beta, weight = map(np.asarray, moved(numbers, change, shift))
         optimum = reference(X, y, beta, weight)
         return {"quadratic_form": optimum.form, "value": np.asarray(optimum.value)}
 
     ends = at(step), at(-step)
     expected = {name: (ends[0][name] - ends[1][name]) / (2 * step) for name in ends[0]}
-    assert_close(tangent, expected, 1e-3)
+    assert_close(tangent, expected, 1e-3, expected)
 
 
-def test_agrees_with_unrolled_steps(numbers, tangent):
-    adjoint = qs.Unrolled(3000)
+def test_agrees_with_unrolled_steps():
+    """Those give the Gram matrix and p too, which are unique where p > 0."""
+    numbers, adjoint, step = numbers_of(planted(2, *SMALL)), qs.Unrolled(3000), 1e-3
+    change = direction_of(numbers)
     unrolled = jax.jit(
-        lambda *pair: jax.jvp(lambda n: outputs(n, solver=TIGHT, adjoint=adjoint), *pair)[1]
-    )((numbers,), (direction_of(numbers),))
-    del unrolled["value"]  # exact only to first order in the error of the solution
-    assert_close(tangent, {k: np.asarray(v) for k, v in unrolled.items()}, 1e-6)
+        lambda *pair: jax.jvp(lambda n: outputs(n, solver=TIGHT, adjoint=adjoint)[0], *pair)[1]
+    )((numbers,), (change,))
+    at, tangent = derivative(numbers, change)
+    assert np.all(at["dual_diagonal"] > 0.01)
+    # The value is exact only to first order in the error of the solution.
+    assert_close(tangent, unrolled, 1e-6, [name for name in UNIQUE if name != "value"])
+    after, before = (derivative(moved(numbers, change, k * step), change)[0] for k in (1, -1))
+    differences = jax.tree.map(lambda one, other: (one - other) / (2 * step), after, before)
+    assert_close(unrolled, differences, 1e-3, ["gram", "dual_diagonal"])
 
 
-def test_agrees_with_differences(numbers, capsys):
+@pytest.mark.parametrize("name", ["planted", "zero targets", "above the threshold"])
+def test_agrees_with_differences(name, numbers, capsys):
+    """Also where all is zero, and so are the derivatives or their sizes."""
     X, y, beta, weight = numbers
-    problem = qs.Problem(X, y, beta, sample_weight=weight.at[0].set(0))
-    check = qs.check_gradient(problem)
-    assert max(max(row.values()) for row in check.errors.values()) <= 1e-5
-    assert check.passed
+    weight = weight.at[0].set(0)
+    if name == "zero targets":
+        y = 0 * y
+    elif name == "above the threshold":
+        beta = 2 * qs.beta_max(X, y, weight)
+    check = qs.check_gradient(problem_of((X, y, beta, weight)))
+    if name == "planted":
+        assert max(max(row.values()) for row in check.errors.values()) <= 1e-5
+    assert check.passed, check.errors
     assert "agree to" in capsys.readouterr().out
 
 
@@ -97,120 +128,163 @@ def test_smoothed_derivatives_of_a_degenerate_problem_agree_with_differences():
     assert qs.check_gradient(problem, adjoint=qs.Implicit(smoothing=1e-2), solver=solver).passed
 
 
-def test_float32_is_within_a_hundredth(numbers, tangent):
-    narrow = numbers_of(planted(0, *SMALL), np.float32)
-    change = direction_of(narrow)
-    found = jax.jit(lambda *pair: jax.jvp(outputs, *pair)[1])((narrow,), (change,))
-    assert_close(found, {k: np.asarray(v) for k, v in tangent.items()}, 1e-2)
+def test_float32_is_within_a_hundredth_or_flagged():
+    """Flagged may be only data that are hard."""
+
+    @jax.jit
+    @jax.vmap
+    def studied(numbers, change):
+        _, found, solution = jax.jvp(outputs, (numbers,), (change,), has_aux=True)
+        return found, qs.adjoint_report(problem_of(numbers), solution)
+
+    hard = degenerate()
+    datas = [planted(0, *SMALL), hard["outlying sample"], hard["columns far apart"]]
+    cases = [numbers_of(data, np.float32) for data in datas]
+    changes = [direction_of(numbers) for numbers in cases]
+    found, reports = studied(stack(cases), stack(changes))
+    trusted = reports.status == qs.AdjointStatus.trusted
+    assert trusted[0]
+    assert all(np.all(np.isfinite(leaf)) for leaf in found.values())
+    for index, pair in enumerate(zip(cases, changes, strict=True)):
+        if trusted[index]:
+            _, expected = derivative(*jax.tree.map(lambda x: x.astype(np.float64), pair))
+            assert_close(lane(found, index), expected, 1e-2)
+
+
+def loss_and_solution(numbers):
+    found, solution = outputs(numbers)
+    loss = jnp.sum(jnp.sin(found["quadratic_form"])) + found["scale"] + found["value"] ** 2
+    return loss, solution
 
 
 def loss(numbers):
-    found = outputs(numbers)
-    return jnp.sum(jnp.sin(found["quadratic_form"])) + found["scale"] + found["value"] ** 2
+    return loss_and_solution(numbers)[0]
 
 
-gradient = jax.jit(jax.grad(loss))
+@jax.jit
+def second_order(numbers, change):
+    """Return the gradient, the derivative in one direction, and that of the gradient."""
+    (_, gradient), tangents = jax.jvp(jax.value_and_grad(loss), (numbers,), (change,))
+    return gradient, *tangents
 
 
-def test_forward_reverse_and_second_order(numbers):
-    numbers = (*numbers[:3], numbers[3].at[0].set(0))  # and weights that are zero, and grow
-    change = direction_of(numbers)
-    change = (*change[:3], jnp.abs(change[3]))
-    pair = jax.jit(lambda *pair: jax.jvp(jax.value_and_grad(loss), *pair))
-    (_, reverse), (forward, second) = pair((numbers,), (change,))
-    dot = sum(jnp.vdot(g, dx) for g, dx in zip(reverse, change, strict=True))
-    np.testing.assert_allclose(dot, forward, rtol=1e-9)
+@jax.jit
+@jax.vmap
+def studied(numbers):
+    """Return the gradient and the report on it."""
+    gradient, solution = jax.grad(loss_and_solution, has_aux=True)(numbers)
+    return gradient, qs.adjoint_report(problem_of(numbers), solution)
 
-    step = 1e-3
-    ends = [
-        gradient(tuple(x + k * step * dx for x, dx in zip(numbers, change, strict=True)))
-        for k in range(5)
-    ]
-    for found, *values in zip(second, *ends, strict=True):  # one-sided, of fourth order
-        expected = np.tensordot([-25, 48, -36, 16, -3], np.stack(values), axes=1) / (12 * step)
-        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-        assert error <= 1e-4
+
+FLAGGED = ("duplicated columns", "threshold")
+DEGENERATE = (
+    *FLAGGED,
+    "rank deficient",
+    "zero targets",
+    "above the threshold",
+    "fewer samples than features",
+)
+SOUND = {f"sound {seed}": planted(seed, *SMALL) for seed in range(3)}
+PADS = (0.0, 1e3, 1e80)
+STEP = 1e-3
 
 
 def degenerate_cases():
-    """Degenerate problems of one shape, and if the derivatives are to be flagged."""
-    data = planted(1, *SMALL)
+    """Return degenerate problems of one shape."""
+    data = SOUND["sound 1"]
     twin = np.column_stack([data.X[:, :4], data.X[:, 0]])
     deficient = np.column_stack([data.X[:, :4], data.X[:, :3].sum(axis=1)])
     threshold = float(qs.beta_max(data.X, data.y, numbers_of(data)[3]))
     few = np.where(np.arange(len(data.y))[:, None] < 3, data.X, 0.0)
-    return {
-        "duplicated columns": (dataclasses.replace(data, X=twin), True),
-        "threshold": (dataclasses.replace(data, beta=threshold), True),
-        "rank deficient": (dataclasses.replace(data, X=deficient), False),
-        "zero targets": (dataclasses.replace(data, y=0 * data.y), False),
-        "above the threshold": (dataclasses.replace(data, beta=2 * threshold), False),
-        "fewer samples than features": (dataclasses.replace(data, X=few), False),
-    }
+    cases = (
+        dataclasses.replace(data, X=twin),
+        dataclasses.replace(data, beta=threshold),
+        dataclasses.replace(data, X=deficient),
+        dataclasses.replace(data, y=0 * data.y),
+        dataclasses.replace(data, beta=2 * threshold),
+        dataclasses.replace(data, X=few),
+    )
+    return dict(zip(DEGENERATE, cases, strict=True))
 
 
-def test_lanes():
-    """Gradients of a batch equal single ones; degenerate lanes are finite, a failed one is zero."""
-    sound = [numbers_of(planted(seed, *SMALL)) for seed in range(3)]
-    degenerate = [numbers_of(data) for data, _ in degenerate_cases().values()]
-    bad = (sound[0][0].at[3, 1].set(jnp.nan), *sound[0][1:])
-    batch = jax.jit(jax.vmap(jax.grad(loss)))(stack([bad, *sound, *degenerate]))
-    for found in lane(batch, 0):
-        np.testing.assert_array_equal(found, 0)
-    for index, numbers in enumerate(sound, start=1):
-        for found, expected in zip(lane(batch, index), gradient(numbers), strict=True):
-            size = np.linalg.norm(expected)
-            assert np.linalg.norm(found - np.asarray(expected)) <= 1e-6 * size
-    assert all(np.all(np.isfinite(leaf)) for leaf in batch)
+def partly_weighted():
+    """Return numbers with a weight that is zero, and a direction in which it grows."""
+    numbers = numbers_of(SOUND["sound 0"])
+    numbers = (*numbers[:3], numbers[3].at[0].set(0))
+    change = direction_of(numbers)
+    return numbers, (*change[:3], jnp.abs(change[3]))
 
-    def padded(numbers, pad):
-        X, y, beta, weight = numbers
-        return X.at[:2].set(pad), y.at[:2].set(pad), beta, weight.at[:2].set(0)
 
-    def loss_of_counted(numbers):
-        found = outputs(numbers)
-        return jnp.sum(jnp.sin(found["quadratic_form"])) + found["scale"] + found["value"]
+@functools.cache
+def lanes():
+    """Return the gradient and the report of each of many problems, by name, from one program."""
+    cases = {name: numbers_of(data) for name, data in {**SOUND, **degenerate_cases()}.items()}
+    X, y, beta, weight = cases["sound 1"]
+    cases["bad"] = X.at[3, 1].set(jnp.nan), y, beta, weight
+    for pad in PADS:
+        cases[pad] = X.at[:2].set(pad), y.at[:2].set(pad), beta, weight.at[:2].set(0)
+    for k in range(5):
+        cases[k, "steps"] = moved(*partly_weighted(), k * STEP)
+    batch = studied(stack(cases.values()))
+    return {name: lane(batch, index) for index, name in enumerate(cases)}
 
-    pads = stack([padded(sound[0], pad) for pad in (0.0, 1e3, 1e80)])
-    gradients = jax.jit(jax.vmap(jax.grad(loss_of_counted)))(pads)
-    for leaf in gradients[:3]:
-        np.testing.assert_allclose(leaf[1], leaf[0], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(leaf[2], leaf[0], rtol=1e-9, atol=1e-12)
+
+def test_forward_reverse_and_second_order():
+    numbers, change = partly_weighted()
+    reverse, forward, second = second_order(numbers, change)
+    dot = sum(jnp.vdot(g, dx) for g, dx in zip(reverse, change, strict=True))
+    np.testing.assert_allclose(dot, forward, rtol=1e-9)
+    ends = [lanes()[k, "steps"][0] for k in range(5)]
+    for found, *values in zip(second, *ends, strict=True):  # one-sided, of fourth order
+        expected = np.tensordot([-25, 48, -36, 16, -3], np.stack(values), axes=1) / (12 * STEP)
+        assert relative_error(found, expected) <= 1e-4
+
+
+def test_gradients_of_a_batch_are_those_of_its_problems():
+    """Degenerate ones are finite, and those of a failed solve zero."""
+    for name, data in SOUND.items():
+        numbers = numbers_of(data)
+        singles = second_order(numbers, direction_of(numbers))[0]
+        for found, expected in zip(lanes()[name][0], singles, strict=True):
+            assert relative_error(found, np.asarray(expected)) <= 1e-6
+    for name in DEGENERATE:
+        assert all(np.all(np.isfinite(leaf)) for leaf in lanes()[name][0])
+    for leaf in lanes()["bad"][0]:
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_what_samples_without_weight_hold_does_not_matter():
+    first, *others = (lanes()[pad][0][:3] for pad in PADS)
+    for gradients in others:
+        for leaf, expected in zip(gradients, first, strict=True):
+            np.testing.assert_allclose(leaf, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_report_flags_what_has_no_derivative():
-    def report(numbers):
-        X, y, beta, weight = numbers
-        problem = qs.Problem(X, y, beta, sample_weight=weight)
-        return qs.adjoint_report(problem, qs.solve(problem, throw=False))
-
-    cases = degenerate_cases()
-    sound = numbers_of(planted(1, *SMALL))
-    bad = (sound[0].at[3, 1].set(jnp.nan), *sound[1:])
-    batch = stack([*(numbers_of(data) for data, _ in cases.values()), sound, bad])
-    reports = jax.jit(jax.vmap(report))(batch)
+    reports = {name: lanes()[name][1] for name in (*DEGENERATE, *SOUND, "bad")}
     status = qs.AdjointStatus
-    expected = [flagged for _, flagged in cases.values()] + [False, False]
-    np.testing.assert_array_equal(reports.status == status.degenerate, expected)
-    np.testing.assert_array_equal(reports.status == status.failed, [False] * 7 + [True])
-    assert "Trusted" in repr(lane(reports, -2))
-    assert reports.condition[0] >= 1e3 * reports.condition[-2]
+    for name, report in reports.items():
+        assert (report.status == status.degenerate) == (name in FLAGGED), name
+        assert (report.status == status.failed) == (name == "bad"), name
+    sound = reports["sound 1"]
+    assert "Trusted" in repr(sound)
+    assert reports["duplicated columns"].condition >= 1e3 * sound.condition
 
 
-def test_several_outputs_have_the_derivatives_of_each():
-    X, y, _, _ = numbers_of(planted(3, *SMALL))
+def test_several_outputs_have_the_derivatives_of_each(numbers):
+    X, y, beta, weight = numbers
     Y = jnp.stack([y, y[::-1]], axis=1)
-
-    def forms(X, y):
-        return qs.solve(qs.Problem(X, y, 0.5)).quadratic_form
+    change = (direction_of(numbers)[0], jnp.zeros_like(y), jnp.zeros_like(beta), 0 * weight)
 
     @jax.jit
-    def derivatives(X, Y, dX):
-        together = jax.jvp(lambda X: forms(X, Y), (X,), (dX,))[1]
-        return together, jax.vmap(lambda y: jax.jvp(lambda X: forms(X, y), (X,), (dX,))[1])(Y.T)
+    def together(X, dX):
+        def forms(X):
+            return outputs((X, Y, beta, weight), solver=TIGHT)[0]["quadratic_form"]
 
-    together, singles = derivatives(X, Y, direction_of((X,))[0])
-    np.testing.assert_allclose(together, singles, rtol=1e-6, atol=1e-8)
+        return jax.jvp(forms, (X,), (dX,))[1]
+
+    singles = [derivative((X, y, beta, weight), change)[1]["quadratic_form"] for y in Y.T]
+    np.testing.assert_allclose(together(X, change[0]), singles, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(
