@@ -203,7 +203,7 @@ def _wait_for_parts(folder):
 
 def test_a_kill_loses_no_more_than_what_is_pending(tmp_path):
     """Killed as soon as the first parts are there; the next call goes on from them."""
-    folder, count = tmp_path / "killed", 20_000
+    folder, count = tmp_path / "killed", 4_000
     with subprocess.Popen(_script(folder, count, False)) as process:
         _wait_for_parts(folder)
         process.send_signal(signal.SIGKILL)
@@ -235,7 +235,7 @@ def test_stragglers_go_on_together(problems, expected, monkeypatch):
 
 
 def test_iterators_are_taken_once(problems, expected):
-    solutions = qs.solve_batch(problem for problem in problems[:3])
+    solutions = qs.solve_batch((problem for problem in problems[:3]), lanes=8)
     np.testing.assert_allclose([s.value for s in solutions], expected.value[:3], rtol=1e-8)
 
 
@@ -259,7 +259,7 @@ def test_results_outlive_a_disk_that_fails(problems, expected, tmp_path, monkeyp
 
 def test_ctrl_c_returns_what_is_finished(tmp_path):
     """Sent while a long queue is under way, in another process."""
-    folder, count = tmp_path / "interrupted", 20_000
+    folder, count = tmp_path / "interrupted", 4_000
     script = _script(folder, count, True)
     with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as process:
         _wait_for_parts(folder)

@@ -28,6 +28,7 @@ def arguments(dtype, shared=False):
     return jnp.asarray(X), jnp.stack([data.y for data in datas]), jnp.asarray(betas)
 
 
+@jax.jit
 def over_targets(X, y, beta):
     return jax.vmap(solve, in_axes=(None, 0, 0))(X[0], y, beta)
 
