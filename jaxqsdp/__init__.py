@@ -15,6 +15,7 @@ from ._fit import FitResult as FitResult
 from ._fit import fit as fit
 from ._gradient_check import GradientCheck as GradientCheck
 from ._gradient_check import check_gradient as check_gradient
+from ._improve import improve as improve
 from ._layer import RelaxationLayer as RelaxationLayer
 from ._loss import SquaredLoss as SquaredLoss
 from ._network import QuantizedNetwork as QuantizedNetwork

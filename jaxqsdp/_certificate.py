@@ -98,32 +98,34 @@ def certify(
     if solution is None:
         solution = solve(problem, throw=False)
     check_solution(problem, solution)
-    relaxed = _certify_relaxation(problem, network, solution)
-    few = concrete and problem.num_features <= _FEW_FEATURES
-    if kind == "relaxation" or (kind == "best" and not few):
-        return relaxed
-    duals = [solution.dual, _network_residual(problem, network)]
-    bound = _combinatorial_bound(problem, duals if dual is None else [*duals, dual])
-    if kind == "best" and not bound > relaxed.lower_bound:
-        return relaxed
+    if not concrete:
+        return _certify(problem, network, solution.dual, solution.dual_diagonal)
+    # Evaluated now even inside `jit`, which would stage what its body closes over.
     with jax.ensure_compile_time_eval():
+        relaxed = _certify_on_host(problem, network, solution)
+        many = problem.num_features > _FEW_FEATURES
+        if kind == "relaxation" or (kind == "best" and many):
+            return relaxed
+        duals = [solution.dual, _network_residual(problem, network)]
+        bound = _combinatorial_bound(problem, duals if dual is None else [*duals, dual])
+        if kind == "best" and not bound > relaxed.lower_bound:
+            return relaxed
         return _assemble(jnp.asarray(bound), relaxed.objective, "combinatorial")
 
 
-def _certify_relaxation(
+def _certify_on_host(
     problem: Problem, network: QuantizedNetwork, solution: Solution
 ) -> Certificate:
+    """Certify float32 data in float64, on the CPU if there is one."""
     arguments = (problem, network, solution.dual, solution.dual_diagonal)
     host = _host_device()
-    if not is_concrete(arguments) or problem.X.dtype != jnp.float32 or host is None:
+    if problem.X.dtype != jnp.float32 or host is None:
         return _certify(*arguments)
-    # Evaluated now even inside `jit`, which would stage what its body closes over.
-    with jax.ensure_compile_time_eval():
-        with jax.enable_x64(True), jax.default_device(host):
-            wide = _certify(*jax.tree.map(_widened, arguments))
-            bounds = np.float64(wide.lower_bound), np.float64(wide.objective)
-        lower_bound, objective = _outward(*bounds)
-        return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
+    with jax.enable_x64(True), jax.default_device(host):
+        wide = _certify(*jax.tree.map(_widened, arguments))
+        bounds = np.float64(wide.lower_bound), np.float64(wide.objective)
+    lower_bound, objective = _outward(*bounds)
+    return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
 
 
 @eqx.filter_jit

@@ -8,7 +8,7 @@ import operator
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._lasso import lasso
 from ._linalg import square_root
@@ -72,21 +72,27 @@ def round(
 def _round(
     problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
 ) -> QuantizedNetwork:
+    u, v, alpha = draw(solution, num_neurons, key)
+    network = pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
+    return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
+
+
+def draw(
+    solution: Solution, num_neurons: int, key: PRNGKeyArray
+) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]:
+    """Draw (g_u, g_v) ~ N(0, S), whose signs are the neurons, and return them with unbiased α."""
     scale = jnp.atleast_1d(solution.scale)
-    c, d = scale.shape[0], problem.num_features
+    c, d = scale.shape[0], solution.quadratic_form.shape[-1]
     forms = solution.quadratic_form.reshape(c, d, d)
     blocks = solution.block.reshape(c, d, d)
-    normal = jax.random.normal(key, (2, num_neurons, d), problem.X.dtype)
-    u, v = jax.vmap(_draw, in_axes=(0, 0, 0, None))(forms, blocks, scale, normal)
+    normal = jax.random.normal(key, (2, num_neurons, d), scale.dtype)
+    g_u, g_v = jax.vmap(_gaussians, in_axes=(0, 0, 0, None))(forms, blocks, scale, normal)
     owner = _shares(scale, num_neurons)
     neurons = jnp.arange(num_neurons)
-    u, v = u[owner, neurons], v[owner, neurons]
-
     owned = (owner[:, None] == jnp.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
     count = jnp.maximum(jnp.sum(owned, axis=0), 1)
     alpha = owned * (KRIVINE_CONSTANT * scale / count)[None, :]
-    network = pack(u, v, alpha if problem.y.ndim == 2 else alpha[:, 0])
-    return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
+    return g_u[owner, neurons], g_v[owner, neurons], alpha
 
 
 def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
@@ -119,13 +125,13 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     return eqx.tree_at(lambda network: network.alpha, network, alpha)
 
 
-def _draw(
+def _gaussians(
     form: Float[Array, "d d"],
     block: Float[Array, "d d"],
     scale: Scalar,
     normal: Float[Array, "2 m d"],
-) -> tuple[Bool[Array, "m d"], Bool[Array, "m d"]]:
-    """Draw neurons of one output; True stands for +1.
+) -> tuple[Float[Array, "m d"], Float[Array, "m d"]]:
+    """Draw (g_u, g_v) for one output, of unit variance.
 
     S has the invariant subspaces (x, ±x), so two d × d factors T± = sinh γV_s ± sin γZ_s do.
     """
@@ -136,7 +142,7 @@ def _draw(
     across = jnp.sin(_GAMMA * form / divisor)
     even = normal[0] @ square_root(within + across)
     odd = normal[1] @ square_root(within - across)
-    return even + odd >= 0, even - odd >= 0
+    return (even + odd) / 2**0.5, (even - odd) / 2**0.5
 
 
 def _shares(scale: Float[Array, " c"], num_neurons: int) -> Array:

@@ -1,0 +1,261 @@
+"""The best network that a number of neurons allows.
+
+relaxation ─► Gaussian samples ─┐
+              random weights ───┴─► descent on latent weights ─► the best of them ─┐
+relaxation ─► column generation ─► pruning, a few neurons at a time ───────────────┤
+the given network ─► pruned ───────────────────────────────────────────────────────┴─►
+    local search ─► refit ─► the best
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from numpy.typing import NDArray
+
+from ._columns import Task, generate
+from ._latent import descend, descent_on
+from ._local_search import coordinate_descent, local_search
+from ._network import QuantizedNetwork, pack
+from ._pricing import search_signs
+from ._problem import Problem, check_fits
+from ._progress import progress_bar
+from ._restricted import basic_weights, solve_restricted
+from ._round import draw, refit
+from ._solution import Solution, check_solution
+from ._solve import solve
+from ._types import check_count, check_key, highest_precision, is_concrete, tiny
+from ._units import moderate
+
+_RATES = (0.01, 0.03)  # of the descent
+_SEARCHED = 8  # starts that local search goes on with, at most ...
+_NEURONS_SEARCHED = 256  # ... and so many neurons in all
+_SWEEPS = 6
+_STARTS_OF_PRICING = 128
+_ROUNDS = 12  # of column generation
+_CLOSE = 1e-2  # gap at which column generation ends
+_PRUNED = 0.2  # of the surplus neurons, between two refits
+_FIT = 1e-4  # relative gap of those
+_ALPHA_RATE = 5.0  # of the natural size of α, relative to the rate of the signs
+_COORDINATE_SWEEPS = 50
+
+
+def improve(
+    problem: Problem,
+    network: QuantizedNetwork,
+    *,
+    max_neurons: int,
+    key: PRNGKeyArray,
+    solution: Solution | None = None,
+    num_starts: int = 32,
+    num_steps: int = 1000,
+    progress: bool | None = None,
+) -> QuantizedNetwork:
+    """Find a better network of at most `max_neurons` neurons.
+
+    Three ways, and the best of what they find: descent on latent weights, from samples of the
+    relaxation and from random weights; column generation, from the relaxation, pruned; and the
+    given network. All end in a local search that takes out one neuron at a time, refits the others
+    and looks for the best neuron in its place.
+
+    Never worse than the network given, if that has no more nonzero neurons than allowed; else never
+    worse than its `max_neurons` largest ones, refitted. Changes shapes, so not under `jit`.
+
+    **Arguments:**
+
+    - `problem`: the training problem.
+    - `network`: any network for it.
+    - `max_neurons`: neurons of the result, at most.
+    - `key`: a JAX random key.
+    - `solution`: a `Solution` of the problem; solved here if left out.
+    - `num_starts`, `num_steps`: descents run side by side, and their steps.
+    - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
+
+    **Returns:** a `QuantizedNetwork` without zero neurons.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+    """
+    check_fits(problem, network)
+    for name, value in (
+        ("max_neurons", max_neurons),
+        ("num_starts", num_starts),
+        ("num_steps", num_steps),
+    ):
+        check_count(value, name)
+    max_neurons = operator.index(max_neurons)
+    key = check_key(key)
+    if not is_concrete(problem, network):
+        raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
+    if solution is None:
+        solution = solve(problem, throw=False)
+    check_solution(problem, solution)
+    descent_key, pricing_key, search_key = jax.random.split(key, 3)
+    core = _core(problem)
+    with progress_bar(3, progress, "stage") as advance:
+        advance(0, "column generation")
+        generated = _generate(core, solution, max_neurons, pricing_key)
+        advance(1, "descent on latent weights")
+        u, v = _descend(core, solution, descent_key, max_neurons, num_starts, num_steps)
+        advance(1, "local search")
+        given = _largest(problem, network, max_neurons)
+        for some_u, some_v in (generated, (given.u, given.v)):
+            u = jnp.concatenate([u, _filled(some_u, u[:1])])
+            v = jnp.concatenate([v, _filled(some_v, v[:1])])
+        found = _search(core, u, v, search_key)
+        if problem.y.ndim == 1:
+            found = eqx.tree_at(lambda network: network.alpha, found, found.alpha[:, 0])
+        found = refit(problem, found)
+        objectives = [float(problem.objective(one)) for one in (given, found)]
+        advance(1, f"objective {min(objectives):.6g}")
+    return (given if objectives[0] <= objectives[1] else found).prune()
+
+
+class _Core(eqx.Module):
+    """The problem in moderate units, weights absorbed."""
+
+    X: Float[Array, "n d"]
+    y: Float[Array, "n c"]
+    beta: Float[Array, " c"]
+
+
+@eqx.filter_jit
+@highest_precision
+def _core(problem: Problem) -> _Core:
+    columns = problem.columns
+    samples = moderate(problem.X, problem.weight)
+    # One unit for all outputs, which share their neurons.
+    units = samples.units_for(jnp.max(jnp.abs(columns.y), axis=1))
+    root = jnp.sqrt(samples.weight)
+    y = jax.vmap(lambda y: samples.scale_targets(y, units), in_axes=1, out_axes=1)(columns.y)
+    return _Core(
+        jnp.sqrt(root)[:, None] * samples.X, root[:, None] * y, units.scale_diagonal(columns.beta)
+    )
+
+
+@eqx.filter_jit
+@highest_precision
+def _descend(
+    core: _Core,
+    solution: Solution,
+    key: PRNGKeyArray,
+    max_neurons: int,
+    num_starts: int,
+    num_steps: int,
+) -> tuple[Float[Array, "s m d"], Float[Array, "s m d"]]:
+    """Return the signs of the best descents, half from the relaxation, half from nowhere."""
+    d, dtype = core.X.shape[1], core.X.dtype
+    loss = descent_on(core.X)
+    energy = jnp.sqrt(jnp.mean(jnp.square(jnp.sum(jnp.square(core.X), axis=1))))
+    unit = jnp.sqrt(jnp.mean(jnp.square(core.y))) / jnp.maximum(energy, tiny(dtype) ** 0.5)
+
+    def one(index: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        drawn_u, drawn_v, alpha = draw(solution, max_neurons, key)
+        random = jax.random.uniform(key, (2, max_neurons, d), dtype, -1, 1)
+        from_relaxation = index % 2 == 0
+        latent_u = jnp.where(from_relaxation, jnp.clip(drawn_u, -1, 1), random[0])
+        latent_v = jnp.where(from_relaxation, jnp.clip(drawn_v, -1, 1), random[1])
+        start = latent_u, latent_v, jnp.zeros_like(alpha)
+        rate = jnp.asarray(_RATES, dtype)[(index // 2) % len(_RATES)]
+        latent_u, latent_v, alpha = descend(
+            loss, core.y, core.beta, start, rate, _ALPHA_RATE * rate * unit, num_steps
+        )
+        u, v = (jnp.where(w >= 0, 1, -1).astype(dtype) for w in (latent_u, latent_v))
+        return u, v, _fitted(core, u, v, alpha)[1]
+
+    indices = jnp.arange(num_starts)
+    u, v, objective = jax.vmap(one)(indices, jax.random.split(key, num_starts))
+    count = min(_SEARCHED, max(_NEURONS_SEARCHED // max_neurons, 2))
+    best = jnp.argsort(objective)[:count]
+    return u[best], v[best]
+
+
+def _fitted(core: _Core, u: Array, v: Array, alpha: Array) -> tuple[Array, Array]:
+    """Return nearly the best α, and its objective."""
+    phi = (core.X @ u.T) * (core.X @ v.T)
+    alpha = coordinate_descent(phi.T @ phi, phi.T @ core.y, core.beta, alpha, _COORDINATE_SWEEPS)
+    loss = 0.5 * jnp.sum(jnp.square(phi @ alpha - core.y))
+    return alpha, loss + jnp.sum(core.beta * jnp.sum(jnp.abs(alpha), axis=0))
+
+
+@eqx.filter_jit
+@highest_precision
+def _search(core: _Core, u: Array, v: Array, key: PRNGKeyArray) -> QuantizedNetwork:
+    """Return the best result of local search, with an α that marks the neurons in use."""
+
+    def one(u: Array, v: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
+        u, v, alpha = local_search(core.X, core.y, core.beta, u, v, key, _SWEEPS)
+        return u, v, *_fitted(core, u, v, alpha)
+
+    u, v, alpha, objective = jax.vmap(one)(u, v, jax.random.split(key, len(u)))
+    best = jnp.argmin(objective)
+    return pack(u[best] > 0, v[best] > 0, alpha[best])
+
+
+def _generate(
+    core: _Core, solution: Solution, max_neurons: int, key: PRNGKeyArray
+) -> tuple[NDArray, NDArray]:
+    """Return the neurons that remain of column generation, output by output."""
+    rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
+    drawn_u, drawn_v, _ = draw(solution, _STARTS_OF_PRICING, key)
+    u, v = (np.where(np.asarray(g) >= 0, 1.0, -1.0) for g in (drawn_u, drawn_v))
+    X, y, beta = (np.asarray(a, np.float64) for a in (core.X, core.y, core.beta))
+
+    def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, NDArray]:
+        random = rng.choice((-1.0, 1.0), (_STARTS_OF_PRICING, X.shape[1]))
+        norms, found = search_signs(gram, np.concatenate([u, random]))
+        return norms[:count], found[:count]
+
+    tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
+    for task in tasks:
+        rounds = generate(task, price, u, v, task.targets, _CLOSE)
+        *_, last = itertools.islice(rounds, _ROUNDS)
+        u, v = last.u, last.v
+    return _pruned(tasks, u, v, max_neurons)
+
+
+def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tuple[NDArray, NDArray]:
+    """Drop the neurons that contribute least, some at a time, and refit."""
+    first = True
+    while True:
+        importance = np.zeros(len(u))
+        for task in tasks:
+            columns = task.columns(u, v)
+            fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
+            alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
+            importance += np.square(np.abs(alpha) * np.linalg.norm(columns, axis=0))
+        order = np.argsort(-importance)
+        surplus = np.count_nonzero(importance) - max_neurons
+        if surplus <= 0:
+            return u[order[:max_neurons]], v[order[:max_neurons]]
+        kept = max_neurons + int((1 - _PRUNED) * surplus)
+        u, v, first = u[order[:kept]], v[order[:kept]], False
+
+
+def _largest(problem: Problem, network: QuantizedNetwork, count: int) -> QuantizedNetwork:
+    """Return the network, cut to its largest neurons and refitted if it has too many."""
+    network = network.prune()
+    if network.num_neurons <= count:
+        return network
+    size = np.sum(np.square(np.asarray(network.alpha_columns)), axis=1)
+    phi = np.asarray(problem.X @ network.u.T) * np.asarray(problem.X @ network.v.T)
+    kept = np.sort(np.argsort(-size * np.sum(np.square(phi), axis=0))[:count])
+    return refit(
+        problem,
+        QuantizedNetwork(
+            network.packed_u[kept],
+            network.packed_v[kept],
+            network.alpha[kept],
+            network.num_features,
+        ),
+    )
+
+
+def _filled(signs: ArrayLike, like: Float[Array, "1 m d"]) -> Float[Array, "1 m d"]:
+    """Fill up with neurons of others."""
+    return like.at[0, : np.shape(signs)[0]].set(jnp.asarray(signs, like.dtype))

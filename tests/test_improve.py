@@ -1,0 +1,217 @@
+"""Better networks of at most so many neurons, and never worse ones."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import problem_of
+from problems import SMALL, Data, degenerate, planted
+
+import jaxqsdp as qs
+from jaxqsdp._latent import descend, descent_on
+from jaxqsdp._local_search import coordinate_descent, local_search
+
+KEY = jax.random.key(3)
+from_weights = qs.QuantizedNetwork.from_weights
+
+
+@functools.cache
+def improved(dtype=np.float64, max_neurons=4):
+    """Return a weighted problem, what is rounded and what `improve` makes of it."""
+    case = planted(1, *SMALL)
+    weight = np.arange(SMALL[0]) % 5 / 2.0
+    problem = problem_of(Data(case.X, case.y, 0.5, weight), dtype)
+    solution = qs.solve(problem)
+    rounded = qs.round(problem, solution, num_neurons=max_neurons, key=KEY)
+    network = improve(problem, rounded, max_neurons=max_neurons, solution=solution)
+    return problem, solution, rounded, network
+
+
+def improve(problem, network, **options):
+    return qs.improve(problem, network, key=KEY, num_starts=4, num_steps=200, **options)
+
+
+def test_is_better_and_within_the_bounds(dtype):
+    problem, solution, rounded, network = improved(dtype)
+    assert network.num_neurons <= 4
+    assert network.alpha.dtype == dtype
+    assert np.all(np.asarray(network.alpha) != 0)
+    objective = problem.objective(network)
+    assert objective < 0.9 * problem.objective(rounded)
+    assert solution.lower_bound <= objective
+    # α is the best for these neurons.
+    refitted = qs.refit(problem, network)
+    np.testing.assert_allclose(problem.objective(refitted), objective, rtol=1e-4)
+
+
+def test_finds_the_optimum_where_neurons_suffice():
+    """With as many neurons as the optimum has, found by exact pricing, a few per cent are left."""
+    problem, solution, *_ = improved()
+    exact = qs.solve_exactly(problem, solution=solution)
+    _, _, _, network = improved(np.float64, exact.network.num_neurons)
+    optimum = float(exact.certificate.lower_bound)
+    assert optimum <= problem.objective(network) <= 1.05 * optimum
+
+
+def test_same_key_same_network():
+    problem, solution, rounded, network = improved()
+    again = improve(problem, rounded, max_neurons=4, solution=solution)
+    assert eqx.tree_equal(again, network)
+    # The solution is only there to save time.
+    assert eqx.tree_equal(improve(problem, rounded, max_neurons=4), network)
+
+
+def test_never_worse_than_a_network_that_fits():
+    """The optimum itself comes back, whatever zero neurons it carries."""
+    problem, solution, *_ = improved()
+    exact = qs.solve_exactly(problem, solution=solution).network
+    count = exact.num_neurons
+    padded = from_weights(
+        jnp.concatenate([exact.u, exact.u]),
+        jnp.concatenate([exact.v, exact.v]),
+        jnp.concatenate([exact.alpha, 0 * exact.alpha]),
+    )
+    network = improve(problem, padded, max_neurons=count, solution=solution)
+    assert network.num_neurons <= count
+    assert problem.objective(network) <= problem.objective(exact)
+
+
+def test_never_worse_than_the_largest_neurons_refitted():
+    problem, solution, *_ = improved()
+    exact = qs.solve_exactly(problem, solution=solution).network
+    network = improve(problem, exact, max_neurons=4, solution=solution)
+    size = np.abs(exact.alpha) * np.linalg.norm(
+        (problem.X @ exact.u.T) * (problem.X @ exact.v.T), axis=0
+    )
+    kept = np.argsort(-size)[:4]
+    largest = from_weights(exact.u[kept], exact.v[kept], exact.alpha[kept])
+    assert network.num_neurons <= 4
+    assert problem.objective(network) <= problem.objective(qs.refit(problem, largest))
+
+
+def test_several_outputs_share_neurons():
+    cases = [planted(seed, *SMALL) for seed in range(2)]
+    y = np.stack([case.y for case in cases], axis=1)
+    problem = qs.Problem(cases[0].X, y, np.array([0.3, 3.0]))
+    solution = qs.solve(problem)
+    rounded = qs.round(problem, solution, num_neurons=6, key=KEY)
+    network = improve(problem, rounded, max_neurons=6, solution=solution)
+    assert network.alpha.shape[1:] == (2,)
+    assert network.num_neurons <= 6
+    assert solution.total_lower_bound <= problem.objective(network)
+    assert problem.objective(network) < 0.9 * problem.objective(rounded)
+
+
+@pytest.mark.parametrize("name", [n for n in degenerate() if not n.startswith("one ")])
+def test_degenerate_problems(name):
+    problem = problem_of(degenerate()[name], np.float64)
+    solution = qs.solve(problem, throw=False)
+    rounded = qs.round(problem, solution, num_neurons=4, key=KEY)
+    network = improve(problem, rounded, max_neurons=4, solution=solution)
+    objective = problem.objective(network)
+    assert solution.lower_bound <= objective * (1 + 1e-9)
+    assert objective <= problem.objective(rounded)
+    if name in ("zero targets", "zero features", "zero optimum"):
+        assert network.num_neurons == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (24, 1)])
+def test_one_sample_or_feature(shape):
+    case = planted(0, *shape) if shape[0] > 1 else Data(np.ones(shape), np.ones(1))
+    problem = qs.Problem(case.X, case.y, 0.1)
+    nothing = from_weights(np.ones((1, shape[1])), np.ones((1, shape[1])), np.zeros(1))
+    network = improve(problem, nothing, max_neurons=2)
+    assert problem.objective(network) <= problem.objective(nothing)
+
+
+@pytest.mark.parametrize("c", [1e-6, 1e6])
+def test_units_do_not_matter(c, dtype):
+    problem, _, rounded, network = improved(dtype)
+    c = dtype(c)
+    moved = qs.Problem(problem.X, c * problem.y, c * problem.beta, None, problem.sample_weight)
+    rounded = eqx.tree_at(lambda network: network.alpha, rounded, c * rounded.alpha)
+    again = improve(moved, rounded, max_neurons=4)
+    expected = float(c) ** 2 * float(problem.objective(network))
+    np.testing.assert_allclose(moved.objective(again), expected, rtol=0.2)
+
+
+def test_local_search_never_raises_the_objective():
+    """Whatever it starts from, and not only by refitting: weights change."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 6)), rng.standard_normal((30, 2))
+    u, v = rng.choice((-1.0, 1.0), (2, 5, 3, 6))
+    beta = np.array([0.1, 2.0])
+
+    def objective(u, v):
+        phi = (X @ u.T) * (X @ v.T)
+        alpha = coordinate_descent(phi.T @ phi, phi.T @ y, beta, jnp.zeros((3, 2)), 200)
+        loss = 0.5 * jnp.sum(jnp.square(phi @ alpha - y))
+        return loss + jnp.sum(beta * jnp.sum(jnp.abs(alpha), axis=0))
+
+    search = jax.jit(
+        jax.vmap(lambda u, v, key: local_search(X, y, beta, u, v, key, 3)[:2], in_axes=(0, 0, 0))
+    )
+    found_u, found_v = search(u, v, jax.random.split(KEY, 5))
+    assert np.all(np.abs(found_u) == 1)
+    assert np.all(np.abs(found_v) == 1)
+    before, after = jax.vmap(objective)(u, v), jax.vmap(objective)(found_u, found_v)
+    assert np.all(after <= before * (1 + 1e-6))
+    assert np.all(after < 0.95 * before)
+    # No single flip helps much once sweeps change nothing.
+    u, v = found_u[0], found_v[0]
+    for _ in range(5):
+        u, v, _ = local_search(X, y, beta, u, v, KEY, 4)
+    best = float(objective(u, v))
+    for j in range(3):
+        for k in range(6):
+            assert float(objective(u.at[j, k].multiply(-1), v)) >= best * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 200], ids=["samples", "lifted"])
+def test_gradient_of_the_descent_is_that_of_the_loss(n):
+    """Both forms against automatic differentiation, with real weights in place of signs."""
+    rng = np.random.default_rng(n)
+    X, y = rng.standard_normal((n, 4)), rng.standard_normal(n)
+    form = rng.standard_normal((4, 4))
+    form = form + form.T
+    loss = descent_on(X)
+    expected = jax.grad(lambda Z: 0.5 * jnp.sum(jnp.square(jnp.sum((X @ Z) * X, axis=1) - y)))(form)
+    gradient = loss.gradient(form, loss.project(y))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_descent_lowers_the_loss():
+    case = planted(0, *SMALL)
+    X, y = jnp.asarray(case.X), jnp.asarray(case.y)[:, None]
+    rng = np.random.default_rng(0)
+    start = (*jnp.asarray(rng.uniform(-1, 1, (2, 6, SMALL[1]))), jnp.zeros((6, 1)))
+    loss, beta = descent_on(X), jnp.array([0.5])
+
+    def value(latent):
+        u, v = (jnp.where(w >= 0, 1.0, -1.0) for w in latent[:2])
+        misfit = ((X @ u.T) * (X @ v.T)) @ latent[2] - y
+        return float(0.5 * jnp.sum(jnp.square(misfit)) + 0.5 * jnp.sum(jnp.abs(latent[2])))
+
+    end = descend(loss, y, beta, start, 0.03, 0.03, 300)
+    assert value(end) < 0.5 * value(start)
+    assert np.all(np.abs(end[0]) <= 1)
+
+
+def test_errors():
+    problem, _, _, network = improved()
+    other = from_weights(np.ones((1, 9)), np.ones((1, 9)), np.ones(1))
+    for name, bad in (("max_neurons", 0), ("num_starts", 0), ("num_steps", -1)):
+        options = {"max_neurons": 4, "key": KEY, name: bad}
+        with pytest.raises(ValueError, match=name):
+            qs.improve(problem, network, **options)
+    with pytest.raises(TypeError, match="key"):
+        qs.improve(problem, network, max_neurons=4, key=0)
+    with pytest.raises(TypeError, match="solution"):
+        qs.improve(problem, network, max_neurons=4, key=KEY, solution=1)
+    with pytest.raises(ValueError, match="features"):
+        qs.improve(problem, other, max_neurons=4, key=KEY)
+    with pytest.raises(ValueError, match="outside"):
+        jax.jit(lambda n: qs.improve(problem, n, max_neurons=4, key=KEY))(network)
