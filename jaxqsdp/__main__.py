@@ -20,7 +20,7 @@ import jaxqsdp as qs
 from ._demo import data as demo_data
 from ._solution import status_text
 
-_SEEDS = 5  # networks drawn for each size in the picture
+_FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-2  # of the cross-validation that chooses β
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,10 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--beta",
         type=_positive(float),
-        help="penalty β on the output weights (default: 0.02 · n · d · rms(y))",
+        help=(
+            "penalty β on the output weights (default: by 5-fold cross-validation of the "
+            "relaxation; 0.02 · n · d · rms(y) for more than two classes)"
+        ),
     )
     parser.add_argument(
-        "--neurons", type=_positive(int), default=64, help="neurons to draw (default: %(default)s)"
+        "--neurons", type=_positive(int), default=64, help="neurons, at most (default: %(default)s)"
     )
     parser.add_argument(
         "--seed", type=_seed, default=0, help="of the split and the neurons (default: %(default)s)"
@@ -118,10 +121,11 @@ def _run(
     table: demo_data.Table, data: demo_data.Split, options: argparse.Namespace, progress: Any
 ) -> str:
     n, d = data.train_X.shape
-    beta = options.beta or 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
+    key = jax.random.key(options.seed)
+    progress.set_description("choosing the penalty")
+    beta, chosen, choice_seconds = _penalty(table, data, options.beta, key)
     problem = qs.Problem(data.train_X, data.train_y, beta)
-    powers = [2**k for k in range(2, 20) if 2**k < options.neurons]
-    sizes = [*powers[-4:], options.neurons]
+    progress.update()
 
     progress.set_description("compiling the solver")
     solve, solve_compile = _compiled(lambda p: qs.solve(p, throw=False), problem)
@@ -130,32 +134,23 @@ def _run(
     solution, solve_seconds = _timed(solve, problem)
     progress.update()
 
-    def draw(problem: qs.Problem, solution: qs.Solution, key: jax.Array) -> Any:
-        """Draw a network of full size; refit its first 4, 8, 16, … neurons and all of them."""
-        network = qs.round(problem, solution, num_neurons=options.neurons, key=key, refit=False)
-
-        def first(size: jax.Array) -> tuple[qs.QuantizedNetwork, jax.Array]:
-            kept = jnp.arange(options.neurons) < size
-            alpha = jnp.where(kept, jnp.ones_like(network.alpha.T), 0).T
-            smaller = eqx.tree_at(lambda network: network.alpha, network, alpha)
-            smaller = qs.refit(problem, smaller)
-            return smaller, problem.objective(smaller)
-
-        return jax.vmap(first)(jnp.array(sizes))
-
-    keys = jax.random.split(jax.random.key(options.seed), _SEEDS)
-    progress.set_description("compiling the rounding")
-    rounder, round_compile = _compiled(
-        jax.vmap(draw, in_axes=(None, None, 0)), problem, solution, keys
-    )
-    progress.update()
-    progress.set_description(f"rounding to {sizes[0]} … {sizes[-1]} neurons, {_SEEDS} draws each")
-    (networks, values), round_seconds = _timed(rounder, problem, solution, keys)
-    objectives = np.asarray(values).T
+    most = options.neurons
+    sizes = sorted({max(most // 16, 1), max(most // 4, 1), most})
+    networks, objectives, rounded, seconds = [], [], [], []
+    for size in sizes:
+        progress.set_description(f"training {size} neurons")
+        start = time.perf_counter()
+        drawn = qs.round(problem, solution, num_neurons=size, key=key)
+        network = qs.improve(
+            problem, drawn, max_neurons=size, key=key, solution=solution, progress=False
+        )
+        seconds.append(time.perf_counter() - start)
+        networks.append(network)
+        rounded.append(float(problem.objective(drawn)))
+        objectives.append(float(problem.objective(network)))
     progress.update()
     progress.set_description("certifying")
-    best = int(np.argmin(objectives[-1]))
-    network = jax.tree.map(lambda leaf: leaf[best, -1], networks).prune()
+    network = networks[-1]
     certificate = qs.certify(problem, network, solution)
     network_path = network.save(options.output / "jaxqsdp-network.npz")
     picture_path = options.output / "jaxqsdp-certificate.png"
@@ -165,6 +160,7 @@ def _run(
         picture_path,
         title=f"{table.name}: {n} samples, {d} features, β = {beta:.4g}",
         neurons=sizes,
+        rounded=rounded,
         objectives=objectives,
         lower_bound=float(certificate.lower_bound),
     )
@@ -183,25 +179,57 @@ def _run(
     bits = network.num_bits
     rows = [
         ("data", f"{table.name}: {n} train + {len(data.test_X)} test samples, {d} features"),
-        ("penalty β", f"{beta:.5g}"),
+        ("penalty β", f"{beta:.5g}  ({chosen})"),
         ("relaxation value", f"{float(solution.total_value):.7g}"),
         ("proven lower bound", f"{float(certificate.lower_bound):.7g}"),
-        ("objective of the network", f"{float(certificate.objective):.7g}"),
+        (
+            "objective of the network",
+            f"{float(certificate.objective):.7g}  (after rounding alone {rounded[-1]:.7g})",
+        ),
         ("certified gap", f"{100 * float(certificate.gap):.3g} %  (at most this far from optimal)"),
         (f"{metric}, this network", scores(train, test)),
         (f"{metric}, {name}", scores(baseline_train, baseline_test)),
-        ("neurons kept", f"{network.num_neurons} of {options.neurons}, best of {_SEEDS} draws"),
+        ("neurons kept", f"{network.num_neurons} of {most}"),
         ("first layer", f"{bits:,} bits  (float32: {32 * bits:,} bits)"),
         (
             "seconds",
-            f"compiling {solve_compile + round_compile:.1f}, solving {solve_seconds:.2f}, "
-            f"rounding {round_seconds:.2f}",
+            f"choosing β {choice_seconds:.1f}, compiling {solve_compile:.1f}, solving "
+            f"{solve_seconds:.2f}, rounding and improving {seconds[-1]:.1f}",
         ),
         ("status", _status(solution)),
         ("written", f"{network_path}, {picture_path}"),
     ]
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"  {label:<{width}}   {text}" for label, text in rows)
+
+
+def _penalty(
+    table: demo_data.Table, data: demo_data.Split, given: float | None, key: jax.Array
+) -> tuple[float, str, float]:
+    """Return β, how it was chosen, and the seconds that took."""
+    if given is not None:
+        return given, "given", 0.0
+    n, d = data.train_X.shape
+    if data.train_y.ndim > 1:
+        rule = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
+        return rule, "0.02 · n · d · rms(y)", 0.0
+    start = time.perf_counter()
+    result = qs.cross_validate(
+        data.train_X,
+        data.train_y,
+        key=key,
+        folds=min(_FOLDS, n),
+        num_betas=_PENALTIES,
+        ratio=_RATIO,
+        standardize=False,
+        constant=False,
+        metric="accuracy" if table.classes else "mse",
+    )
+    return (
+        float(result.best_beta),
+        f"{_FOLDS}-fold cross-validation",
+        time.perf_counter() - start,
+    )
 
 
 def _status(solution: qs.Solution) -> str:

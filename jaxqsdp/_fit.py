@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 from jaxtyping import ArrayLike, PRNGKeyArray
 
+from . import _improve
 from ._certificate import Certificate, certify
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
@@ -42,19 +44,40 @@ def fit(
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
     refit: bool = True,
+    improve: bool | None = None,
+    progress: bool | None = None,
 ) -> FitResult:
     """Train a quantized two-layer network and prove how close to the global optimum it is.
 
-    Chains `Problem`, `solve`, `round`, `QuantizedNetwork.prune` and `certify`; their docstrings
-    hold the formulas. It prunes, which changes shapes, so call it outside `jit` and `vmap`, and
-    chain the functions yourself inside.
+    Chains `Problem`, `solve`, `round`, `improve`, `QuantizedNetwork.prune` and `certify`; their
+    docstrings hold the formulas. It prunes, which changes shapes, so call it outside `jit` and
+    `vmap`, and chain the functions yourself inside.
 
-    **Arguments:** those of the functions named.
+    **Arguments:** those of the functions named, and
+
+    - `num_neurons`: the most that the network may have.
+    - `improve`: whether to look for the best network of that size or to keep what rounding gives.
+        None (default) means to look, unless `refit=False` asks for the paper's algorithm.
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate` and `.problem`.
     Predict with `jax.vmap(result.network)(X)`.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
     """
+    if improve is None:
+        improve = refit
+    if improve and not refit:
+        raise ValueError("`improve=True` needs `refit=True`: what it finds is refitted.")
     problem = Problem(X, y, beta, loss, sample_weight)
     solution = solve(problem, solver, max_steps=max_steps)
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
+    if improve:
+        network = _improve.improve(
+            problem,
+            network,
+            max_neurons=num_neurons,
+            key=jax.random.fold_in(key, 1),
+            solution=solution,
+            progress=progress,
+        )
     return FitResult(network, solution, certify(problem, network, solution), problem)

@@ -38,8 +38,8 @@ _SEARCHED = 8  # starts that local search goes on with, at most ...
 _NEURONS_SEARCHED = 256  # ... and so many neurons in all
 _SWEEPS = 6
 _STARTS_OF_PRICING = 128
-_ROUNDS = 12  # of column generation
-_CLOSE = 1e-2  # gap at which column generation ends
+_MOST_ROUNDS = 40  # of column generation, and no more than neurons: it is for many of them
+_CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
 _ALPHA_RATE = 5.0  # of the natural size of α, relative to the rate of the signs
@@ -214,7 +214,7 @@ def _generate(
     tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
     for task in tasks:
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
-        *_, last = itertools.islice(rounds, _ROUNDS)
+        *_, last = itertools.islice(rounds, min(max_neurons, _MOST_ROUNDS))
         u, v = last.u, last.v
     return _pruned(tasks, u, v, max_neurons)
 

@@ -22,7 +22,7 @@ def data(dtype):
 
 
 @functools.cache
-def fitted(dtype, refit=True):
+def fitted(dtype, refit=True, improve=None):
     X, y, weight = data(dtype)
     return qs.fit(
         X,
@@ -32,22 +32,37 @@ def fitted(dtype, refit=True):
         key=KEY,
         sample_weight=weight.astype(dtype),
         refit=refit,
+        improve=improve,
     )
 
 
-@pytest.mark.parametrize("refit", [False, True], ids=["plain", "refit"])
-def test_equals_the_chain(refit, dtype):
+@pytest.mark.parametrize(
+    ("refit", "improve"),
+    [(False, None), (True, False), (True, None)],
+    ids=["plain", "refit", "improve"],
+)
+def test_equals_the_chain(refit, improve, dtype):
     X, y, weight = data(dtype)
-    result = fitted(dtype, refit)
+    result = fitted(dtype, refit, improve)
     problem = qs.Problem(X, y, dtype(0.5), sample_weight=weight.astype(dtype))
     solution = qs.solve(problem)
-    drawn = qs.round(problem, solution, num_neurons=NUM_NEURONS, key=KEY, refit=refit)
-    network = drawn.prune()
+    network = qs.round(problem, solution, num_neurons=NUM_NEURONS, key=KEY, refit=refit).prune()
+    rounded = problem.objective(network)
+    if refit and improve is None:
+        key = jax.random.fold_in(KEY, 1)
+        network = qs.improve(problem, network, max_neurons=NUM_NEURONS, key=key, solution=solution)
+        assert problem.objective(network) < rounded
     assert eqx.tree_equal(result.problem, problem)
     assert eqx.tree_equal(result.solution, solution)
     assert eqx.tree_equal(result.network, network)
     assert eqx.tree_equal(result.certificate, qs.certify(problem, network, solution))
     assert (result.network.num_neurons < NUM_NEURONS) == refit
+
+
+def test_improving_refits():
+    X, y, _ = data(np.float64)
+    with pytest.raises(ValueError, match="`improve=True`"):
+        qs.fit(X, y, beta=0.5, num_neurons=3, key=KEY, refit=False, improve=True)
 
 
 def test_encloses_the_optimum(dtype):
@@ -132,7 +147,8 @@ def test_several_outputs():
     X, y, _ = data(np.float64)
     result = qs.fit(X, np.column_stack([y, y[::-1]]), beta=0.5, num_neurons=NUM_NEURONS, key=KEY)
     assert jax.vmap(result.network)(X).shape == (*y.shape, 2)
-    assert result.certificate.lower_bound <= result.solution.total_value
+    assert result.solution.total_lower_bound <= result.certificate.lower_bound
+    assert result.certificate.lower_bound <= result.certificate.objective
     assert 0 < result.certificate.gap < 0.5
 
 

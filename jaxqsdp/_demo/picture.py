@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 def draw(
     path: Path,
     *,
     title: str,
     neurons: list[int],
-    objectives: NDArray[np.float64],  # (sizes, seeds)
+    rounded: list[float],
+    objectives: list[float],
     lower_bound: float,
 ) -> None:
-    """Write a PNG of the lower bound and the objective of the rounded networks."""
+    """Write a PNG of the lower bound and the objectives of networks, rounded and improved."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    median = np.median(objectives, axis=1)
-    axes.fill_between(
-        neurons, objectives.min(1), objectives.max(1), alpha=0.25, color="C0", linewidth=0
-    )
-    axes.plot(neurons, median, "o-", color="C0", label="network, refitted (median and range)")
+    axes.plot(neurons, rounded, "o--", color="C1", label="rounded and refitted")
+    axes.plot(neurons, objectives, "o-", color="C0", label="improved")
     axes.axhline(lower_bound, color="C3", label="proven lower bound: no network is below")
     axes.axhspan(0, lower_bound, color="C3", alpha=0.08, linewidth=0)
     axes.annotate(
-        f"{median[-1]:.4g}",
-        (neurons[-1], median[-1]),
+        f"{objectives[-1]:.4g}",
+        (neurons[-1], objectives[-1]),
         textcoords="offset points",
         xytext=(0, 8),
         ha="right",
@@ -44,7 +39,7 @@ def draw(
     axes.set_xticks(neurons, [str(m) for m in neurons])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("neurons drawn")
+    axes.set_xlabel("neurons, at most")
     axes.set_ylabel("objective  ℓ + β‖α‖₁")
     axes.set_title(title)
     axes.legend(frameon=False)
