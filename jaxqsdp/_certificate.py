@@ -128,11 +128,17 @@ def _certify_on_host(
     return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
 
 
-@eqx.filter_jit
-@highest_precision
 def _certify(
     problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array
 ) -> Certificate:
+    # Two programs: networks of another size need only the second one anew.
+    bound = _relaxation_bound(problem, dual, dual_diagonal)
+    return _assemble(bound, _objective_above(problem, network))
+
+
+@eqx.filter_jit
+@highest_precision
+def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
     columns = problem.columns
     c = columns.y.shape[1]
     bounds = jax.vmap(scaled_dual_bound, in_axes=(None, 1, None, 0, 1, 0))(
@@ -143,10 +149,7 @@ def _certify(
         dual.reshape(-1, c),
         dual_diagonal.reshape(c, -1),
     )
-    valid = jnp.all(problem.is_valid)
-    objective = jnp.sum(_objective_above(columns, network))
-    objective = jnp.where(jnp.isfinite(objective), objective, jnp.inf)
-    return _assemble(jnp.where(valid, sum_below(bounds), -jnp.inf), objective)
+    return jnp.where(jnp.all(problem.is_valid), sum_below(bounds), -jnp.inf)
 
 
 def _combinatorial_bound(problem: Problem, duals: list[Array]) -> np.floating:
@@ -181,13 +184,16 @@ def _assemble(lower_bound: Array, objective: Array, kind: str = "relaxation") ->
     return Certificate(lower_bound, objective, gap, kind)
 
 
-def _objective_above(columns: Problem, network: QuantizedNetwork) -> Scalar:
+@eqx.filter_jit
+@highest_precision
+def _objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     """Return the objective, summed over outputs, rounded up.
 
     |fl(f(x)) − f(x)| ≤ γ · ‖x‖₁² Σ_j |α_j|, γ counting the roundings of two inner products of
     length d, their product and a sum over m neurons. What underflows, inputs included, is below the
     smallest normal number in each factor or product.
     """
+    columns = problem.columns
     X, y, weight = columns.X, columns.y, columns.weight[:, None]
     alpha, (n, d) = network.alpha_columns.astype(X.dtype), X.shape
     m, c = alpha.shape
@@ -201,7 +207,8 @@ def _objective_above(columns: Problem, network: QuantizedNetwork) -> Scalar:
     residual = jnp.abs(hidden @ alpha - y) * (1 + 2 * eps) + error
     loss = jnp.sum(0.5 * (weight + least) * jnp.square(residual) + least * (1 + weight))
     penalty = jnp.sum((columns.beta[None, :] + least) * mass + m * least)
-    return (loss + penalty) * (1 + (n + m + c + 12) * eps)
+    objective = (loss + penalty) * (1 + (n + m + c + 12) * eps)
+    return jnp.where(jnp.isfinite(objective), objective, jnp.inf)
 
 
 def _host_device() -> jax.Device | None:
