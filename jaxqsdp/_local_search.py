@@ -138,7 +138,7 @@ def _replace_neuron(
     others = reached(new_phi[:, None])[:, :, 0]  # (c, m)
     size = jnp.sum(jnp.square(new_phi)) - jnp.sum(jnp.square(others), axis=1)
     own = _shrunk(left @ new_phi, beta) / jnp.maximum(size, tiny(y.dtype) ** 0.5)
-    change = solve_triangular(lower, others, lower=True, trans=1)
+    change = solve_triangular(lower, others[:, :, None], lower=True, trans=1)[:, :, 0]
     alpha = (fitted - own[:, None] * used * change).T.at[j].set(own)
     phi = phi.at[:, j].set(new_phi)
     products = phi.T @ new_phi

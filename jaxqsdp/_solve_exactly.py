@@ -182,8 +182,9 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
         np.pad(output.history, ((0, rounds - len(output.history)), (0, 0)), mode="edge")
         for output in outputs
     )
-    certificate = certify(problem, network, solution, dual=jnp.asarray(dual, dtype))
-    return ExactResult(network, certificate, jnp.asarray(dual, dtype), jnp.asarray(history, dtype))
+    proof = jnp.asarray(dual, dtype)
+    certificate = certify(problem, network, solution, dual=proof, kind="combinatorial")
+    return ExactResult(network, certificate, proof, jnp.asarray(history, dtype))
 
 
 def _check_limits(tol: float, max_rounds: int | None, time_limit: float | None) -> None:
