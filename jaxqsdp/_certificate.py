@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from ._bound import scaled_dual_bound
 from ._combinatorial import combinatorial_bound
@@ -54,15 +54,16 @@ def certify(
     network: QuantizedNetwork,
     solution: Solution | None = None,
     *,
-    dual: Array | None = None,
+    dual: ArrayLike | None = None,
     kind: Literal["best", "relaxation", "combinatorial"] = "best",
 ) -> Certificate:
     """Prove how far a network, whoever trained it, can be from the global optimum.
 
     There are two bounds. That of the relaxation is computed from the problem and the dual point
-    (λ, p) of `solution`. The combinatorial one, from λ alone, is never weaker and needs all 2^(d−1)
-    sign vectors; it is tried with λ of the solution, with the residual of the network, which
-    proves it optimal if it is, and with `dual`. They are computed anew and nothing is believed, so
+    (λ, p) of `solution`. The combinatorial one, from λ alone, is no weaker but for its allowance
+    for rounding, and needs all 2^(d−1) sign vectors; it is tried with λ of the solution, with the
+    residual of the network, which proves it optimal if it is, and with `dual`. They are computed
+    anew and nothing is believed, so
     a wrong or unfinished solution weakens a bound but cannot make it false. Rounding errors are
     allowed for throughout. Float32 data outside `jit` and `vmap` are certified in float64, in which
     they are exact.
@@ -73,20 +74,18 @@ def certify(
     - `network`: any network for it.
     - `solution`: a `Solution` of the problem; solved here if left out.
     - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`.
-    - `kind`: the bound. "best" is the larger one, and leaves the combinatorial one out beyond 20
-        features and under transforms, where there is none.
+    - `kind`: the bound. "best" is the larger one. It leaves the combinatorial one out under
+        transforms, where there is none, and beyond 20 features, 26 if `dual` is given.
 
     **Raises:** `ValueError` naming the argument.
     """
     check_fits(problem, network)
     if kind not in _KINDS:
         raise ValueError(f"`kind` must be one of {_KINDS}, got {kind!r}.")
-    if dual is not None:
-        dual = jnp.asarray(dual)
-        if dual.shape != problem.y.shape:
-            raise ValueError(
-                f"`dual` must have the shape of y, {problem.y.shape}, got {dual.shape}."
-            )
+    if dual is not None and np.shape(dual) != problem.y.shape:
+        raise ValueError(
+            f"`dual` must have the shape of y, {problem.y.shape}, got {np.shape(dual)}."
+        )
     if kind == "combinatorial" and problem.num_features > MOST_FEATURES:
         raise ValueError(
             f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, `problem` has '
@@ -95,18 +94,19 @@ def certify(
     concrete = is_concrete(problem, network, solution, dual)
     if kind == "combinatorial" and not concrete:
         raise ValueError('`kind="combinatorial"` works outside `jit` and `vmap` only.')
-    if solution is None:
-        solution = solve(problem, throw=False)
-    check_solution(problem, solution)
     if not concrete:
+        solution = solve(problem, throw=False) if solution is None else solution
+        check_solution(problem, solution)
         return _certify(problem, network, solution.dual, solution.dual_diagonal)
     # Evaluated now even inside `jit`, which would stage what its body closes over.
     with jax.ensure_compile_time_eval():
+        solution = solve(problem, throw=False) if solution is None else solution
+        check_solution(problem, solution)
         relaxed = _certify_on_host(problem, network, solution)
-        many = problem.num_features > _FEW_FEATURES
+        many = problem.num_features > (_FEW_FEATURES if dual is None else MOST_FEATURES)
         if kind == "relaxation" or (kind == "best" and many):
             return relaxed
-        duals = [solution.dual, _network_residual(problem, network)]
+        duals: list[ArrayLike] = [solution.dual, _network_residual(problem, network)]
         bound = _combinatorial_bound(problem, duals if dual is None else [*duals, dual])
         if kind == "best" and not bound > relaxed.lower_bound:
             return relaxed
@@ -152,7 +152,7 @@ def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Sc
     return jnp.where(jnp.all(problem.is_valid), sum_below(bounds), -jnp.inf)
 
 
-def _combinatorial_bound(problem: Problem, duals: list[Array]) -> np.floating:
+def _combinatorial_bound(problem: Problem, duals: list[ArrayLike]) -> np.floating:
     """Return the bound, summed over outputs, from the best of some dual points for each."""
     columns = problem.columns
     X, y, weight, beta = (

@@ -26,12 +26,12 @@ def combinatorial_bound(
     hold for any order of summation, and every step is rounded to the safe side. A bound below zero
     becomes 0, which loss and penalty never fall below.
 
-    Takes time and memory of the order of 2^d.
+    Takes time of the order of 2^d.
     """
     X, y, weight, dual = (np.asarray(a, np.float64) for a in (X, y, weight, dual))
     # Exact changes of units; what they flush to zero is below any of the allowances.
     weight, weight_unit = _moderate(weight)
-    usable = weight > 2.0**-200  # leaving a sample out of λ only weakens the bound
+    usable = weight > 2.0**-200  # any λ will do, one without the others too
     X, y, weight, dual = X[usable], y[usable], weight[usable], dual[usable]
     dual = np.where(np.isfinite(dual), dual, 0)
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
@@ -47,9 +47,9 @@ def combinatorial_bound(
 
     # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs.
     gram = X.T @ (dual[:, None] * X)
-    mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1))) + _LEAST
+    mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
     norms, _ = enumerate_signs(gram, 1)
-    norm = float(norms[0]) + 2 * rounding(2 * n + 4 * d + 16) * mass
+    norm = float(norms[0]) + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
 
     linear = float(dual @ y) - 2 * rounding(n + 2) * float(np.abs(dual) @ np.abs(y)) - _LEAST
     quadratic = float(np.sum(np.square(dual) / weight)) * (1 + 2 * rounding(n + 4)) + _LEAST

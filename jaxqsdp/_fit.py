@@ -53,11 +53,13 @@ def fit(
     docstrings hold the formulas. It prunes, which changes shapes, so call it outside `jit` and
     `vmap`, and chain the functions yourself inside.
 
-    **Arguments:** those of the functions named, and
+    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight` as those of `Problem`; `solver`,
+    `max_steps` of `solve`; `key`, `refit` of `round`; and
 
     - `num_neurons`: the most that the network may have.
     - `improve`: whether to look for the best network of that size or to keep what rounding gives.
         None (default) means to look, unless `refit=False` asks for the paper's algorithm.
+    - `progress`: whether to show that of `improve`; None means if there is a terminal.
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate` and `.problem`.
     Predict with `jax.vmap(result.network)(X)`.

@@ -20,7 +20,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from ._columns import Task, generate
-from ._latent import descend, descent_on
+from ._latent import descend, loss_of
+from ._lift import lifted_size
 from ._local_search import coordinate_descent, local_search
 from ._network import QuantizedNetwork, pack
 from ._pricing import search_signs
@@ -37,8 +38,11 @@ _RATES = (0.01, 0.03)  # of the descent
 _SEARCHED = 8  # starts that local search goes on with, at most ...
 _NEURONS_SEARCHED = 256  # ... and so many neurons in all
 _SWEEPS = 6
-_STARTS_OF_PRICING = 128
-_MOST_ROUNDS = 40  # of column generation, and no more than neurons: it is for many of them
+_MOST_SEARCHED = 256  # neurons
+_MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
+_STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
+_FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
+_MOST_ROUNDS = 40  # and no more than neurons
 _CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
@@ -53,7 +57,7 @@ def improve(
     max_neurons: int,
     key: PRNGKeyArray,
     solution: Solution | None = None,
-    num_starts: int = 32,
+    num_starts: int = 24,
     num_steps: int = 1000,
     progress: bool | None = None,
 ) -> QuantizedNetwork:
@@ -65,13 +69,15 @@ def improve(
     and looks for the best neuron in its place.
 
     Never worse than the network given, if that has no more nonzero neurons than allowed; else never
-    worse than its `max_neurons` largest ones, refitted. Changes shapes, so not under `jit`.
+    worse than its `max_neurons` largest ones, refitted; up to the rounding of `problem.objective`.
+    Changes shapes, so not under `jit`.
 
     **Arguments:**
 
     - `problem`: the training problem.
     - `network`: any network for it.
-    - `max_neurons`: neurons of the result, at most.
+    - `max_neurons`: neurons of the result, at most. Beyond 256 there is no local search, whose time
+        grows as their third power.
     - `key`: a JAX random key.
     - `solution`: a `Solution` of the problem; solved here if left out.
     - `num_starts`, `num_steps`: descents run side by side, and their steps.
@@ -81,6 +87,23 @@ def improve(
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
+    # Evaluated now even inside `jit`, which would stage what its body closes over.
+    with jax.ensure_compile_time_eval():
+        return _improve(
+            problem, network, max_neurons, key, solution, num_starts, num_steps, progress
+        )
+
+
+def _improve(
+    problem: Problem,
+    network: QuantizedNetwork,
+    max_neurons: int,
+    key: PRNGKeyArray,
+    solution: Solution | None,
+    num_starts: int,
+    num_steps: int,
+    progress: bool | None,
+) -> QuantizedNetwork:
     check_fits(problem, network)
     for name, value in (
         ("max_neurons", max_neurons),
@@ -88,23 +111,31 @@ def improve(
         ("num_steps", num_steps),
     ):
         check_count(value, name)
-    max_neurons = operator.index(max_neurons)
     key = check_key(key)
-    if not is_concrete(problem, network):
+    if not is_concrete(problem, network, key, solution):
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
     if solution is None:
         solution = solve(problem, throw=False)
     check_solution(problem, solution)
+    # More are never needed, by Carathéodory's theorem.
+    (n, d), outputs = problem.X.shape, problem.columns.y.shape[1]
+    enough = outputs * (min(n, lifted_size(d)) + 1)
+    max_neurons = min(operator.index(max_neurons), enough)
+    network = eqx.tree_at(
+        lambda network: network.alpha, network, network.alpha.astype(problem.X.dtype)
+    )
     descent_key, pricing_key, search_key = jax.random.split(key, 3)
     core = _core(problem)
     with progress_bar(3, progress, "stage") as advance:
+        given = _largest(problem, network, max_neurons)
+        starts: list[tuple[ArrayLike, ArrayLike]] = [(given.u, given.v)]
         advance(0, "column generation")
-        generated = _generate(core, solution, max_neurons, pricing_key)
+        if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
+            starts.append(_generate(core, solution, max_neurons, pricing_key))
         advance(1, "descent on latent weights")
         u, v = _descend(core, solution, descent_key, max_neurons, num_starts, num_steps)
         advance(1, "local search")
-        given = _largest(problem, network, max_neurons)
-        for some_u, some_v in (generated, (given.u, given.v)):
+        for some_u, some_v in starts:
             u = jnp.concatenate([u, _filled(some_u, u[:1])])
             v = jnp.concatenate([v, _filled(some_v, v[:1])])
         found = _search(core, u, v, search_key)
@@ -113,7 +144,7 @@ def improve(
         found = refit(problem, found)
         objectives = [float(problem.objective(one)) for one in (given, found)]
         advance(1, f"objective {min(objectives):.6g}")
-    return (given if objectives[0] <= objectives[1] else found).prune()
+    return (found if objectives[1] < objectives[0] else given).prune()
 
 
 class _Core(eqx.Module):
@@ -150,7 +181,7 @@ def _descend(
 ) -> tuple[Float[Array, "s m d"], Float[Array, "s m d"]]:
     """Return the signs of the best descents, half from the relaxation, half from nowhere."""
     d, dtype = core.X.shape[1], core.X.dtype
-    loss = descent_on(core.X)
+    loss = loss_of(core.X, core.y, max_neurons)
     energy = jnp.sqrt(jnp.mean(jnp.square(jnp.sum(jnp.square(core.X), axis=1))))
     unit = jnp.sqrt(jnp.mean(jnp.square(core.y))) / jnp.maximum(energy, tiny(dtype) ** 0.5)
 
@@ -163,7 +194,7 @@ def _descend(
         start = latent_u, latent_v, jnp.zeros_like(alpha)
         rate = jnp.asarray(_RATES, dtype)[(index // 2) % len(_RATES)]
         latent_u, latent_v, alpha = descend(
-            loss, core.y, core.beta, start, rate, _ALPHA_RATE * rate * unit, num_steps
+            loss, core.beta, start, rate, _ALPHA_RATE * rate * unit, num_steps
         )
         u, v = (jnp.where(w >= 0, 1, -1).astype(dtype) for w in (latent_u, latent_v))
         return u, v, _fitted(core, u, v, alpha)[1]
@@ -189,11 +220,12 @@ def _search(core: _Core, u: Array, v: Array, key: PRNGKeyArray) -> QuantizedNetw
     """Return the best result of local search, with an α that marks the neurons in use."""
 
     def one(u: Array, v: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
-        u, v, alpha = local_search(core.X, core.y, core.beta, u, v, key, _SWEEPS)
+        sweeps = _SWEEPS if len(u) <= _MOST_SEARCHED else 0
+        u, v, alpha = local_search(core.X, core.y, core.beta, u, v, key, sweeps)
         return u, v, *_fitted(core, u, v, alpha)
 
     u, v, alpha, objective = jax.vmap(one)(u, v, jax.random.split(key, len(u)))
-    best = jnp.argmin(objective)
+    best = jnp.argmin(jnp.where(jnp.isnan(objective), jnp.inf, objective))
     return pack(u[best] > 0, v[best] > 0, alpha[best])
 
 
@@ -204,11 +236,12 @@ def _generate(
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
     drawn_u, drawn_v, _ = draw(solution, _STARTS_OF_PRICING, key)
     u, v = (np.where(np.asarray(g) >= 0, 1.0, -1.0) for g in (drawn_u, drawn_v))
+    starts = u
     X, y, beta = (np.asarray(a, np.float64) for a in (core.X, core.y, core.beta))
 
     def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, NDArray]:
         random = rng.choice((-1.0, 1.0), (_STARTS_OF_PRICING, X.shape[1]))
-        norms, found = search_signs(gram, np.concatenate([u, random]))
+        norms, found = search_signs(gram, np.concatenate([starts, random]))
         return norms[:count], found[:count]
 
     tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
@@ -242,9 +275,12 @@ def _largest(problem: Problem, network: QuantizedNetwork, count: int) -> Quantiz
     network = network.prune()
     if network.num_neurons <= count:
         return network
-    size = np.sum(np.square(np.asarray(network.alpha_columns)), axis=1)
-    phi = np.asarray(problem.X @ network.u.T) * np.asarray(problem.X @ network.v.T)
-    kept = np.sort(np.argsort(-size * np.sum(np.square(phi), axis=0))[:count])
+    counted = np.asarray(problem.weight) > 0
+    X, u, v = (np.asarray(a, np.float64) for a in (problem.X[counted], network.u, network.v))
+    weight = np.asarray(problem.weight, np.float64)[counted]
+    size = np.sum(np.square(np.asarray(network.alpha_columns, np.float64)), axis=1)
+    energy = weight @ np.square((X @ u.T) * (X @ v.T))
+    kept = np.sort(np.argsort(-size * energy)[:count])
     return refit(
         problem,
         QuantizedNetwork(

@@ -1,9 +1,10 @@
 """Descent on real weights whose signs are those of the network: a straight-through estimator.
 
 The network sees sign(U) and sign(V); its derivative with respect to the signs moves U and V, which
-are kept within [−1, 1]. With Z_k = Σ_j α_jk sym(u_j v_jᵀ) and G_k = Σ_i r_ik x_i x_iᵀ, r = y − ŷ,
-for output k, that derivative is −Σ_k α_jk G_k v_j for u_j. So a step takes the samples once for all
-neurons, or, where that is cheaper, the Gram matrix of the lifted samples instead.
+are kept within [−1, 1]. There are two ways to compute that derivative. With few neurons, neuron by
+neuron from the residuals R = Φα − y: Xᵀ(Rα_j ∘ Xv_j) for u_j. With many, Σ_k α_jk G_k v_j, where
+G_k = A*(A(Z_k) − y_k), Z_k = Σ_j α_jk sym(u_j v_jᵀ), belongs to output k and all neurons share it.
+G_k comes from the samples or, where that is cheaper, from the Gram matrix of the lifted samples.
 
 Source: Courbariaux, Bengio & David, *BinaryConnect* (2015), with Adam.
 """
@@ -24,51 +25,84 @@ from ._types import Scalar
 Latent = tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]  # U, V, α
 
 
-class Descent(eqx.Module):
-    """The gradient of ½‖A(Z) − y‖² with respect to Z, for one output at a time."""
+class Loss(eqx.Module):
+    """½‖Φα − y‖² as a function of the signs and of α, for all outputs."""
 
     @abc.abstractmethod
-    def gradient(self, form: Float[Array, "d d"], y: Array) -> Float[Array, "d d"]:
-        """Return A*(A(Z) − y), given what `project` made of y."""
-
-    @abc.abstractmethod
-    def project(self, y: Float[Array, " n"]) -> Array:
-        """Return what `gradient` takes of y."""
+    def gradient(
+        self, u: Float[Array, "m d"], v: Float[Array, "m d"], alpha: Float[Array, "m c"]
+    ) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]:
+        """Return the gradients with respect to u, v and α."""
 
 
-class _Samples(Descent):
-    X: Float[Array, "n d"]
-
-    def project(self, y: Float[Array, " n"]) -> Array:
-        return y
-
-    def gradient(self, form: Float[Array, "d d"], y: Array) -> Float[Array, "d d"]:
-        return weighted_gram(self.X, quadratic_forms(self.X, form) - y)
-
-
-class _Lifted(Descent):
-    lifted: Float[Array, "n D"]
-    gram: Float[Array, "D D"]
-
-    def project(self, y: Float[Array, " n"]) -> Array:
-        return y @ self.lifted
-
-    def gradient(self, form: Float[Array, "d d"], y: Array) -> Float[Array, "d d"]:
-        return smat(self.gram @ svec(form) - y, form.shape[0])
-
-
-def descent_on(X: Float[Array, "n d"]) -> Descent:
-    """Choose the form with fewer operations a step."""
-    n, d = X.shape
-    if lifted_size(d) ** 2 > 2 * n * d * d:
-        return _Samples(X)
+def loss_of(X: Float[Array, "n d"], y: Float[Array, "n c"], num_neurons: int) -> Loss:
+    """Choose the form whose gradient takes the fewest multiplications."""
+    (n, d), c = X.shape, y.shape[1]
+    by_neurons = 4 * n * d * num_neurons
+    by_forms = 3 * c * d * d * num_neurons
+    by_samples, by_lifted = by_forms + 2 * c * n * d * d, by_forms + c * lifted_size(d) ** 2
+    if by_neurons <= min(by_samples, by_lifted):
+        return _ByNeurons(X, y)
+    if by_samples <= by_lifted:
+        return _BySamples(X, y)
     lifted = LiftedMap(X).matrix()
-    return _Lifted(lifted, lifted.T @ lifted)
+    return _ByLifted(lifted.T @ lifted, (y.T @ lifted))
+
+
+class _ByNeurons(Loss):
+    X: Float[Array, "n d"]
+    y: Float[Array, "n c"]
+
+    def gradient(self, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
+        images_u, images_v = self.X @ u.T, self.X @ v.T
+        phi = images_u * images_v
+        residual = phi @ alpha - self.y
+        weights = residual @ alpha.T
+        return (
+            (weights * images_v).T @ self.X,
+            (weights * images_u).T @ self.X,
+            phi.T @ residual,
+        )
+
+
+class _ByForms(Loss):
+    @abc.abstractmethod
+    def of_forms(self, forms: Float[Array, "c d d"]) -> Float[Array, "c d d"]:
+        """Return A*(A(Z_k) − y_k)."""
+
+    def gradient(self, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
+        forms = jnp.einsum("mk,md,me->kde", alpha, u, v)
+        gram = self.of_forms((forms + jnp.swapaxes(forms, 1, 2)) / 2)
+        images_u, images_v = (jnp.einsum("md,kde->kme", signs, gram) for signs in (u, v))
+        return (
+            jnp.einsum("mk,kmd->md", alpha, images_v),
+            jnp.einsum("mk,kmd->md", alpha, images_u),
+            jnp.einsum("kmd,md->mk", images_u, v),
+        )
+
+
+class _BySamples(_ByForms):
+    X: Float[Array, "n d"]
+    y: Float[Array, "n c"]
+
+    def of_forms(self, forms: Float[Array, "c d d"]) -> Float[Array, "c d d"]:
+        def one(form: Array, y: Array) -> Array:
+            return weighted_gram(self.X, quadratic_forms(self.X, form) - y)
+
+        return jax.vmap(one, in_axes=(0, 1))(forms, self.y)
+
+
+class _ByLifted(_ByForms):
+    gram: Float[Array, "D D"]
+    targets: Float[Array, "c D"]
+
+    def of_forms(self, forms: Float[Array, "c d d"]) -> Float[Array, "c d d"]:
+        size = forms.shape[1]
+        return jax.vmap(lambda form, y: smat(self.gram @ svec(form) - y, size))(forms, self.targets)
 
 
 def descend(
-    loss: Descent,
-    y: Float[Array, "n c"],
+    loss: Loss,
     beta: Float[Array, " c"],
     start: Latent,
     rate: Scalar,
@@ -76,21 +110,13 @@ def descend(
     num_steps: int,
 ) -> Latent:
     """Take steps of Adam, with rates that fall to zero as a cosine does."""
-    targets = jax.vmap(loss.project, in_axes=1)(y)
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
 
     def step(carry: tuple[Latent, optax.OptState], _: None) -> tuple[tuple, None]:
         (latent_u, latent_v, alpha), state = carry
         u, v = (jnp.where(w >= 0, 1, -1).astype(w.dtype) for w in (latent_u, latent_v))
-        forms = jnp.einsum("mk,md,me->kde", alpha, u, v)
-        forms = (forms + jnp.swapaxes(forms, 1, 2)) / 2
-        gram = jax.vmap(loss.gradient)(forms, targets)
-        u_gram, v_gram = (jnp.einsum("md,kde->kme", signs, gram) for signs in (u, v))
-        gradient = (
-            jnp.einsum("mk,kmd->md", alpha, v_gram),
-            jnp.einsum("mk,kmd->md", alpha, u_gram),
-            jnp.einsum("kmd,md->mk", u_gram, v) + beta[None, :] * jnp.sign(alpha),
-        )
+        along_u, along_v, along_alpha = loss.gradient(u, v, alpha)
+        gradient = along_u, along_v, along_alpha + beta[None, :] * jnp.sign(alpha)
         # Optax mixes integers and floats, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             (du, dv, da), state = optimizer.update(gradient, state)

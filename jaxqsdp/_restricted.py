@@ -67,7 +67,10 @@ def solve_restricted(
         bound = dual @ y - 0.5 * dual @ dual
         if value - bound <= tol * value:
             break
-        direction = _newton(columns, slack, parts, residual - dual)
+        try:
+            direction = _newton(columns, slack, parts, residual - dual)
+        except np.linalg.LinAlgError:
+            break  # where float64 stops
         mu = np.mean(parts * slack)
         _, slack_step, parts_step = direction(-parts * slack)
         length = min(1.0, _longest(slack, slack_step), _longest(parts, parts_step))
@@ -80,7 +83,7 @@ def solve_restricted(
         correlation = moved[0] @ columns
         slack = np.stack([beta - correlation, beta + correlation])
         if not (length > _LEAST_STEP and slack.min() > 0 and moved[1].min() > 0):
-            break  # where float64 stops
+            break
         dual, parts = moved
     return Restricted(alpha, dual, float(value), float(bound))
 
@@ -111,10 +114,14 @@ def _longest(x: Vector, step: Vector) -> float:
 def basic_weights(columns: NDArray[np.float64], alpha: Vector) -> Vector:
     """Return output weights with the same predictions and penalty, at most k + 1 not zero.
 
-    They exist by Carathéodory's theorem; an active-set method finds them.
+    They exist by Carathéodory's theorem; an active-set method finds them. Where that does not end,
+    the given ones are returned.
     """
     signs = np.sign(alpha)
     size = np.sqrt(np.mean(np.square(columns)) * len(columns))
     signed = np.vstack([columns * signs, np.full(len(alpha), size)])
-    weights, _ = optimize.nnls(signed, signed @ np.abs(alpha), maxiter=10 * len(alpha))
+    try:
+        weights, _ = optimize.nnls(signed, signed @ np.abs(alpha), maxiter=10 * len(alpha))
+    except RuntimeError:  # too many changes of the active set
+        return alpha
     return signs * weights

@@ -66,7 +66,7 @@ def solve_exactly(
     *,
     tol: float = 1e-6,
     solution: Solution | None = None,
-    max_rounds: int | None = None,
+    max_rounds: int = 500,
     time_limit: float | None = None,
     progress: bool | None = None,
 ) -> ExactResult:
@@ -83,17 +83,31 @@ def solve_exactly(
     **Arguments:**
 
     - `problem`: a `Problem` of at most 26 features. Each of c outputs is solved by itself.
-    - `tol`: the relative gap to prove.
+    - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
-    - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far.
+    - `max_rounds`, `time_limit` (seconds): where to stop early, after a round, with the gap proven
+        so far. The final proof takes about a round more.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
     **Returns:** an `ExactResult`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
+    # Evaluated now even inside `jit`, which would stage what its body closes over.
+    with jax.ensure_compile_time_eval():
+        return _solve_exactly(problem, tol, solution, max_rounds, time_limit, progress)
+
+
+def _solve_exactly(
+    problem: Problem,
+    tol: float,
+    solution: Solution | None,
+    max_rounds: int,
+    time_limit: float | None,
+    progress: bool | None,
+) -> ExactResult:
     check_single(problem)
-    if not is_concrete(problem):
+    if not is_concrete(problem, solution):
         raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
     d = problem.num_features
     if d > MOST_FEATURES:
@@ -182,15 +196,13 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
         np.pad(output.history, ((0, rounds - len(output.history)), (0, 0)), mode="edge")
         for output in outputs
     )
-    proof = jnp.asarray(dual, dtype)
-    certificate = certify(problem, network, solution, dual=proof, kind="combinatorial")
-    return ExactResult(network, certificate, proof, jnp.asarray(history, dtype))
+    certificate = certify(problem, network, solution, dual=dual)  # in float64, whatever the dtype
+    return ExactResult(network, certificate, jnp.asarray(dual, dtype), jnp.asarray(history, dtype))
 
 
-def _check_limits(tol: float, max_rounds: int | None, time_limit: float | None) -> None:
+def _check_limits(tol: float, max_rounds: int, time_limit: float | None) -> None:
     if not tol > 0:
         raise ValueError(f"`tol` must be positive, got {tol}.")
-    if max_rounds is not None:
-        check_count(max_rounds, "max_rounds")
+    check_count(max_rounds, "max_rounds")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"`time_limit` must be positive, got {time_limit}.")

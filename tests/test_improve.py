@@ -11,7 +11,8 @@ from helpers import problem_of
 from problems import SMALL, Data, degenerate, planted
 
 import jaxqsdp as qs
-from jaxqsdp._latent import descend, descent_on
+import jaxqsdp._improve as module
+from jaxqsdp._latent import descend, loss_of
 from jaxqsdp._local_search import coordinate_descent, local_search
 
 KEY = jax.random.key(3)
@@ -170,17 +171,25 @@ def test_local_search_never_raises_the_objective():
             assert float(objective(u.at[j, k].multiply(-1), v)) >= best * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("n", [5, 200], ids=["samples", "lifted"])
-def test_gradient_of_the_descent_is_that_of_the_loss(n):
-    """Both forms against automatic differentiation, with real weights in place of signs."""
+@pytest.mark.parametrize(
+    ("n", "outputs", "num_neurons", "name"),
+    [(9, 2, 1, "_ByNeurons"), (9, 1, 20, "_BySamples"), (200, 2, 20, "_ByLifted")],
+)
+def test_gradient_of_the_descent_is_that_of_the_loss(n, outputs, num_neurons, name):
+    """Each form against automatic differentiation, with real weights in place of signs."""
     rng = np.random.default_rng(n)
-    X, y = rng.standard_normal((n, 4)), rng.standard_normal(n)
-    form = rng.standard_normal((4, 4))
-    form = form + form.T
-    loss = descent_on(X)
-    expected = jax.grad(lambda Z: 0.5 * jnp.sum(jnp.square(jnp.sum((X @ Z) * X, axis=1) - y)))(form)
-    gradient = loss.gradient(form, loss.project(y))
-    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-9)
+    X, y = rng.standard_normal((n, 8)), rng.standard_normal((n, outputs))
+    u, v = rng.standard_normal((2, num_neurons, 8))
+    alpha = rng.standard_normal((num_neurons, outputs))
+
+    def value(u, v, alpha):
+        return 0.5 * jnp.sum(jnp.square(((X @ u.T) * (X @ v.T)) @ alpha - y))
+
+    loss = loss_of(X, y, num_neurons)
+    assert type(loss).__name__ == name
+    expected = jax.grad(value, argnums=(0, 1, 2))(u, v, alpha)
+    for found, wanted in zip(loss.gradient(u, v, alpha), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-6)
 
 
 def test_descent_lowers_the_loss():
@@ -188,16 +197,39 @@ def test_descent_lowers_the_loss():
     X, y = jnp.asarray(case.X), jnp.asarray(case.y)[:, None]
     rng = np.random.default_rng(0)
     start = (*jnp.asarray(rng.uniform(-1, 1, (2, 6, SMALL[1]))), jnp.zeros((6, 1)))
-    loss, beta = descent_on(X), jnp.array([0.5])
+    loss, beta = loss_of(X, y, 6), jnp.array([0.5])
 
     def value(latent):
         u, v = (jnp.where(w >= 0, 1.0, -1.0) for w in latent[:2])
         misfit = ((X @ u.T) * (X @ v.T)) @ latent[2] - y
         return float(0.5 * jnp.sum(jnp.square(misfit)) + 0.5 * jnp.sum(jnp.abs(latent[2])))
 
-    end = descend(loss, y, beta, start, 0.03, 0.03, 300)
+    end = descend(loss, beta, start, 0.03, 0.03, 300)
     assert value(end) < 0.5 * value(start)
     assert np.all(np.abs(end[0]) <= 1)
+
+
+def test_other_dtypes_and_rows_that_do_not_count():
+    """A float32 network for a float64 problem; what a row of zero weight holds does not matter."""
+    problem, solution, _, network = improved()
+    narrow = eqx.tree_at(lambda n: n.alpha, network, network.alpha.astype(np.float32))
+    again = improve(problem, narrow, max_neurons=2, solution=solution)
+    assert again.alpha.dtype == np.float64
+    padded = eqx.tree_at(lambda p: p.X, problem, problem.X.at[0].set(1e6 * np.arange(1.0, 6)))
+    assert problem.sample_weight[0] == 0
+    others = improve(padded, network, max_neurons=2, solution=solution)
+    expected = improve(problem, network, max_neurons=2, solution=solution)
+    assert eqx.tree_equal(others, expected)
+
+
+def test_many_neurons_are_no_more_than_needed(monkeypatch):
+    """Column generation and local search are left out where they would take too much."""
+    problem, solution, rounded, _ = improved()
+    assert improve(problem, rounded, max_neurons=10**6, solution=solution).num_neurons <= 16
+    monkeypatch.setattr(module, "_MOST_ENTRIES", 1)
+    monkeypatch.setattr(module, "_MOST_SEARCHED", 1)
+    network = improve(problem, rounded, max_neurons=9, solution=solution)
+    assert problem.objective(network) <= problem.objective(rounded)
 
 
 def test_errors():
@@ -215,3 +247,7 @@ def test_errors():
         qs.improve(problem, other, max_neurons=4, key=KEY)
     with pytest.raises(ValueError, match="outside"):
         jax.jit(lambda n: qs.improve(problem, n, max_neurons=4, key=KEY))(network)
+    with pytest.raises(ValueError, match="outside"):
+        jax.vmap(lambda key: qs.improve(problem, network, max_neurons=4, key=key).alpha)(
+            jax.random.split(KEY, 2)
+        )

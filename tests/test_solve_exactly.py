@@ -171,3 +171,26 @@ def test_repr_and_plot():
     assert "combinatorial bound" in repr(result)
     assert "rounds" in repr(result)
     assert len(result.plot().get_lines()) == 2
+
+
+@pytest.mark.parametrize("name", ["columns very far apart", "no noise"])
+def test_ends_where_float64_does(name):
+    """Factorizations that fail end the refinement, not the call; what is proven stays true."""
+    case = planted(0, *SMALL, noise=0.1 if name == "columns very far apart" else 0.0)
+    scale = 10.0 ** np.arange(-6, 6, 2.5) if name == "columns very far apart" else np.ones(5)
+    problem = qs.Problem(case.X * scale, case.y, 1.0 if name == "columns very far apart" else 1e-6)
+    solution = qs.solve(problem, throw=False)
+    result = qs.solve_exactly(problem, solution=solution)
+    certificate = result.certificate
+    assert 0 <= float(certificate.lower_bound) <= float(certificate.objective) < np.inf
+    _, above = brute_force(problem.X, problem.y, problem.beta)
+    assert float(certificate.lower_bound) <= above * (1 + 1e-9)
+
+
+def test_closed_over_data_inside_jit():
+    data, result = solved(0)
+    problem, network = problem_of(data, np.float64), result.network
+    inside = jax.jit(lambda t: t * qs.certify(problem, network).lower_bound)(1.0)
+    np.testing.assert_allclose(inside, qs.certify(problem, network).lower_bound, rtol=1e-12)
+    again = jax.jit(lambda t: t * qs.solve_exactly(problem).certificate.objective)(1.0)
+    np.testing.assert_allclose(again, result.certificate.objective, rtol=1e-9)
