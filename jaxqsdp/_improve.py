@@ -41,8 +41,8 @@ _SWEEPS = 6
 _MOST_SEARCHED = 256  # neurons
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
-_FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
-_MOST_ROUNDS = 40  # and no more than neurons
+_FEW_NEURONS = 16  # below which column generation is left out; it is for many of them
+_MOST_ROUNDS = 40  # and no more than half the neurons
 _CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
@@ -138,13 +138,20 @@ def _improve(
         for some_u, some_v in starts:
             u = jnp.concatenate([u, _filled(some_u, u[:1])])
             v = jnp.concatenate([v, _filled(some_v, v[:1])])
-        found = _search(core, u, v, search_key)
-        if problem.y.ndim == 1:
-            found = eqx.tree_at(lambda network: network.alpha, found, found.alpha[:, 0])
-        found = refit(problem, found)
-        objectives = [float(problem.objective(one)) for one in (given, found)]
-        advance(1, f"objective {min(objectives):.6g}")
-    return (found if objectives[1] < objectives[0] else given).prune()
+        found = [_search(core, u, v, search_key)]
+        if len(starts) > 1:  # what is generated needs the better fit to show its worth
+            found.append(pack(u[-1] > 0, v[-1] > 0, jnp.ones_like(found[0].alpha)))
+        best, lowest = given, float(problem.objective(given))
+        for network in found:
+            if problem.y.ndim == 1:
+                alpha = network.alpha[:, 0]
+                network = eqx.tree_at(lambda network: network.alpha, network, alpha)
+            network = refit(problem, network)
+            objective = float(problem.objective(network))
+            if objective < lowest:
+                best, lowest = network, objective
+        advance(1, f"objective {lowest:.6g}")
+    return best.prune()
 
 
 class _Core(eqx.Module):
@@ -247,7 +254,7 @@ def _generate(
     tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
     for task in tasks:
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
-        *_, last = itertools.islice(rounds, min(max_neurons, _MOST_ROUNDS))
+        *_, last = itertools.islice(rounds, min(max_neurons // 2, _MOST_ROUNDS))
         u, v = last.u, last.v
     return _pruned(tasks, u, v, max_neurons)
 
