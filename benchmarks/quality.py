@@ -20,9 +20,10 @@ compilation out: the first seed's, which compiles, are not counted, nor are comp
 ones, as shapes inside `improve` depend on what it finds. All in float64.
 
 Planted data come with beta = 0.05·d; for real data `qs.cross_validate` chooses it. Larger m come
-later, and the JSON is written after every (data set, m): a run cut short keeps all data sets. Most
-of the time is compilation; XLA_FLAGS=--xla_cpu_use_fusion_emitters=false halves it on CPU, and the
-programs run some 10 % slower for it. Set OMP_NUM_THREADS=1 and pin one core for steady timings.
+later, and the JSON is written after every row: a run cut short keeps all data sets, and
+`--read quality.json` shows what it measured. Most of the time is compilation, which
+XLA_FLAGS=--xla_cpu_use_fusion_emitters=false halves on CPU, for programs some 10 % slower. Set
+OMP_NUM_THREADS=1 and pin one core for steady timings.
 """
 
 from __future__ import annotations
@@ -255,8 +256,10 @@ def _runs(case: Case, m: int, seeds: int, clock: Stopwatch) -> Iterator[tuple[st
     def rounded(key: jax.Array) -> qs.QuantizedNetwork:
         return qs.round(problem, solution, num_neurons=m, key=key, refit=False)
 
-    # The neurons are those of `refit=True`, which would compile another program.
-    both = lambda key: qs.refit(problem, rounded(key))  # noqa: E731
+    def both(key: jax.Array) -> qs.QuantizedNetwork:
+        # The network of `refit=True`, which would compile another program.
+        return qs.refit(problem, rounded(key))
+
     yield "rounding", _one_a_seed(rounded, seeds, clock)
     yield "rounding + refit", _one_a_seed(both, seeds, clock)
 
@@ -415,8 +418,14 @@ def main() -> None:
     parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
     parser.add_argument("--seeds", type=int, default=5, help="runs of all methods but STE")
     parser.add_argument("--plot", type=Path, help="draw objective against neurons to this PNG")
+    parser.add_argument("--read", type=Path, help="show this JSON and measure nothing")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    if options.read is not None:
+        measured = json.loads(options.read.read_text())
+        print(f"measured with {measured['environment']}; read with the versions below\n")
+        report(measured["rows"], None, options.plot)
+        return
     clock = Stopwatch()
     cases = []
     for name in options.data:
