@@ -21,7 +21,8 @@ ones, as shapes inside `improve` depend on what it finds. All in float64.
 
 Planted data come with beta = 0.05·d; for real data `qs.cross_validate` chooses it. Larger m come
 later, and the JSON is written after every row: a run cut short keeps all data sets, and
-`--read quality.json` shows what it measured. Most of the time is compilation, which
+`--read quality.json` shows what it measured. Several files, of some data sets each, are shown as
+one. Most of the time is compilation, which
 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false halves on CPU, for programs some 10 % slower. Set
 OMP_NUM_THREADS=1 and pin one core for steady timings.
 """
@@ -354,9 +355,12 @@ def _verdict(mine: float, theirs: float) -> str:
     return "equal" if abs(difference) <= 1e-6 else "wins" if difference < 0 else "loses"
 
 
-def _save(rows: list[dict[str, Any]], path: Path) -> None:
-    flags = os.environ.get("XLA_FLAGS", "")
-    content = {"environment": {**environment(), "XLA_FLAGS": flags}, "rows": rows}
+def _save(
+    rows: list[dict[str, Any]], path: Path, measured_in: dict[str, str] | None = None
+) -> None:
+    if measured_in is None:
+        measured_in = {**environment(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    content = {"environment": measured_in, "rows": rows}
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -412,19 +416,25 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    known = (*PLANTED, *SKLEARN, *KEEL)
+    known: tuple[str, ...] = (*PLANTED, *SKLEARN, *KEEL)
     parser = arguments((__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", nargs="+", default=known, choices=(*known, "wdbc"))
     parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
     parser.add_argument("--seeds", type=int, default=5, help="runs of all methods but STE")
     parser.add_argument("--plot", type=Path, help="draw objective against neurons to this PNG")
-    parser.add_argument("--read", type=Path, help="show this JSON and measure nothing")
+    parser.add_argument("--read", type=Path, nargs="+", help="show JSON files, measure nothing")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     if options.read is not None:
-        measured = json.loads(options.read.read_text())
-        print(f"measured with {measured['environment']}; read with the versions below\n")
-        report(measured["rows"], None, options.plot)
+        measured = [json.loads(path.read_text()) for path in options.read]
+        environments = [part["environment"] for part in measured]
+        if any(other != environments[0] for other in environments):
+            parser.error("the files were measured in different environments")
+        rows = [row for part in measured for row in part["rows"]]
+        print(f"measured with {environments[0]}; read with the versions below\n")
+        report(rows, None, options.plot)
+        if options.json is not None:
+            _save(rows, options.json, environments[0])
         return
     clock = Stopwatch()
     cases = []

@@ -4,13 +4,15 @@ relaxation ─► Gaussian samples ─┐
               random weights ───┴─► descent on latent weights ─► the best of them ─┐
 relaxation ─► column generation ─► pruning, a few neurons at a time ───────────────┤
 the given network ─► pruned ───────────────────────────────────────────────────────┴─►
-    local search ─► refit ─► the best
+    local search, again after random flips ─► refit ─► the best
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -31,13 +33,22 @@ from ._restricted import basic_weights, solve_restricted
 from ._round import draw, refit
 from ._solution import Solution, check_solution
 from ._solve import solve
+from ._solver.splitting import select
 from ._types import check_count, check_key, highest_precision, is_concrete, tiny
 from ._units import moderate
 
 _RATES = (0.01, 0.03)  # of the descent
-_SEARCHED = 8  # starts that local search goes on with, at most ...
-_NEURONS_SEARCHED = 256  # ... and so many neurons in all
-_SWEEPS = 6
+_SIGNS_SEARCHED = 480  # starts × features that local search goes on with, at most
+_NEURONS_SEARCHED = 192  # networks × neurons that are searched side by side, at most, ...
+_LEAST_SIDE_BY_SIDE, _MOST_SIDE_BY_SIDE = 4, 8  # ... and networks
+_SWEEPS = 3  # in a round of local search, ...
+_ROUNDS = 2  # ... rounds before the first kick
+_SIGNS_KICKED = 260  # kicks × features, about: with many features they hardly help
+_FEWER_KICKS = 6
+_MOST_KICKS = 24
+_MOST_KICKED = 32  # neurons; with more, column generation is as good as it gets
+_NEURONS_KICKED = 4  # one in so many ...
+_SIGNS_FLIPPED = 0.1  # ... gets this share of its signs flipped
 _MOST_SEARCHED = 256  # neurons
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
@@ -66,7 +77,8 @@ def improve(
     Three ways, and the best of what they find: descent on latent weights, from samples of the
     relaxation and from random weights; column generation, from the relaxation, pruned; and the
     given network. All end in a local search that takes out one neuron at a time, refits the others
-    and looks for the best neuron in its place.
+    and looks for the best neuron in its place; with few features and neurons it goes on from random
+    flips of the best networks' signs.
 
     Never worse than the network given, if that has no more nonzero neurons than allowed; else never
     worse than its `max_neurons` largest ones, refitted; up to the rounding of `problem.objective`.
@@ -131,14 +143,17 @@ def _improve(
         starts: list[tuple[ArrayLike, ArrayLike]] = [(given.u, given.v)]
         advance(0, "column generation")
         if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
-            starts.append(_generate(core, solution, max_neurons, pricing_key))
+            report = functools.partial(advance, 0)
+            starts.append(_generate(core, solution, max_neurons, pricing_key, report))
         advance(1, "descent on latent weights")
-        u, v = _descend(core, solution, descent_key, max_neurons, num_starts, num_steps)
+        u, v = _descend(
+            core, solution, descent_key, max_neurons, num_starts, num_steps, len(starts)
+        )
         advance(1, "local search")
         for some_u, some_v in starts:
             u = jnp.concatenate([u, _filled(some_u, u[:1])])
             v = jnp.concatenate([v, _filled(some_v, v[:1])])
-        found = [_search(core, u, v, search_key)]
+        found = [_search(core, u, v, search_key, functools.partial(advance, 0))]
         if len(starts) > 1:  # what is generated needs the better fit to show its worth
             found.append(pack(u[-1] > 0, v[-1] > 0, jnp.ones_like(found[0].alpha)))
         best, lowest = given, float(problem.objective(given))
@@ -185,15 +200,21 @@ def _descend(
     max_neurons: int,
     num_starts: int,
     num_steps: int,
+    others: int,
 ) -> tuple[Float[Array, "s m d"], Float[Array, "s m d"]]:
-    """Return the signs of the best descents, half from the relaxation, half from nowhere."""
-    d, dtype = core.X.shape[1], core.X.dtype
-    loss = loss_of(core.X, core.y, max_neurons)
-    energy = jnp.sqrt(jnp.mean(jnp.square(jnp.sum(jnp.square(core.X), axis=1))))
-    unit = jnp.sqrt(jnp.mean(jnp.square(core.y))) / jnp.maximum(energy, tiny(dtype) ** 0.5)
+    """Return the signs of the best descents, half from the relaxation, half from nowhere.
+
+    They descend in float32, whatever the dtype: only signs are taken from them.
+    """
+    d, dtype = core.X.shape[1], jnp.float32
+    single = jax.tree.map(lambda array: array.astype(dtype), core)
+    loss = loss_of(single.X, single.y, max_neurons)
+    energy = jnp.sqrt(jnp.mean(jnp.square(jnp.sum(jnp.square(single.X), axis=1))))
+    unit = jnp.sqrt(jnp.mean(jnp.square(single.y))) / jnp.maximum(energy, tiny(dtype) ** 0.5)
 
     def one(index: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        drawn_u, drawn_v, alpha = draw(solution, max_neurons, key)
+        drawn = draw(solution, max_neurons, key)
+        drawn_u, drawn_v, alpha = (array.astype(dtype) for array in drawn)
         random = jax.random.uniform(key, (2, max_neurons, d), dtype, -1, 1)
         from_relaxation = index % 2 == 0
         latent_u = jnp.where(from_relaxation, jnp.clip(drawn_u, -1, 1), random[0])
@@ -201,15 +222,17 @@ def _descend(
         start = latent_u, latent_v, jnp.zeros_like(alpha)
         rate = jnp.asarray(_RATES, dtype)[(index // 2) % len(_RATES)]
         latent_u, latent_v, alpha = descend(
-            loss, core.beta, start, rate, _ALPHA_RATE * rate * unit, num_steps
+            loss, single.beta, start, rate, _ALPHA_RATE * rate * unit, num_steps
         )
-        u, v = (jnp.where(w >= 0, 1, -1).astype(dtype) for w in (latent_u, latent_v))
-        return u, v, _fitted(core, u, v, alpha)[1]
+        u, v = (jnp.where(w >= 0, 1, -1).astype(core.X.dtype) for w in (latent_u, latent_v))
+        return u, v, _fitted(core, u, v, alpha.astype(core.X.dtype))[1]
 
     indices = jnp.arange(num_starts)
     u, v, objective = jax.vmap(one)(indices, jax.random.split(key, num_starts))
-    count = min(_SEARCHED, max(_NEURONS_SEARCHED // max_neurons, 2))
-    best = jnp.argsort(objective)[:count]
+    # Whole batches of local search, less the networks that come from elsewhere.
+    lanes = _side_by_side(max_neurons)
+    batches = max(min(_SIGNS_SEARCHED // d, _NEURONS_SEARCHED // max_neurons) // lanes, 1)
+    best = jnp.argsort(objective)[: batches * lanes - others]
     return u[best], v[best]
 
 
@@ -221,23 +244,86 @@ def _fitted(core: _Core, u: Array, v: Array, alpha: Array) -> tuple[Array, Array
     return alpha, loss + jnp.sum(core.beta * jnp.sum(jnp.abs(alpha), axis=0))
 
 
+class _Searched(eqx.Module):
+    """Networks side by side, and what they are worth."""
+
+    u: Float[Array, "s m d"]
+    v: Float[Array, "s m d"]
+    alpha: Float[Array, "s m c"]
+    objective: Float[Array, " s"]
+
+
+def _side_by_side(max_neurons: int) -> int:
+    """Return how many networks are searched at a time."""
+    lanes = _NEURONS_SEARCHED // max_neurons
+    return min(max(lanes, _LEAST_SIDE_BY_SIDE), _MOST_SIDE_BY_SIDE)
+
+
+def _search(
+    core: _Core, u: Array, v: Array, key: PRNGKeyArray, report: Callable[[str], None]
+) -> QuantizedNetwork:
+    """Return the best result of local search, with an α that marks the neurons in use.
+
+    The best networks are kicked: some signs of some neurons flip, and local search goes on from
+    there. What comes of it is kept if it is better.
+    """
+    count, m, d = u.shape
+    lanes = _side_by_side(m)
+    keys = iter(jax.random.split(key, -(-count // lanes) * _ROUNDS + _MOST_KICKS))
+    batches = []
+    for first in range(0, count, lanes):
+        chosen = np.arange(first, first + lanes) % count
+        some_u, some_v = u[chosen], v[chosen]
+        alpha = jnp.zeros((lanes, m, core.y.shape[1]), u.dtype)
+        batch = _Searched(some_u, some_v, alpha, jnp.full(lanes, jnp.inf, u.dtype))
+        for _ in range(_ROUNDS):
+            batch = _search_round(core, batch, jnp.zeros((), u.dtype), next(keys))
+        batches.append(batch)
+    found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
+    found = _best(found, lanes)
+    kicks = min(max(_SIGNS_KICKED // d - _FEWER_KICKS, 0), _MOST_KICKS)
+    for index in range(kicks if m <= _MOST_KICKED else 0):
+        report(f"local search, kick {index + 1}")
+        found = _search_round(core, found, jnp.asarray(_SIGNS_FLIPPED, u.dtype), next(keys))
+    found = _best(found, 1)
+    return pack(found.u[0] > 0, found.v[0] > 0, found.alpha[0])
+
+
 @eqx.filter_jit
 @highest_precision
-def _search(core: _Core, u: Array, v: Array, key: PRNGKeyArray) -> QuantizedNetwork:
-    """Return the best result of local search, with an α that marks the neurons in use."""
+def _search_round(core: _Core, found: _Searched, share: Scalar, key: PRNGKeyArray) -> _Searched:
+    """Flip a share of the signs of some neurons, search, and keep what is better."""
+    lanes, m, d = found.u.shape
 
-    def one(u: Array, v: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
-        sweeps = _SWEEPS if len(u) <= _MOST_SEARCHED else 0
-        u, v, alpha = local_search(core.X, core.y, core.beta, u, v, key, sweeps)
-        return u, v, *_fitted(core, u, v, alpha)
+    def one(found: _Searched, key: PRNGKeyArray) -> _Searched:
+        neurons_key, signs_key, search_key = jax.random.split(key, 3)
+        order = jax.random.permutation(neurons_key, m)
+        chosen = (order < max(m // _NEURONS_KICKED, 1))[None, :, None]
+        flipped = chosen & (jax.random.uniform(signs_key, (2, m, d), share.dtype) < share)
+        turn_u, turn_v = jnp.where(flipped, -1, 1).astype(found.u.dtype)
+        u, v, alpha = local_search(
+            core.X, core.y, core.beta, turn_u * found.u, turn_v * found.v, search_key,
+            _SWEEPS if m <= _MOST_SEARCHED else 0,
+        )  # fmt: skip
+        alpha, objective = _fitted(core, u, v, alpha)
+        other = _Searched(u, v, alpha, objective)
+        return select(objective < found.objective, other, found)
 
-    u, v, alpha, objective = jax.vmap(one)(u, v, jax.random.split(key, len(u)))
-    best = jnp.argmin(jnp.where(jnp.isnan(objective), jnp.inf, objective))
-    return pack(u[best] > 0, v[best] > 0, alpha[best])
+    return jax.vmap(one)(found, jax.random.split(key, lanes))
+
+
+def _best(found: _Searched, count: int) -> _Searched:
+    """Return the best networks."""
+    order = np.argsort(np.asarray(found.objective))[:count]
+    return jax.tree.map(lambda leaf: leaf[order], found)
 
 
 def _generate(
-    core: _Core, solution: Solution, max_neurons: int, key: PRNGKeyArray
+    core: _Core,
+    solution: Solution,
+    max_neurons: int,
+    key: PRNGKeyArray,
+    report: Callable[[str], None],
 ) -> tuple[NDArray, NDArray]:
     """Return the neurons that remain of column generation, output by output."""
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,))))
@@ -254,7 +340,8 @@ def _generate(
     tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
     for task in tasks:
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
-        *_, last = itertools.islice(rounds, min(max_neurons // 2, _MOST_ROUNDS))
+        for last in itertools.islice(rounds, min(max_neurons // 2, _MOST_ROUNDS)):
+            report(f"column generation, gap {last.gap:.1e}")
         u, v = last.u, last.v
     return _pruned(tasks, u, v, max_neurons)
 

@@ -25,7 +25,7 @@ def progress_bar(total: int | None, show: bool | None, unit: str) -> Iterator[Ca
     with tqdm(total=total, unit=unit, disable=None if show is None else not show) as bar:
 
         def advance(count: int, note: str = "") -> None:
-            bar.set_postfix_str(note, refresh=False)
+            bar.set_postfix_str(note, refresh=count == 0)
             bar.update(count)
 
         yield advance
