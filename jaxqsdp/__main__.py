@@ -181,7 +181,10 @@ def _run(
         ("data", f"{table.name}: {n} train + {len(data.test_X)} test samples, {d} features"),
         ("penalty β", f"{beta:.5g}  ({chosen})"),
         ("relaxation value", f"{float(solution.total_value):.7g}"),
-        ("proven lower bound", f"{float(certificate.lower_bound):.7g}"),
+        (
+            "proven lower bound",
+            f"{float(certificate.lower_bound):.7g}  ({certificate.kind} bound)",
+        ),
         (
             "objective of the network",
             f"{float(certificate.objective):.7g}  (after rounding alone {rounded[-1]:.7g})",

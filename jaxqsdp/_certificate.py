@@ -194,7 +194,8 @@ def _objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     smallest normal number in each factor or product.
     """
     columns = problem.columns
-    X, y, weight = columns.X, columns.y, columns.weight[:, None]
+    weight = columns.weight[:, None]
+    X, y = (jnp.where(weight > 0, array, 0) for array in (columns.X, columns.y))
     alpha, (n, d) = network.alpha_columns.astype(X.dtype), X.shape
     m, c = alpha.shape
     eps, least = epsilon(X.dtype), tiny(X.dtype)
@@ -207,7 +208,7 @@ def _objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     residual = jnp.abs(hidden @ alpha - y) * (1 + 2 * eps) + error
     loss = jnp.sum(0.5 * (weight + least) * jnp.square(residual) + least * (1 + weight))
     penalty = jnp.sum((columns.beta[None, :] + least) * mass + m * least)
-    objective = (loss + penalty) * (1 + (n + m + c + 12) * eps)
+    objective = (loss + penalty) * (1 + (n * c + m + c + 12) * eps)
     return jnp.where(jnp.isfinite(objective), objective, jnp.inf)
 
 

@@ -38,6 +38,7 @@ class Task:
     beta: float
     exponents: tuple[int, int, int]
     root: Vector  # (n,) √w'
+    X: NDArray[np.float64]  # (n, d) ⁴√w'·X'
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
     rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
     targets: Vector  # (k,) Qᵀy
@@ -61,7 +62,7 @@ class Task:
             targets = left.T @ y
             outside = y - left @ targets
         beta = float(np.ldexp(float(beta), 2 * a + b + c))
-        return Task(beta, (a, b, c), root, left, rows, targets, outside, factor)
+        return Task(beta, (a, b, c), root, X, left, rows, targets, outside, factor)
 
     @property
     def rest(self) -> float:
@@ -94,6 +95,8 @@ class Task:
 
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
         """Return what neurons (m, d) give on the rows, (k, m)."""
+        if self.left is None:
+            return (self.X @ u.T) * (self.X @ v.T)
         i, j = np.triu_indices(u.shape[1])
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T
@@ -110,7 +113,7 @@ class Task:
     @property
     def num_features(self) -> int:
         """Return d."""
-        return int((2 * len(self.factor)) ** 0.5)
+        return self.X.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ from ._round import draw, refit
 from ._solution import Solution, check_solution
 from ._solve import solve
 from ._solver.splitting import select
-from ._types import check_count, check_key, highest_precision, is_concrete, tiny
+from ._types import Scalar, check_count, check_key, highest_precision, is_concrete, tiny
 from ._units import moderate
 
 _RATES = (0.01, 0.03)  # of the descent
@@ -52,8 +52,8 @@ _SIGNS_FLIPPED = 0.1  # ... gets this share of its signs flipped
 _MOST_SEARCHED = 256  # neurons
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
-_FEW_NEURONS = 16  # below which column generation is left out; it is for many of them
-_MOST_ROUNDS = 40  # and no more than half the neurons
+_FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
+_MORE_ROUNDS, _MOST_ROUNDS = 4, 40  # than half the neurons
 _CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
@@ -75,10 +75,11 @@ def improve(
     """Find a better network of at most `max_neurons` neurons.
 
     Three ways, and the best of what they find: descent on latent weights, from samples of the
-    relaxation and from random weights; column generation, from the relaxation, pruned; and the
-    given network. All end in a local search that takes out one neuron at a time, refits the others
-    and looks for the best neuron in its place; with few features and neurons it goes on from random
-    flips of the best networks' signs.
+    relaxation and from random weights; column generation, from the relaxation, pruned, for 8
+    neurons or more and up to 2^26 products of two features; and the given network. All end in a
+    local search that takes out one neuron at a time, refits the others and looks for the best
+    neuron in its place; with few features and neurons it goes on from random flips of the best
+    networks' signs.
 
     Never worse than the network given, if that has no more nonzero neurons than allowed; else never
     worse than its `max_neurons` largest ones, refitted; up to the rounding of `problem.objective`.
@@ -123,24 +124,27 @@ def _improve(
         ("num_steps", num_steps),
     ):
         check_count(value, name)
+    num_starts, num_steps = operator.index(num_starts), operator.index(num_steps)
     key = check_key(key)
     if not is_concrete(problem, network, key, solution):
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
+    if not bool(jnp.all(problem.is_valid)):
+        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
     if solution is None:
         solution = solve(problem, throw=False)
     check_solution(problem, solution)
-    # More are never needed, by Carathéodory's theorem.
-    (n, d), outputs = problem.X.shape, problem.columns.y.shape[1]
-    enough = outputs * (min(n, lifted_size(d)) + 1)
-    max_neurons = min(operator.index(max_neurons), enough)
     network = eqx.tree_at(
         lambda network: network.alpha, network, network.alpha.astype(problem.X.dtype)
     )
+    given = _largest(problem, network, operator.index(max_neurons))
+    # More are never needed, by Carathéodory's theorem.
+    (n, d), outputs = problem.X.shape, problem.columns.y.shape[1]
+    max_neurons = min(operator.index(max_neurons), outputs * (min(n, lifted_size(d)) + 1))
     descent_key, pricing_key, search_key = jax.random.split(key, 3)
     core = _core(problem)
     with progress_bar(3, progress, "stage") as advance:
-        given = _largest(problem, network, max_neurons)
-        starts: list[tuple[ArrayLike, ArrayLike]] = [(given.u, given.v)]
+        start = _largest(problem, given, max_neurons)
+        starts: list[tuple[ArrayLike, ArrayLike]] = [(start.u, start.v)]
         advance(0, "column generation")
         if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
             report = functools.partial(advance, 0)
@@ -155,7 +159,7 @@ def _improve(
             v = jnp.concatenate([v, _filled(some_v, v[:1])])
         found = [_search(core, u, v, search_key, functools.partial(advance, 0))]
         if len(starts) > 1:  # what is generated needs the better fit to show its worth
-            found.append(pack(u[-1] > 0, v[-1] > 0, jnp.ones_like(found[0].alpha)))
+            found.append(pack(u[-1] > 0, v[-1] > 0, found[0].alpha))
         best, lowest = given, float(problem.objective(given))
         for network in found:
             if problem.y.ndim == 1:
@@ -163,7 +167,7 @@ def _improve(
                 network = eqx.tree_at(lambda network: network.alpha, network, alpha)
             network = refit(problem, network)
             objective = float(problem.objective(network))
-            if objective < lowest:
+            if objective < lowest or np.isnan(lowest):
                 best, lowest = network, objective
         advance(1, f"objective {lowest:.6g}")
     return best.prune()
@@ -262,7 +266,7 @@ def _side_by_side(max_neurons: int) -> int:
 def _search(
     core: _Core, u: Array, v: Array, key: PRNGKeyArray, report: Callable[[str], None]
 ) -> QuantizedNetwork:
-    """Return the best result of local search, with an α that marks the neurons in use.
+    """Return the neurons of the best result of local search.
 
     The best networks are kicked: some signs of some neurons flip, and local search goes on from
     there. What comes of it is kept if it is better.
@@ -286,7 +290,7 @@ def _search(
         report(f"local search, kick {index + 1}")
         found = _search_round(core, found, jnp.asarray(_SIGNS_FLIPPED, u.dtype), next(keys))
     found = _best(found, 1)
-    return pack(found.u[0] > 0, found.v[0] > 0, found.alpha[0])
+    return pack(found.u[0] > 0, found.v[0] > 0, jnp.ones_like(found.alpha[0]))
 
 
 @eqx.filter_jit
@@ -338,11 +342,14 @@ def _generate(
         return norms[:count], found[:count]
 
     tasks = [Task.of(X, y[:, k], np.ones(len(X)), beta[k]) for k in range(y.shape[1])]
+    parts = []
     for task in tasks:
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
-        for last in itertools.islice(rounds, min(max_neurons // 2, _MOST_ROUNDS)):
+        for last in itertools.islice(rounds, min(max_neurons // 2 + _MORE_ROUNDS, _MOST_ROUNDS)):
             report(f"column generation, gap {last.gap:.1e}")
-        u, v = last.u, last.v
+        kept = np.flatnonzero(basic_weights(task.columns(last.u, last.v), last.alpha))
+        parts.append((last.u[kept], last.v[kept]))
+    u, v = (np.concatenate(part) for part in zip(*parts, strict=True))
     return _pruned(tasks, u, v, max_neurons)
 
 
@@ -354,8 +361,10 @@ def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tupl
         for task in tasks:
             columns = task.columns(u, v)
             fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
+            # The first fit spreads over more neurons than it needs, some of them equal.
             alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
-            importance += np.square(np.abs(alpha) * np.linalg.norm(columns, axis=0))
+            size = np.ldexp(np.linalg.norm(columns, axis=0), -task.exponents[1])
+            importance += np.square(np.abs(alpha) * size)
         order = np.argsort(-importance)
         surplus = np.count_nonzero(importance) - max_neurons
         if surplus <= 0:

@@ -120,6 +120,9 @@ class Problem(eqx.Module):
         check_fits(self, network)
         predictions = jax.vmap(network)(self.X)
         weight = self.weight if self.y.ndim == 1 else self.weight[:, None]
+        # Samples that do not count may overflow.
+        usable = (weight > 0) | jnp.isfinite(jnp.square(predictions - self.y))
+        predictions = jnp.where(usable, predictions, self.y)
         penalty = jnp.sum(self.beta * jnp.sum(jnp.abs(network.alpha), axis=0))
         return self.loss(predictions, self.y, weight) + penalty
 

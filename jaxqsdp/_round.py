@@ -119,7 +119,9 @@ def _refit(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quantize
 def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> QuantizedNetwork:
     columns, dtype = problem.columns, problem.X.dtype
     u, v = network.u.astype(dtype), network.v.astype(dtype)
-    features = (problem.X @ u.T) * (problem.X @ v.T) * kept[None, :].astype(dtype)
+    # What does not count may overflow in the products.
+    X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
+    features = (X @ u.T) * (X @ v.T) * kept[None, :].astype(dtype)
     alpha = lasso(features, columns.y, problem.weight, columns.beta)
     alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
     return eqx.tree_at(lambda network: network.alpha, network, alpha)

@@ -251,3 +251,60 @@ def test_errors():
         jax.vmap(lambda key: qs.improve(problem, network, max_neurons=4, key=key).alpha)(
             jax.random.split(KEY, 2)
         )
+
+
+def test_what_does_not_count_may_be_huge(dtype):
+    case = planted(0, 20, 3)
+    weight = np.ones(20)
+    weight[0] = 0
+    X, y = np.copy(case.X), np.copy(case.y)
+    X[0] = y[0] = float(np.finfo(dtype).max) ** 0.6
+    alpha = np.array([1, -1], dtype)
+    network = from_weights(np.ones((2, 3)), [[1, 1, 1], [1, -1, 1]], alpha)
+
+    def outcome(X, y):
+        problem = problem_of(Data(X, y, 0.3, weight), dtype)
+        refitted = qs.refit(problem, network)
+        better = improve(problem, network, max_neurons=2)
+        certificate = jax.jit(qs.certify)(problem, network)  # in the dtype at hand
+        objectives = problem.objective(network), problem.objective(better), certificate.objective
+        return np.asarray(refitted.alpha), np.asarray(objectives)
+
+    for found, expected in zip(outcome(X, y), outcome(case.X, case.y), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_outputs_of_different_size():
+    def objective(problem, alone):
+        core, solution = module._core(problem), qs.solve(problem)
+        u, v = module._generate(core, solution, 8, KEY, lambda note: None)
+        return alone.objective(qs.refit(alone, from_weights(u, v, np.ones(len(u)))))
+
+    together = separately = 0
+    for seed in (2, 4, 6):
+        case, small = planted(seed, 40, 4), 1e-3 * planted(seed + 1, 40, 4).y
+        alone = qs.Problem(case.X, case.y, 0.2)
+        both = qs.Problem(case.X, np.column_stack([small, case.y]), [2e-4, 0.2])
+        together += objective(both, alone)
+        separately += objective(alone, alone)
+    # The first output hardly counts, so it takes hardly any neurons from the second.
+    assert together < 1.1 * separately
+
+
+def test_numpy_counts_and_invalid_problems():
+    problem, solution, rounded, _ = improved()
+    counts = {"num_starts": np.int64(2), "num_steps": np.int32(3)}
+    network = qs.improve(
+        problem, rounded, max_neurons=np.int64(2), key=KEY, solution=solution, **counts
+    )
+    assert network.num_neurons <= 2
+    broken = eqx.tree_at(lambda problem: problem.y, problem, problem.y.at[0].set(jnp.nan))
+    with pytest.raises(ValueError, match="`problem` has invalid numbers"):
+        improve(broken, rounded, max_neurons=4)
+
+
+def test_a_network_without_an_objective_is_replaced():
+    problem, solution, rounded, _ = improved()
+    broken = eqx.tree_at(lambda network: network.alpha, rounded, rounded.alpha * jnp.nan)
+    network = improve(problem, broken, max_neurons=4, solution=solution)
+    assert jnp.isfinite(problem.objective(network))
