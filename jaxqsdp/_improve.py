@@ -39,11 +39,11 @@ from ._units import moderate
 
 _RATES = (0.01, 0.03)  # of the descent
 _SIGNS_SEARCHED = 480  # starts × features that local search goes on with, at most
-_NEURONS_SEARCHED = 192  # networks × neurons that are searched side by side, at most, ...
+_NEURONS_SEARCHED = 128  # networks × neurons that are searched side by side, at most, ...
 _LEAST_SIDE_BY_SIDE, _MOST_SIDE_BY_SIDE = 4, 8  # ... and networks
 _SWEEPS = 3  # in a round of local search, ...
 _ROUNDS = 2  # ... rounds before the first kick
-_SIGNS_KICKED = 260  # kicks × features, about: with many features they hardly help
+_SIGNS_KICKED = 200  # kicks × features, about: with many features they hardly help
 _FEWER_KICKS = 6
 _MOST_KICKS = 24
 _MOST_KICKED = 32  # neurons; with more, column generation is as good as it gets
@@ -53,7 +53,7 @@ _MOST_SEARCHED = 256  # neurons
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
 _FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
-_MORE_ROUNDS, _MOST_ROUNDS = 4, 40  # than half the neurons
+_MORE_ROUNDS, _MOST_ROUNDS = 2, 40  # than half the neurons
 _CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
@@ -305,13 +305,11 @@ def _search_round(core: _Core, found: _Searched, share: Scalar, key: PRNGKeyArra
         chosen = (order < max(m // _NEURONS_KICKED, 1))[None, :, None]
         flipped = chosen & (jax.random.uniform(signs_key, (2, m, d), share.dtype) < share)
         turn_u, turn_v = jnp.where(flipped, -1, 1).astype(found.u.dtype)
-        u, v, alpha = local_search(
+        other = local_search(
             core.X, core.y, core.beta, turn_u * found.u, turn_v * found.v, search_key,
             _SWEEPS if m <= _MOST_SEARCHED else 0,
         )  # fmt: skip
-        alpha, objective = _fitted(core, u, v, alpha)
-        other = _Searched(u, v, alpha, objective)
-        return select(objective < found.objective, other, found)
+        return select(other[-1] < found.objective, _Searched(*other), found)
 
     return jax.vmap(one)(found, jax.random.split(key, lanes))
 

@@ -34,8 +34,8 @@ def local_search(
     v: Float[Array, "m d"],
     key: PRNGKeyArray,
     num_sweeps: int,
-) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]:
-    """Improve the weights ±1 of a network, and return them with fitting α.
+) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"], Scalar]:
+    """Improve the weights ±1 of a network, and return them with fitting α and the objective.
 
     Each of `num_sweeps` sweeps visits all neurons in random order; the objective never rises.
     Weights are absorbed into X and y, which are of moderate scale. α is nearly the best.
@@ -58,7 +58,7 @@ def local_search(
     network = _Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
     joint = (1 - jnp.arange(num_sweeps) % 2).astype(X.dtype)
     network, _ = jax.lax.scan(sweep, network, (joint, jax.random.split(key, num_sweeps)))
-    return network.u, network.v, network.alpha
+    return network.u, network.v, network.alpha, network.objective
 
 
 class _Network(eqx.Module):

@@ -164,7 +164,7 @@ def test_local_search_never_raises_the_objective():
     # No single flip helps much once sweeps change nothing.
     u, v = found_u[0], found_v[0]
     for _ in range(5):
-        u, v, _ = local_search(X, y, beta, u, v, KEY, 4)
+        u, v, *_ = local_search(X, y, beta, u, v, KEY, 4)
     best = float(objective(u, v))
     for j in range(3):
         for k in range(6):
