@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from ._exact import inner, power_of_two, to_digits, weighted_rows
+from ._exact import inner, power_of_two, weighted_rows
 from ._linalg import norm_above, smallest_eigenvalue_bound
 from ._problem import Problem
 from ._types import Scalar, epsilon, highest_precision, tiny
@@ -55,7 +55,7 @@ def _beta_max(problem: Problem) -> Scalar:
     dual = samples.weight * samples.scale_targets(problem.y, units)
     # Error-free, as a plain float32 sum is wrong by more than what is left after cancellation.
     left, rows = weighted_rows(dual, samples.X)
-    gram, error = inner(left, to_digits(rows))
+    gram, error = inner(left, rows)
     budget = jnp.maximum(units.restore_diagonal(_dual_norm(gram, error)), tiny(gram.dtype))
     result = jnp.where(jnp.any(gram != 0), budget, 0)
     return jnp.where(problem.is_valid, result, jnp.nan)

@@ -46,7 +46,7 @@ def dual_bound(
     quotient = jnp.where(counted, dual / jnp.where(counted, weight, 1), 0)
     weighted, rows = weighted_rows(dual, X)
     alone = scale_rows(to_digits(dual[:, None]), to_digits(jnp.ones_like(y)[:, None]))
-    right = to_digits(jnp.column_stack([rows, y, quotient]))
+    right = join(rows, to_digits(jnp.column_stack([y, quotient])))
     sums, error = inner(join(weighted, alone), right)
     # Scaling may have flushed entries of X and y below the smallest normal number to zero.
     flushed = 4 * X.shape[0] * least * (1 + jnp.max(jnp.abs(X)))

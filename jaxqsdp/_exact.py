@@ -10,10 +10,12 @@ The bound of `_bound.py` needs this: the a-priori error of a plain float32 sum f
 is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constraint it enters.
 """
 
+import functools
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ._types import epsilon, tiny
@@ -73,37 +75,38 @@ def to_digits(x: Float[Array, "n k"]) -> Digits:
         digit = jnp.round(rest)
         digits.append(digit)
         rest = (rest - digit) * 2.0**bits
-    return Digits(jnp.stack(digits), scale, remainder=2.0 ** -(bits * len(digits)), lead=1 - bits)
+    # Fused into what uses them, digits would be computed over and over.
+    kept = jax.lax.optimization_barrier(jnp.stack(digits))
+    return Digits(kept, scale, remainder=2.0 ** -(bits * len(digits)), lead=1 - bits)
 
 
-def _carry(levels: Float[Array, "t *shape"], bits: int) -> Float[Array, "t *shape"]:
+def _carry(levels: list[Array], bits: int) -> list[Array]:
     """Bring integers at weights 2^(−b·t) to balanced digits; the first takes what is left over."""
     base = 2.0**bits
-
-    def step(carry: Array, level: Array) -> tuple[Array, Array]:
+    digits = []
+    carry = jnp.zeros_like(levels[0])
+    for level in reversed(levels[1:]):
         level = level + carry
         carry = jnp.round(level / base)
-        return carry, level - carry * base
-
-    carry, digits = jax.lax.scan(step, jnp.zeros_like(levels[0]), levels[1:], reverse=True)
-    return jnp.concatenate([(levels[0] + carry)[None], digits])
+        digits.append(level - carry * base)
+    return [levels[0] + carry, *reversed(digits)]
 
 
-def _antidiagonals(num_left: int, num_right: int, dtype: jnp.dtype) -> Float[Array, "t l r"]:
-    """Return the 0/1 tensor that sums over l + r = t; products with it are exact."""
-    left, right = np.indices((num_left, num_right))
-    levels = np.arange(num_left + num_right - 1)
-    return jnp.asarray(levels[:, None, None] == (left + right)[None], dtype)
+def _antidiagonals(products: Callable[[int, int], Array], rows: int, columns: int) -> list[Array]:
+    """Return Σ products(l, r) over l + r = t for each t, unrolled, so that it fuses."""
+    levels: list[list[Array]] = [[] for _ in range(rows + columns - 1)]
+    for left in range(rows):
+        for right in range(columns):
+            levels[left + right].append(products(left, right))
+    return [functools.reduce(jnp.add, level) for level in levels]
 
 
 def scale_rows(weight: Digits, x: Digits) -> Digits:
     """Return the digits of weight_i · x_ij, where `weight` is a single column."""
     bits, kept = _digit_bits(x.digits.dtype), x.digits.shape[0]
-    products = weight.digits[:, None] * x.digits[None]
-    levels = jnp.tensordot(_antidiagonals(kept, kept, x.digits.dtype), products, axes=2)
-    levels = jnp.concatenate([jnp.zeros_like(levels[:1]), levels])
+    levels = _antidiagonals(lambda i, j: weight.digits[i] * x.digits[j], kept, kept)
     lead = weight.lead + x.lead + bits  # level 0 is empty so far: products have twice the bits
-    digits = _carry(levels, bits)[: kept + 1]
+    digits = jnp.stack(_carry([jnp.zeros_like(levels[0]), *levels], bits)[: kept + 1])
     # The digits left out are at most 2^(b−1) each. Both factors are at most 1 relative to their
     # scales, so their own remainders add (twice, to cover the product of the two).
     left_out = 2.0 ** (lead - bits * (kept + 1) + bits)
@@ -111,17 +114,15 @@ def scale_rows(weight: Digits, x: Digits) -> Digits:
     return Digits(digits, weight.scale * x.scale, remainder, lead)
 
 
-def weighted_rows(
-    weight: Float[Array, " n"], x: Float[Array, "n k"]
-) -> tuple[Digits, Float[Array, "n k"]]:
-    """Return the digits of r_i²·weight_i·(x_i/r_i), and the rows x_i/r_i, which are at most 1.
+def weighted_rows(weight: Float[Array, " n"], x: Float[Array, "n k"]) -> tuple[Digits, Digits]:
+    """Return the digits of r_i²·weight_i·(x_i/r_i) and of x_i/r_i, which are at most 1.
 
     The products of their columns are those of Σ_i weight_i x_i x_iᵀ. The power of two r_i is a
     row's own size, so that a large row of small weight does not hide the others.
     """
     size = power_of_two(jnp.max(jnp.abs(x), axis=1))
-    rows = x / size[:, None]
-    return scale_rows(to_digits((weight * size * size)[:, None]), to_digits(rows)), rows
+    rows = to_digits(x / size[:, None])
+    return scale_rows(to_digits((weight * size * size)[:, None]), rows), rows
 
 
 def join(left: Digits, right: Digits) -> Digits:
@@ -156,27 +157,27 @@ def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array
         padded = jnp.pad(digits, ((0, 0), (0, chunks * rows - n), (0, 0)))
         return padded.reshape(digits.shape[0], chunks, rows, digits.shape[2])
 
-    products = jnp.einsum("tcrj,scrk->tscjk", chunked(left.digits), chunked(right.digits))
+    # All digits in one matrix product for each chunk of rows.
+    wide = jnp.einsum("tcrj,scrk->ctjsk", chunked(left.digits), chunked(right.digits))
     # Each product is an integer of up to three digits; their low digits can be summed exactly.
-    middle = jnp.round(products / base)
-    low = jnp.sum(products - middle * base, axis=2)
+    middle = jnp.round(wide / base)
+    low = jnp.sum(wide - middle * base, axis=0)
     high = jnp.round(middle / base)
-    middle, high = jnp.sum(middle - high * base, axis=2), jnp.sum(high, axis=2)
-    sums = _antidiagonals(products.shape[0], products.shape[1], dtype)
-    high, middle, low = (jnp.tensordot(sums, digit, axes=2) for digit in (high, middle, low))
-    empty = jnp.zeros_like(low[:1])
-    levels = (
-        jnp.concatenate([high, empty, empty])
-        + jnp.concatenate([empty, middle, empty])
-        + jnp.concatenate([empty, empty, low])
+    middle, high = jnp.sum(middle - high * base, axis=0), jnp.sum(high, axis=0)
+    pairs = left.digits.shape[0], right.digits.shape[0]
+    high, middle, low = (
+        _antidiagonals(lambda i, j, part=part: part[i, :, j], *pairs)
+        for part in (high, middle, low)
     )
+    zero = jnp.zeros_like(low[0])
+    levels = [
+        h + m + small
+        for h, m, small in zip(
+            [*high, zero, zero], [zero, *middle, zero], [zero, zero, *low], strict=True
+        )
+    ]
     digits = _carry(levels, bits)
-    total, _ = jax.lax.scan(
-        lambda total, digit: (total / base + digit, None),
-        jnp.zeros_like(digits[0]),
-        digits,
-        reverse=True,
-    )
+    total = functools.reduce(lambda total, digit: total / base + digit, reversed(digits))
     scale = left.scale[:, None] * right.scale[None, :]
     total = total * 2.0 ** (left.lead + right.lead + 2 * bits) * scale
     # |Σ (l̂ + δl)(r̂ + δr) − Σ l̂ r̂| ≤ remainder_l · ‖r‖₁ + remainder_r · ‖l‖₁, to first order.
