@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from ._exact import inner, power_of_two, weighted_rows
+from ._lift import slacks
 from ._linalg import norm_above, smallest_eigenvalue_bound
 from ._problem import Problem
 from ._types import Scalar, epsilon, highest_precision, tiny
@@ -89,7 +90,7 @@ def _dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
 
     def body(state: _State) -> _State:
         p, mu = state.diagonal, state.barrier
-        inverses = jax.vmap(inverse)(jnp.stack([jnp.diag(p) - gram, jnp.diag(p) + gram]))
+        inverses = jax.vmap(inverse)(slacks(p, gram))
         gradient = 1 - mu * jnp.sum(jnp.diagonal(inverses, axis1=1, axis2=2), axis=0)
         hessian = mu * jnp.sum(jnp.square(inverses), axis=0)
         step = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(hessian), True), gradient)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._exact import inner, join, power_of_two, scale_rows, to_digits, weighted_rows
+from ._lift import slacks
 from ._linalg import norm_above, smallest_eigenvalue_bound
 from ._types import Scalar, epsilon, tiny
 from ._units import moderate
@@ -53,11 +54,11 @@ def dual_bound(
 
     d = p.size
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
-    slacks = jnp.diag(p)[None] + jnp.stack([-gram, gram])
+    both = slacks(p, gram)
     # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
-    diagonals = jnp.abs(slacks) * jnp.eye(d, dtype=dtype)[None]
+    diagonals = jnp.abs(both) * jnp.eye(d, dtype=dtype)[None]
     errors = jax.vmap(norm_above)(gram_error[None] + eps * diagonals)
-    needed = (errors - jax.vmap(smallest_eigenvalue_bound)(slacks)) * (1 + 2 * eps)
+    needed = (errors - jax.vmap(smallest_eigenvalue_bound)(both)) * (1 + 2 * eps)
     shift = jnp.maximum(jnp.max(needed), 0)
     budget = jnp.sum(jnp.maximum(p + shift, 0)) * (1 + (d + 8) * eps)
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from ._lift import quadratic_forms, weighted_gram
+from ._lift import quadratic_forms, slacks, weighted_gram
 from ._solver.central_path import CentralPath, Point
 from ._solver.newton import NewtonSystem, newton_data
 from ._solver.splitting import select
@@ -84,7 +84,7 @@ class _Conditions(eqx.Module):
 
 
 def _slack(gram: Float[Array, "d d"], diagonal: Float[Array, " d"]) -> Float[Array, "2 d d"]:
-    return jnp.stack([jnp.diag(diagonal) - gram, jnp.diag(diagonal) + gram]) / 2
+    return slacks(diagonal, gram) / 2
 
 
 def _symmetric(matrices: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._lift import weighted_gram
+from ._lift import slacks, weighted_gram
 from ._types import Scalar, epsilon, tiny
 
 
@@ -57,9 +57,8 @@ def estimated_bound(
 
     Cheap enough for the stopping test of every few steps; never returned to the user.
     """
-    gram, diagonal = weighted_gram(X, dual), jnp.diag(dual_diagonal)
-    slacks = jnp.stack([diagonal - gram, diagonal + gram])
-    shift = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(slacks)), 0)
+    eigenvalues = jnp.linalg.eigvalsh(slacks(dual_diagonal, weighted_gram(X, dual)))
+    shift = jnp.maximum(-jnp.min(eigenvalues), 0)
     return dual_value(y, beta, dual, jnp.sum(dual_diagonal + shift))
 
 

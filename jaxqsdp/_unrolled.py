@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 from ._adjoint import AbstractAdjoint, Scaling
 from ._central import Data
-from ._lift import quadratic_forms, weighted_gram
+from ._lift import quadratic_forms, slacks, weighted_gram
 from ._linalg import positive_part
 from ._solution import Solution
 from ._types import Scalar, check_count, highest_precision, tiny
@@ -50,8 +50,7 @@ class Unrolled(AbstractAdjoint):
         )
         dual = units.scale_dual(numbers.dual)
         gram = weighted_gram(data.X, dual)
-        diagonal = jnp.diag(units.scale_diagonal(numbers.dual_diagonal))
-        slack = jnp.stack([diagonal - gram, diagonal + gram]) / 2
+        slack = slacks(units.scale_diagonal(numbers.dual_diagonal), gram) / 2
         start = jax.lax.stop_gradient(units.scale_form(plus_minus) + slack / split.penalty)
 
         def step(s: Array, _: None) -> tuple[Array, None]:

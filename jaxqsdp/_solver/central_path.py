@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._lift import slacks
 from .._residuals import dual_value, feasible_point, relative_gap
 from .._types import Scalar
 from .newton import NewtonData, NewtonSystem
@@ -50,8 +51,7 @@ class CentralPath(eqx.Module):
 
     def slack(self, dual: Array, diagonal: Array) -> Float[Array, "2 d d"]:
         """Return (Diag(p) ∓ A*λ)/2."""
-        gram, diagonal = self.data.rmv(dual), jnp.diag(diagonal)
-        return jnp.stack([diagonal - gram, diagonal + gram]) / 2
+        return slacks(diagonal, self.data.rmv(dual)) / 2
 
     def misfit(self, point: Point) -> Float[Array, " k"]:
         """Return e = y − A(Z) − λ."""
