@@ -1,5 +1,7 @@
 """Two-layer networks with quantized weights, trained by semidefinite programming, with a proof."""
 
+from importlib.metadata import version as _version
+
 from ._adjoint import AbstractAdjoint as AbstractAdjoint
 from ._adjoint import Implicit as Implicit
 from ._adjoint_report import AdjointReport as AdjointReport
@@ -36,3 +38,5 @@ from ._solver import ADMM as ADMM
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import InteriorPoint as InteriorPoint
 from ._unrolled import Unrolled as Unrolled
+
+__version__ = _version("jaxqsdp")

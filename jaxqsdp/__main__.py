@@ -44,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         help="target column of the CSV (default: the last) or array of the NPZ (default: y)",
     )
     parser.add_argument(
+        "--task",
+        choices=("classes", "numbers"),
+        help=(
+            "what the target holds (default: classes if it holds words, or whole numbers of at "
+            "most 20 values)"
+        ),
+    )
+    parser.add_argument(
         "--beta",
         type=_positive(float),
         help=(
@@ -89,8 +97,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        return _main(options)
+    except KeyboardInterrupt:
+        print("jaxqsdp: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(options: argparse.Namespace) -> int:
+    try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
+        from threadpoolctl import threadpool_limits
         from tqdm import tqdm
     except ImportError as error:
         return _complain(f"{error.name} is missing; pip install 'jaxqsdp[demo]'")
@@ -98,15 +115,19 @@ def main(arguments: list[str] | None = None) -> int:
         if options.file is None:
             table = demo_data.breast_cancer()
         else:
-            table = demo_data.read(options.file, options.target)
+            table = demo_data.read(options.file, options.target, options.task)
         data = demo_data.split(table, options.seed)
+        if options.output.exists() and not options.output.is_dir():
+            raise demo_data.DataError(f"--output: {options.output} is not a folder")
         options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=options.output):
             pass  # fails now rather than after the work if the folder cannot be written to
     except (demo_data.DataError, OSError) as error:
         return _complain(str(error))
     jax.config.update("jax_enable_x64", True)
-    with tqdm(total=5, bar_format="{desc:<56}{percentage:3.0f}% |{bar:24}| {elapsed}") as progress:
+    bar = tqdm(total=5, bar_format="{desc:<56}{percentage:3.0f}% |{bar:24}| {elapsed}")
+    # Threads of BLAS spin while they wait, which on a busy machine is slower than none.
+    with threadpool_limits(1, user_api="blas"), bar as progress:
         report = _run(table, data, options, progress)
     print(report)
     return 0
@@ -152,7 +173,7 @@ def _run(
     progress.set_description("certifying")
     network = networks[-1]
     certificate = qs.certify(problem, network, solution)
-    network_path = network.save(options.output / "jaxqsdp-network.npz")
+    network_path = network.save(options.output / "jaxqsdp-network.npz", **data.units)
     picture_path = options.output / "jaxqsdp-certificate.png"
     from ._demo.picture import draw as draw_picture
 
@@ -178,7 +199,11 @@ def _run(
 
     bits = network.num_bits
     rows = [
-        ("data", f"{table.name}: {n} train + {len(data.test_X)} test samples, {d} features"),
+        (
+            "data",
+            f"{table.name}, {table.task}: {n} train + {len(data.test_X)} test samples, "
+            f"{d} features",
+        ),
         ("penalty β", f"{beta:.5g}  ({chosen})"),
         ("relaxation value", f"{float(solution.total_value):.7g}"),
         (
@@ -189,7 +214,7 @@ def _run(
             "objective of the network",
             f"{float(certificate.objective):.7g}  (after rounding alone {rounded[-1]:.7g})",
         ),
-        ("certified gap", f"{100 * float(certificate.gap):.3g} %  (at most this far from optimal)"),
+        ("certified gap", f"{certificate.percentage}  (at most this far from optimal)"),
         (f"{metric}, this network", scores(train, test)),
         (f"{metric}, {name}", scores(baseline_train, baseline_test)),
         ("neurons kept", f"{network.num_neurons} of {most}"),
@@ -197,7 +222,8 @@ def _run(
         (
             "seconds",
             f"choosing β {choice_seconds:.1f}, compiling {solve_compile:.1f}, solving "
-            f"{solve_seconds:.2f}, rounding and improving {seconds[-1]:.1f}",
+            f"{solve_seconds:.2f}, training {', '.join(map(str, sizes))} neurons "
+            f"{sum(seconds):.1f}",
         ),
         ("status", _status(solution)),
         ("written", f"{network_path}, {picture_path}"),

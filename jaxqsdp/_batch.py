@@ -181,7 +181,9 @@ def _check_arguments(
     if isinstance(problems, Problem):
         check_dtype(problems)
         if not is_concrete(problems):
-            raise TypeError("`solve_batch` works outside `jit`; inside, use `jax.vmap(solve)`.")
+            raise TypeError(
+                "`solve_batch` works outside `jit`, `vmap` and `grad`; use `jax.vmap(solve)` there."
+            )
         if problems.X.ndim != 3:
             raise ValueError(
                 f"`problems` must be stacked once, X of shape (problems, n, d), got "

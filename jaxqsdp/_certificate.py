@@ -40,12 +40,17 @@ class Certificate(eqx.Module):
     gap: Scalar
     kind: str = eqx.field(static=True)
 
+    @property
+    def percentage(self) -> str:
+        """The gap in words."""
+        return f"{100 * self.gap:.3g} %" if self.gap >= 1e-6 else "below 0.0001 %"
+
     def __repr__(self) -> str:
         if not is_concrete(self) or self.gap.ndim > 0:
             return f"Certificate({self.kind} bound, shape {self.gap.shape})"
         return (
             f"Certificate({self.lower_bound:.7g} ≤ optimum ≤ {self.objective:.7g}, "
-            f"gap {100 * self.gap:.3g} %, {self.kind} bound)"
+            f"gap {self.percentage}, {self.kind} bound)"
         )
 
 

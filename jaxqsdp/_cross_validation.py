@@ -88,6 +88,9 @@ class CrossValidation(eqx.Module):
         marks[int(self.best_index)] = "  best" + (
             " and one standard error" if int(self.best_index) in marks else ""
         )
+        last = len(self.betas) - 1
+        if int(self.best_index) in (0, last) and last > 0:
+            marks[int(self.best_index)] += ", at the edge of the grid: try others beyond"
         title = f"{self.metric} of the {self.predictor}"
         lines = [
             f"CrossValidation({title}, {self.scores.shape[0]} folds, largest gap={self.gap:.1e}",

@@ -164,19 +164,20 @@ def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array
     low = jnp.sum(wide - middle * base, axis=0)
     high = jnp.round(middle / base)
     middle, high = jnp.sum(middle - high * base, axis=0), jnp.sum(high, axis=0)
-    pairs = left.digits.shape[0], right.digits.shape[0]
-    high, middle, low = (
-        _antidiagonals(lambda i, j, part=part: part[i, :, j], *pairs)
-        for part in (high, middle, low)
+
+    def by_level(parts: Array) -> list[Array]:
+        counts = left.digits.shape[0], right.digits.shape[0]
+        return _antidiagonals(lambda i, j: parts[i, :, j], *counts)
+
+    zero = jnp.zeros((left.scale.size, right.scale.size), dtype)
+    shifted = (
+        [*by_level(high), zero, zero],
+        [zero, *by_level(middle), zero],
+        [zero, zero, *by_level(low)],
     )
-    zero = jnp.zeros_like(low[0])
-    levels = [
-        h + m + small
-        for h, m, small in zip(
-            [*high, zero, zero], [zero, *middle, zero], [zero, zero, *low], strict=True
-        )
-    ]
-    digits = _carry(levels, bits)
+    digits = _carry(
+        [functools.reduce(jnp.add, level) for level in zip(*shifted, strict=True)], bits
+    )
     total = functools.reduce(lambda total, digit: total / base + digit, reversed(digits))
     scale = left.scale[:, None] * right.scale[None, :]
     total = total * 2.0 ** (left.lead + right.lead + 2 * bits) * scale

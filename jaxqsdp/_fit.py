@@ -15,6 +15,7 @@ from ._round import round
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver
+from ._types import is_concrete
 
 
 class FitResult(eqx.Module):
@@ -71,6 +72,11 @@ def fit(
     if improve and not refit:
         raise ValueError("`improve=True` needs `refit=True`: what it finds is refitted.")
     problem = Problem(X, y, beta, loss, sample_weight)
+    if not is_concrete(problem, key):
+        raise ValueError(
+            "`fit` prunes the network, which changes shapes: call it outside `jit` and `vmap`, or "
+            "chain `solve`, `round` and `certify` inside."
+        )
     solution = solve(problem, solver, max_steps=max_steps)
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
     if improve:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -111,23 +112,35 @@ class QuantizedNetwork(eqx.Module):
             self.packed_u[kept], self.packed_v[kept], self.alpha[kept], self.num_features
         )
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the network to an NPZ file of packed weights and α, readable by plain NumPy."""
+    def save(self, path: str | os.PathLike[str], **others: ArrayLike) -> Path:
+        """Write the network to an NPZ file of packed weights and α, readable by plain NumPy.
+
+        Other arrays, such as mean and scale of the features, are written beside it under the names
+        given; `load` leaves them alone.
+        """
         path = Path(path)
         with path.open("wb") as file:
+            arrays: dict[str, Any] = {name: np.asarray(array) for name, array in others.items()}
             np.savez(
                 file,
                 packed_u=np.asarray(self.packed_u),
                 packed_v=np.asarray(self.packed_v),
                 alpha=np.asarray(self.alpha),
                 num_features=self.num_features,
+                **arrays,
             )
         return path
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> QuantizedNetwork:
-        """Read a network that `save` wrote. α becomes float32 if float64 is disabled."""
+        """Read a network that `save` wrote. α becomes float32 if float64 is disabled.
+
+        **Raises:** `ValueError` if the file holds no network.
+        """
         with np.load(path) as file:
+            missing = {"packed_u", "packed_v", "alpha", "num_features"} - set(file)
+            if missing:
+                raise ValueError(f"`path` holds no network: {path} has no {min(missing)!r}.")
             return QuantizedNetwork(
                 jnp.asarray(file["packed_u"]),
                 jnp.asarray(file["packed_v"]),

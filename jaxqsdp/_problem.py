@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._loss import SquaredLoss
+from ._network import QuantizedNetwork
 from ._types import Scalar, as_float_array, highest_precision, is_concrete
-
-if TYPE_CHECKING:
-    from ._network import QuantizedNetwork
 
 
 class Problem(eqx.Module):
@@ -136,7 +132,12 @@ class Problem(eqx.Module):
 
 
 def check_single(problem: Problem) -> None:
-    """Raise `ValueError` for a stacked problem, `TypeError` for one that would lose its dtype."""
+    """Raise `ValueError` for a stacked problem, `TypeError` for none or a loss of its dtype."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "
+            "`Problem(X, y, beta)`."
+        )
     check_dtype(problem)
     if problem.X.ndim != 2:
         raise ValueError(
@@ -155,8 +156,13 @@ def check_dtype(problem: Problem) -> None:
 
 
 def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
-    """Raise `ValueError` unless the network takes and gives what the problem has."""
+    """Raise `TypeError` or `ValueError` unless the network takes and gives what the problem has."""
     check_single(problem)
+    if not isinstance(network, QuantizedNetwork):
+        raise TypeError(
+            f"`network` must be a `QuantizedNetwork`, got {type(network).__name__}; build one with "
+            "`QuantizedNetwork.from_weights(u, v, alpha)`."
+        )
     if network.num_features != problem.num_features:
         raise ValueError(
             f"`network` takes {network.num_features} features, `problem` has "
@@ -200,10 +206,10 @@ def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None
             continue
         bad = np.argwhere(~np.isfinite(np.asarray(array)))
         if len(bad):
+            remedy = "" if name == "beta" else "; remove or impute them"
             where = f" (first at index {tuple(map(int, bad[0]))})" if array.ndim else ""
             raise ValueError(
-                f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}; remove or "
-                "impute them."
+                f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}{remedy}."
             )
     if np.any(np.asarray(beta) <= 0):
         raise ValueError(f"`beta` must be positive, got {beta}.")

@@ -290,11 +290,6 @@ def _check_arguments(
 ) -> None:
     if not isinstance(adjoint, AbstractAdjoint):
         raise TypeError(f"`adjoint` must be an adjoint such as `Implicit()`, got {adjoint!r}.")
-    if not isinstance(problem, Problem):
-        raise TypeError(
-            f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "
-            "`Problem(X, y, beta)`."
-        )
     check_single(problem)
     if not (solver is None or isinstance(solver, AbstractSolver)):
         raise TypeError(f"`solver` must be a solver such as `ADMM()`, got {solver!r}.")

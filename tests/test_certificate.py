@@ -385,3 +385,23 @@ def test_refuses_what_does_not_fit_together():
     shorter = qs.Problem(problem.X[:9], problem.y[:9], 0.5)
     with pytest.raises(ValueError, match=re.escape("`solution` is for y of shape (24,)")):
         certify(shorter, network, solution)
+
+
+def test_refuses_what_is_neither_a_problem_nor_a_network():
+    problem = problem_of(planted(0, *SMALL), 1.0)
+    u = np.ones((1, SMALL[1]))
+    network = from_weights(u, u, np.ones(1))
+    with pytest.raises(TypeError, match="`network` must be a `QuantizedNetwork`, got tuple"):
+        qs.certify(problem, (u, u, np.ones(1)))
+    with pytest.raises(TypeError, match="`problem` must be a `Problem`, got QuantizedNetwork"):
+        qs.certify(network, problem)
+    with pytest.raises(TypeError, match="`problem` must be a `Problem`, got Solution"):
+        qs.adjoint_report(qs.solve(problem), problem)
+
+
+def test_gap_in_words():
+    def certificate(gap):
+        return qs.Certificate(jnp.float64(1.0), jnp.float64(1.0), jnp.float64(gap), "relaxation")
+
+    assert certificate(0.0425).percentage == "4.25 %"
+    assert certificate(3e-11).percentage == "below 0.0001 %"

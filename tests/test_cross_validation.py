@@ -1,5 +1,6 @@
 """Cross-validation along paths. Four features and a constant one make the shape of all of them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -236,6 +237,9 @@ def test_cross_validation_repr():
     )
     assert "best" in best
     assert simple.endswith("one standard error")
+    assert "edge" not in repr(result)
+    at_edge = dataclasses.replace(result, best_index=jnp.array(NUM_BETAS - 1))
+    assert "best, at the edge of the grid" in repr(at_edge).splitlines()[1 + NUM_BETAS]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def test_equals_the_chain(refit, improve, dtype):
     assert (result.network.num_neurons < NUM_NEURONS) == refit
 
 
+def test_refuses_to_be_traced():
+    X, y, _ = data(np.float64)
+
+    @jax.jit
+    def trained(X):
+        return qs.fit(X, y, beta=0.5, num_neurons=4, key=KEY).network
+
+    with pytest.raises(ValueError, match="`fit` prunes the network"):
+        trained(X)
+
+
 def test_improving_refits():
     X, y, _ = data(np.float64)
     with pytest.raises(ValueError, match="`improve=True`"):

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -130,6 +131,17 @@ def test_split_standardizes_by_the_training_rows():
         ("a,b,kind\n", (), "at least one row"),
         ("a,kind\n" + "".join(f"{k},name{k}\n" for k in range(30)), (), "30 classes"),
         ("a,kind\n" + "".join(f"{k},nan\n" for k in range(30)), (), "missing or infinite"),
+        ("a,kind\n" + "1,0\n2,1\n" * 10 + "3,\n", (), "line 22 has no target"),
+        ("a,kind\n" + "1,yes\n2,no\n" * 10 + "3, \n", (), "line 22 has no target"),
+        ("a,kind\n" + "1,.5\n2,1.5\n" * 10 + "3,NA\n", (), "'NA' in line 22"),
+        ("a,a,kind\n" + "1,2,0\n" * 20, (), "two columns are named 'a'"),
+        ("1.5,2,0\n" * 20, (), "first line holds numbers"),
+        ("a,kind\n" + "1,yes\n2,no\n" * 10, ("--task", "numbers"), "'no', which is not a number"),
+        (
+            "a,kind\n" + "".join(f"{k},{k}.5\n" for k in range(30)),
+            ("--task", "classes"),
+            "30 classes",
+        ),
     ],
 )
 def test_bad_tables_are_one_clear_line(capsys, tmp_path, text, arguments, message):
@@ -157,6 +169,61 @@ def test_bad_npz_is_one_clear_line(capsys, tmp_path, arrays, message):
     assert code == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_numbers_that_count_columns_are_names(tmp_path):
+    X, y = table()
+    path = write_csv(tmp_path / "own.csv", X, y, name="3", header="0,1,2")
+    assert demo_data.read(path, None).columns == ("0", "1", "2")
+
+
+def test_task_can_be_given(tmp_path):
+    X, _ = table()
+    path = write_csv(tmp_path / "own.csv", X, np.arange(40) % 7)
+    assert len(demo_data.read(path, None).classes) == 7
+    assert demo_data.read(path, None, "numbers").task == "regression"
+
+
+def test_wrong_places_are_one_clear_line(capsys, tmp_path):
+    path = write_csv(tmp_path / "own.csv", *table())
+    binary = tmp_path / "own.xlsx"
+    binary.write_bytes(b"PK\x03\x04\xff\xfe")
+    for arguments, message in (
+        ((tmp_path,), "is a folder"),
+        ((binary,), "neither a CSV file"),
+        ((path, "--output", path), "is not a folder"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_interrupt_is_one_line(capsys, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo_data, "split", interrupt)
+    path = write_csv(tmp_path / "own.csv", *table())
+    code, out, err = run(capsys, path, "--output", tmp_path)
+    assert (code, out) == (130, "")
+    assert "interrupted" in err.splitlines()[-1]
+
+
+def test_file_suffices_for_new_rows(capsys, tmp_path):
+    """The network file holds what it takes to predict rows of the user's own table."""
+    X, y = table(classes=0)
+    path = write_csv(tmp_path / "own.csv", 3 + 2 * X, 5 + 10 * y)
+    code, _, _ = run(capsys, path, "--neurons", 8, "--output", tmp_path)
+    assert code == 0
+    file = np.load(tmp_path / "jaxqsdp-network.npz")
+    network = qs.QuantizedNetwork.load(tmp_path / "jaxqsdp-network.npz")
+    assert list(file["columns"]) == ["a", "b", "c"]
+    rows = (3 + 2 * X - file["mean"]) / file["scale"]
+    rows = np.column_stack([rows, np.ones(len(rows))])
+    predictions = file["target_mean"] + file["target_scale"] * jax.vmap(network)(rows)
+    assert np.corrcoef(predictions, 5 + 10 * y)[0, 1] > 0.9
+    np.testing.assert_allclose(np.mean(predictions - 5 - 10 * y), 0, atol=2)
 
 
 @pytest.mark.parametrize("arguments", [("--beta", "0"), ("--neurons", "-3"), ("--neurons", "x")])

@@ -181,6 +181,20 @@ def test_save_and_load(m, outputs, as_text, dtype, tmp_path):
         np.testing.assert_array_equal(file["alpha"], alpha)
 
 
+def test_other_arrays_in_the_file(tmp_path):
+    network = from_weights(*weights(5, 9))
+    path = network.save(tmp_path / "network.npz", mean=[1.0, 2.0])
+    assert eqx.tree_equal(qs.QuantizedNetwork.load(path), network)
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["mean"], [1.0, 2.0])
+
+
+def test_load_refuses_what_is_no_network(tmp_path):
+    np.savez(tmp_path / "other.npz", X=np.ones(3))
+    with pytest.raises(ValueError, match="holds no network"):
+        qs.QuantizedNetwork.load(tmp_path / "other.npz")
+
+
 def test_load_without_float64(tmp_path):
     network = from_weights(*weights(5, 9))
     path = network.save(tmp_path / "network.npz")

@@ -25,6 +25,12 @@ class Table:
     features: NDArray[np.float64]
     target: NDArray
     classes: tuple[str, ...]  # empty for a regression
+    columns: tuple[str, ...] = ()  # names of the features, if there are
+
+    @property
+    def task(self) -> str:
+        """What is to be learned, in words."""
+        return f"{len(self.classes)} classes" if self.classes else "regression"
 
 
 @dataclass(frozen=True)
@@ -33,12 +39,16 @@ class Split:
 
     Features are standardized by the training rows, a constant one is appended. Targets are ±1 for
     two classes, one ±1 column a class for more, and standardized numbers for a regression.
+
+    `units` has what it takes to do the same with other rows: mean and scale of features and target,
+    names of columns and classes.
     """
 
     train_X: NDArray[np.float64]
     train_y: NDArray[np.float64]
     test_X: NDArray[np.float64]
     test_y: NDArray[np.float64]
+    units: dict[str, NDArray]
 
 
 def breast_cancer() -> Table:
@@ -46,21 +56,28 @@ def breast_cancer() -> Table:
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()
-    return Table("breast cancer", data.data, data.target, tuple(map(str, data.target_names)))
+    classes, columns = (tuple(map(str, names)) for names in (data.target_names, data.feature_names))
+    return Table("breast cancer", data.data, data.target, classes, columns)
 
 
-def read(path: Path, target: str | None) -> Table:
+def read(path: Path, target: str | None, task: str | None = None) -> Table:
     """Read a CSV file with a header row, or an NPZ file with arrays X and y.
+
+    The task is "classes" or "numbers"; None decides by the values of the target.
 
     **Raises:** `DataError` in one line: missing file, column or value, wrong shape.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; a CSV or NPZ file is needed")
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
-        features, labels = (
+        features, labels, columns = (
             _read_npz(path, target) if path.suffix == ".npz" else _read_csv(path, target)
         )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is neither a CSV file in UTF-8 nor named *.npz") from None
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
     if not np.all(np.isfinite(features)):
         row, column = np.argwhere(~np.isfinite(features))[0]
@@ -71,10 +88,13 @@ def read(path: Path, target: str | None) -> Table:
         raise DataError(
             f"{path}: {len(features)} rows are too few for a train/test split (need 10)"
         )
-    return _as_table(path.name, features, labels)
+    return _as_table(path.name, features, labels, columns, task)
 
 
-def _read_npz(path: Path, target: str | None) -> tuple[NDArray, NDArray]:
+_Read = tuple[NDArray, NDArray, tuple[str, ...]]  # features, targets, names of the features
+
+
+def _read_npz(path: Path, target: str | None) -> _Read:
     wanted = "y" if target is None else target
     try:
         arrays = np.load(path, allow_pickle=False)
@@ -97,15 +117,16 @@ def _read_npz(path: Path, target: str | None) -> tuple[NDArray, NDArray]:
             f"{path}: X must have shape (n, d) and '{wanted}' (n,), got {features.shape} and "
             f"{labels.shape}"
         )
-    return features, labels
+    return features, labels, ()
 
 
-def _read_csv(path: Path, target: str | None) -> tuple[NDArray, NDArray]:
+def _read_csv(path: Path, target: str | None) -> _Read:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]
     if len(rows) < 2:
         raise DataError(f"{path}: need a header row and at least one row of data")
     header, rows = [name.strip() for name in rows[0]], rows[1:]
+    _check_header(path, header)
     wanted = header[-1] if target is None else target
     if wanted not in header:
         raise DataError(f"{path}: no column named '{wanted}' (columns: {', '.join(header)})")
@@ -126,28 +147,61 @@ def _read_csv(path: Path, target: str | None) -> tuple[NDArray, NDArray]:
                     f"{path}: column '{header[k]}' holds '{row[k].strip()}' in line {number + 2}, "
                     "which is not a number; encode or drop that column"
                 ) from None
-    labels = np.array([row[position].strip() for row in rows])
+    labels = [row[position].strip() for row in rows]
+    numeric = [_is_number(label) for label in labels]
+    for number, label in enumerate(labels):
+        if not label:
+            raise DataError(f"{path}: line {number + 2} has no target; drop that row")
+        if not numeric[number] and 2 * sum(numeric) > len(labels):
+            raise DataError(
+                f"{path}: the target is '{label}' in line {number + 2}, which is not a number as "
+                "most others are; drop that row"
+            )
+    names = tuple(header[k] for k in columns)
+    return features, np.array(labels, np.float64 if all(numeric) else None), names
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Raise unless these are names; numbers may be, if they count the columns."""
+    twice = [name for k, name in enumerate(header) if name in header[:k]]
+    if twice:
+        raise DataError(f"{path}: two columns are named '{twice[0]}'; rename one")
+    if all(map(_is_number, header)) and header[1:] != [
+        str(int(float(header[0])) + k) for k in range(1, len(header))
+    ]:
+        raise DataError(f"{path}: the first line holds numbers; put the names of the columns there")
+
+
+def _is_number(text: str) -> bool:
     try:
-        return features, labels.astype(np.float64)
+        float(text)
     except ValueError:
-        return features, labels
+        return False
+    return True
 
 
-def _as_table(name: str, features: NDArray, labels: NDArray) -> Table:
+def _as_table(
+    name: str, features: NDArray, labels: NDArray, columns: tuple[str, ...], task: str | None
+) -> Table:
     values, codes = np.unique(labels, return_inverse=True)
     numeric = np.issubdtype(labels.dtype, np.number)
     if numeric and not np.all(np.isfinite(labels)):
         raise DataError(f"{name}: the target has missing or infinite values")
     if len(values) < 2:
         raise DataError(f"{name}: the target has one value only, '{values[0]}'")
-    whole = numeric and np.all(values == np.round(values))
-    if len(values) <= _MOST_CLASSES and (whole or not numeric):
-        return Table(name, features, codes, tuple(f"{v:g}" if numeric else str(v) for v in values))
-    if not numeric:
+    if task is None:
+        whole = numeric and np.all(values == np.round(values)) and len(values) <= _MOST_CLASSES
+        task = "classes" if whole or not numeric else "numbers"
+    if task == "numbers":
+        if not numeric:
+            raise DataError(f"{name}: the target holds '{values[0]}', which is not a number")
+        return Table(name, features, labels.astype(np.float64), (), columns)
+    if len(values) > _MOST_CLASSES:
         raise DataError(
             f"{name}: the target has {len(values)} classes, at most {_MOST_CLASSES} work"
         )
-    return Table(name, features, labels.astype(np.float64), ())
+    classes = tuple(f"{value:g}" if numeric else str(value) for value in values)
+    return Table(name, features, codes, classes, columns)
 
 
 def split(table: Table, seed: int) -> Split:
@@ -172,16 +226,28 @@ def split(table: Table, seed: int) -> Split:
         standardized = (table.features[rows] - mean) / deviation
         return np.column_stack([standardized, np.ones(len(rows))])
 
+    center, spread = (0.0, 1.0)
+    if not table.classes:
+        center, spread = table.target[train].mean(), table.target[train].std()
+        spread = spread if spread > 0 else 1.0
+
     def targets(rows: NDArray) -> NDArray[np.float64]:
         labels = table.target[rows]
         if not table.classes:
-            center, spread = table.target[train].mean(), table.target[train].std()
-            return (labels - center) / (spread if spread > 0 else 1)
+            return (labels - center) / spread
         if len(table.classes) == 2:
             return np.where(labels == 1, 1.0, -1.0)
         return np.where(labels[:, None] == np.arange(len(table.classes))[None, :], 1.0, -1.0)
 
-    return Split(features(train), targets(train), features(test), targets(test))
+    units = {
+        "mean": mean,
+        "scale": deviation,
+        "target_mean": np.array(center),
+        "target_scale": np.array(spread),
+        "columns": np.array(table.columns, np.str_),
+        "classes": np.array(table.classes, np.str_),
+    }
+    return Split(features(train), targets(train), features(test), targets(test), units)
 
 
 def score(predictions: NDArray, targets: NDArray, classes: tuple[str, ...]) -> float:

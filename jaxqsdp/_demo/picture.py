@@ -24,21 +24,29 @@ def draw(
     axes.plot(neurons, rounded, "o--", color="C1", label="rounded and refitted")
     axes.plot(neurons, objectives, "o-", color="C0", label="improved")
     axes.axhline(lower_bound, color="C3", label="proven lower bound: no network is below")
-    axes.axhspan(0, lower_bound, color="C3", alpha=0.08, linewidth=0)
+    # From zero, but not if all curves would fall on one line.
+    highest = max(rounded + objectives)
+    bottom = max(0.0, lower_bound - 2 * (highest - lower_bound))
+    axes.axhspan(bottom, lower_bound, color="C3", alpha=0.08, linewidth=0)
     axes.annotate(
         f"{objectives[-1]:.4g}",
         (neurons[-1], objectives[-1]),
         textcoords="offset points",
-        xytext=(0, 8),
+        xytext=(0, -14),
         ha="right",
+        color="C0",
     )
     axes.annotate(
-        f"{lower_bound:.4g}", (neurons[0], lower_bound), textcoords="offset points", xytext=(0, -12)
+        f"{lower_bound:.4g}",
+        (neurons[0], lower_bound),
+        textcoords="offset points",
+        xytext=(0, -14),
+        color="C3",
     )
     axes.set_xscale("log", base=2)
     axes.set_xticks(neurons, [str(m) for m in neurons])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=bottom)
     axes.set_xlabel("neurons, at most")
     axes.set_ylabel("objective  ℓ + β‖α‖₁")
     axes.set_title(title)
