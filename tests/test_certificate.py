@@ -388,7 +388,7 @@ def test_refuses_what_does_not_fit_together():
 
 
 def test_refuses_what_is_neither_a_problem_nor_a_network():
-    problem = problem_of(planted(0, *SMALL), 1.0)
+    problem = problem_of(planted(0, *SMALL), np.float64)
     u = np.ones((1, SMALL[1]))
     network = from_weights(u, u, np.ones(1))
     with pytest.raises(TypeError, match="`network` must be a `QuantizedNetwork`, got tuple"):
