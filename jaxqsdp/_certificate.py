@@ -43,7 +43,7 @@ class Certificate(eqx.Module):
     @property
     def percentage(self) -> str:
         """The gap in words."""
-        return f"{100 * self.gap:.3g} %" if self.gap >= 1e-6 else "below 0.0001 %"
+        return "below 0.0001 %" if self.gap < 1e-6 else f"{100 * self.gap:.3g} %"
 
     def __repr__(self) -> str:
         if not is_concrete(self) or self.gap.ndim > 0:

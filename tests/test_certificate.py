@@ -405,3 +405,4 @@ def test_gap_in_words():
 
     assert certificate(0.0425).percentage == "4.25 %"
     assert certificate(3e-11).percentage == "below 0.0001 %"
+    assert certificate(np.nan).percentage == "nan %"

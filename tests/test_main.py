@@ -136,6 +136,7 @@ def test_split_standardizes_by_the_training_rows():
         ("a,kind\n" + "1,.5\n2,1.5\n" * 10 + "3,NA\n", (), "'NA' in line 22"),
         ("a,a,kind\n" + "1,2,0\n" * 20, (), "two columns are named 'a'"),
         ("1.5,2,0\n" * 20, (), "first line holds numbers"),
+        ("nan,2,0\n" * 20, (), "first line holds numbers"),
         ("a,kind\n" + "1,yes\n2,no\n" * 10, ("--task", "numbers"), "'no', which is not a number"),
         (
             "a,kind\n" + "".join(f"{k},{k}.5\n" for k in range(30)),

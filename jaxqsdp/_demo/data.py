@@ -166,9 +166,8 @@ def _check_header(path: Path, header: list[str]) -> None:
     twice = [name for k, name in enumerate(header) if name in header[:k]]
     if twice:
         raise DataError(f"{path}: two columns are named '{twice[0]}'; rename one")
-    if all(map(_is_number, header)) and header[1:] != [
-        str(int(float(header[0])) + k) for k in range(1, len(header))
-    ]:
+    counted = [[str(k + first) for k in range(len(header))] for first in (0, 1)]
+    if all(map(_is_number, header)) and header not in counted:
         raise DataError(f"{path}: the first line holds numbers; put the names of the columns there")
 
 
