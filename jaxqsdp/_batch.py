@@ -54,8 +54,8 @@ def solve_batch(
     - `problems`: a stacked `Problem`, or a list of problems.
     - `solver`: default as for `solve`, by shape and dtype.
     - `max_steps`: step limit of each problem; default the solver's own.
-    - `lanes`: problems in a chunk, of which every core works at one; default what fits the
-        caches of a CPU core, or 256 MiB of an accelerator.
+    - `lanes`: problems in a chunk, of which every core works at one; default up to eight times
+        what fits the caches of a CPU core, or 256 MiB of an accelerator.
     - `time_limit`: seconds. What is not finished by then has the status `interrupted`, value +inf
         and bound −inf; the same holds after Ctrl-C.
     - `checkpoint`: a folder. Results are written there as they come, and a later call with the same

@@ -6,7 +6,9 @@
 
 A vmapped loop runs until its slowest lane ends. Here a chunk ends when most of its lanes have, and
 the stragglers of several chunks go on in a chunk of their own, so that a straggler costs itself
-only. A chunk on a CPU is as large as its caches, and every core works at one.
+only. Within a chunk, a block of lanes takes steps until half of them have ended; the others take
+more in blocks that are full again. A block on a CPU is as large as its caches, and every core works
+at a chunk.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int
 
 from ._buckets import Bucket, rung
 from ._lift import lifted_size
@@ -32,11 +34,14 @@ from ._solution import Solution
 from ._solve import Running, advance, begin, complete, finish
 from ._solver import AbstractSolver
 
-_CHUNK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
-_LANES = (8, 128)  # fewest and most on a CPU
+_BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
+_WIDTH = (8, 128)  # lanes of a block, fewest and most on a CPU
+_CHUNK_BYTES = 2**26  # on a CPU, unless that is less than a block ...
+_BLOCKS = 8  # ... and at most so many
+_LOSS = 0.03  # of a thread's time, rather than fewer blocks
 _MOST = 7 / 8  # of the lanes of a chunk: the others are stragglers ...
 _PATIENCE = 4  # ... unless they end soon, within 1/4 of the steps that most took
-_STEPS = 64  # at most, between two looks at the clock
+_STEPS = 64  # at most, of each block between two looks at the clock
 
 Put = Callable[[np.ndarray, Solution], None]
 
@@ -55,21 +60,18 @@ class Job:
     def run(self, waiting: np.ndarray, lanes: int | None) -> None:
         """Solve what is waiting, in chunks of so many lanes; return early at the deadline."""
         threads = self._threads()
-        lanes = lanes or self._default_lanes()
-        if len(waiting) < 4 * lanes * threads:  # with many chunks an incomplete one is no matter
-            chunks = threads * -(-len(waiting) // (lanes * threads))
-            lanes = min(lanes, rung(-(-len(waiting) // chunks)))
+        width, blocks = self._sizes(-(-len(waiting) // threads), lanes)
         work = _work_on_outputs if self.bucket.shares_features else _work_on_problems
-        queue = _Queue(waiting)
+        queue = _Queue(waiting, blocks * width)
         if threads > 1:
-            key = (work, self.bucket.signature, self.solver, self.max_steps, lanes)
+            key = (work, self.bucket.signature, self.solver, self.max_steps, queue.lanes, width)
             if key not in _compiled:  # here, and not in every thread
-                work(self, _Queue(queue.take(lanes)), lanes)
+                work(self, _Queue(queue.take(), queue.lanes), width)
                 if not self.is_stopped:
                     _compiled.add(key)
-            self._in_threads(threads, lambda: work(self, queue, lanes))
+            self._in_threads(threads, lambda: work(self, queue, width))
         else:
-            work(self, queue, lanes)
+            work(self, queue, width)
 
     @property
     def is_stopped(self) -> bool:
@@ -100,28 +102,43 @@ class Job:
             return 1
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
-    def _default_lanes(self) -> int:
-        """Return how many lanes fit, by the largest arrays of either solver."""
+    def _sizes(self, share: int, lanes: int | None) -> tuple[int, int]:
+        """Return the lanes of a block and the blocks of a chunk, for a thread's share of the work.
+
+        By the largest arrays of either solver; few sizes, as programs compile for each.
+        """
         n, d = self.bucket.X_shape
         size, on_cpu = lifted_size(d), jax.default_backend() == "cpu"
         entries = n * d + min(n, size) * (n + size) + 128 * size
-        fitting = _CHUNK_BYTES[on_cpu] // (entries * np.dtype(self.bucket.dtype).itemsize)
-        return int(np.clip(fitting, *_LANES)) if on_cpu else max(fitting, 1)
+        needed = entries * np.dtype(self.bucket.dtype).itemsize
+        width = max(_BLOCK_BYTES[on_cpu] // needed, 1)
+        if on_cpu:
+            width = int(np.clip(2 ** (width.bit_length() - 1), *_WIDTH))
+        if lanes is not None:
+            lanes = min(lanes, rung(share))
+            blocks = -(-lanes // width)
+            return -(-lanes // blocks), blocks
+        width = min(width, rung(share))
+        most = int(np.clip(_CHUNK_BYTES // (needed * width), 1, _BLOCKS)) if on_cpu else 1
+        # The last chunk is incomplete, which counts if there are few.
+        lost = {blocks: -share % (blocks * width) / share for blocks in range(most, 0, -1)}
+        return width, next(blocks for blocks in lost if lost[blocks] <= min(lost.values()) + _LOSS)
 
 
 _compiled: set[Any] = set()
 
 
 class _Queue:
-    """Places of waiting problems, which several threads take."""
+    """Places of waiting problems, which several threads take, so many at a time."""
 
-    def __init__(self, places: np.ndarray):
+    def __init__(self, places: np.ndarray, lanes: int):
+        self.lanes = lanes
         self._places, self._taken, self._lock = places, 0, threading.Lock()
 
-    def take(self, count: int) -> np.ndarray:
-        """Take up to so many."""
+    def take(self) -> np.ndarray:
+        """Take as many as there are lanes, or what is left."""
         with self._lock:
-            taken = self._places[self._taken : self._taken + count]
+            taken = self._places[self._taken : self._taken + self.lanes]
             self._taken += len(taken)
             return taken
 
@@ -131,23 +148,23 @@ class _Queue:
         return self._taken >= len(self._places)
 
 
-def _work_on_problems(job: Job, queue: _Queue, lanes: int) -> None:
-    """Solve problems from the queue, a chunk of so many lanes at a time."""
+def _work_on_problems(job: Job, queue: _Queue, width: int) -> None:
+    """Solve problems from the queue, a chunk at a time, and stragglers a block at a time."""
     stragglers: list[tuple[int, Running]] = []
     while not job.is_stopped:
-        if len(stragglers) >= lanes or (stragglers and queue.is_empty):
-            some, stragglers = stragglers[:lanes], stragglers[lanes:]
+        if len(stragglers) >= width or (stragglers and queue.is_empty):
+            some, stragglers = stragglers[:width], stragglers[width:]
             owners = np.array([owner for owner, _ in some])
-            padded = [lane for _, lane in some] + [some[0][1]] * (lanes - len(some))
-            chunk, ended, solution = _resume(
-                jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-            )
+            padded = [lane for _, lane in some] + [some[0][1]] * (width - len(some))
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+            chunk, ended, solution = _resume(stacked, jnp.int32(len(owners)))
         else:
-            owners = queue.take(lanes)
+            owners = queue.take()
             if len(owners) == 0:
                 return
-            problem = job.bucket.fetch(np.resize(owners, lanes))
-            chunk, ended, solution = _launch(problem, job.solver, job.max_steps)
+            problem = job.bucket.fetch(np.resize(owners, queue.lanes))
+            count = jnp.int32(len(owners))
+            chunk, ended, solution = _launch(problem, job.solver, job.max_steps, count, width)
 
         has_ended = np.asarray(ended)[: len(owners)]
         job.put(owners[has_ended], _pick(solution, np.flatnonzero(has_ended)))
@@ -162,51 +179,80 @@ def _pick(tree: Any, lanes: Any) -> Any:
 
 @eqx.filter_jit
 def _launch(
-    problem: Problem, solver: AbstractSolver, max_steps: int
+    problem: Problem, solver: AbstractSolver, max_steps: int, count: Int[Array, ""], width: int
 ) -> tuple[Running, Bool[Array, " lanes"], Solution]:
-    return _visit(jax.vmap(lambda one: begin(one, solver, max_steps))(problem))
+    chunk = jax.lax.map(lambda one: begin(one, solver, max_steps), problem, batch_size=width)
+    return _visit(chunk, count, width)
 
 
 @eqx.filter_jit
-def _resume(chunk: Running) -> tuple[Running, Bool[Array, " lanes"], Solution]:
-    return _visit(chunk)
+def _resume(
+    chunk: Running, count: Int[Array, ""]
+) -> tuple[Running, Bool[Array, " lanes"], Solution]:
+    return _visit(chunk, count, chunk.problem.X.shape[0])
 
 
-def _visit(chunk: Running) -> tuple[Running, Bool[Array, " lanes"], Solution]:
-    """Take steps until most lanes have ended, and some more if others then can; at most `_STEPS`.
+def _visit(
+    chunk: Running, count: Int[Array, ""], width: int
+) -> tuple[Running, Bool[Array, " lanes"], Solution]:
+    """Take steps until most lanes have ended, and some more if others then can; limited in number.
 
-    Returns the chunk, who has ended, and solutions, which are those of the lanes that have.
+    Lanes from `count` on are padding. Returns the chunk, who has ended, and solutions, which are
+    those of the lanes that have.
     """
+    lanes = chunk.problem.X.shape[0]
+    blocks = lanes // width
 
-    def ended(state: Any) -> Bool[Array, " lanes"]:
-        return jax.vmap(lambda running: running.finished)(dataclasses.replace(chunk, state=state))
+    def at(state: Any) -> Running:
+        return dataclasses.replace(chunk, state=state)
 
-    def goes_on(carry: tuple[Any, Array, Array, Array]) -> Bool[Array, ""]:
-        _, finished, steps, limit = carry
-        return ~jnp.all(finished) & (steps < limit)
+    def goes_on(carry: tuple[Any, ...]) -> Bool[Array, ""]:
+        _, ended, _, steps, limit = carry
+        return ~jnp.all(ended) & (steps < limit)
 
-    def body(carry: tuple[Any, Array, Array, Array]) -> tuple[Any, Array, Array, Array]:
-        state, _, steps, limit = carry
-        state = jax.vmap(advance)(dataclasses.replace(chunk, state=state)).state
-        finished, steps = ended(state), steps + 1
-        most = jnp.mean(finished, dtype=jnp.float32) >= _MOST
+    def visit_block(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        state, ended, visits, steps, limit = carry
+        # The least visited first, so that those that others wait for meet in full blocks.
+        block = jnp.argsort(jnp.where(ended, lanes, visits))[:width]
+        some, over = jax.tree.map(lambda leaf: leaf[block], (at(state), ended))
+        half = jnp.sum(~over) // 2
+
+        def goes_on(carry: tuple[Any, Array, Array]) -> Bool[Array, ""]:
+            _, over, steps = carry
+            return (jnp.sum(~over) > half) & (steps < limit)
+
+        def step(carry: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+            state, over, steps = carry
+            running = jax.vmap(advance)(dataclasses.replace(some, state=state))
+            return running.state, over | _finished(running), steps + 1
+
+        new_state, over, steps = jax.lax.while_loop(goes_on, step, (some.state, over, steps))
+        state = jax.tree.map(lambda old, new: old.at[block].set(new), state, new_state)
+        ended, visits = ended.at[block].set(over), visits.at[block].add(1)
+        most = jnp.mean(ended, dtype=jnp.float32) >= _MOST
         patient = steps + steps // _PATIENCE + 1
-        return state, finished, steps, jnp.where(most, jnp.minimum(limit, patient), limit)
+        return state, ended, visits, steps, jnp.where(most, jnp.minimum(limit, patient), limit)
 
     zero = jnp.zeros((), jnp.int32)
-    carry = chunk.state, ended(chunk.state), zero, jnp.full_like(zero, _STEPS)
-    state, finished, _, _ = jax.lax.while_loop(goes_on, body, carry)
-    chunk = dataclasses.replace(chunk, state=state)
-    return chunk, finished, jax.vmap(finish)(chunk)
+    ended = _finished(chunk) | (jnp.arange(lanes, dtype=count.dtype) >= count)
+    visits = jnp.zeros(lanes, jnp.int32)
+    carry = chunk.state, ended, visits, zero, jnp.full_like(zero, _STEPS * blocks)
+    state, ended, *_ = jax.lax.while_loop(goes_on, visit_block, carry)
+    chunk = at(state)
+    return chunk, ended, jax.lax.map(finish, chunk, batch_size=width)
 
 
-def _work_on_outputs(job: Job, queue: _Queue, lanes: int) -> None:
-    """Solve problems that share X as outputs of one problem, so many at a time."""
+def _finished(chunk: Running) -> Bool[Array, " lanes"]:
+    return jax.vmap(lambda running: running.finished)(chunk)
+
+
+def _work_on_outputs(job: Job, queue: _Queue, width: int) -> None:
+    """Solve problems that share X as outputs of one problem, a chunk at a time."""
     while not job.is_stopped:
-        places = queue.take(lanes)
+        places = queue.take()
         if len(places) == 0:
             return
-        problem = job.bucket.fetch(np.resize(places, lanes))
+        problem = job.bucket.fetch(np.resize(places, queue.lanes))
         solution = _solve_outputs(problem, job.solver, job.max_steps)
         job.put(places, _pick(solution, slice(len(places))))
 

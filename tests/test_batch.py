@@ -223,12 +223,22 @@ def test_a_kill_loses_no_more_than_what_is_pending(tmp_path):
     np.testing.assert_array_equal(np.sort(every), np.arange(count))  # none solved twice
 
 
+@pytest.mark.parametrize("solver", [None, qs.ADMM()], ids=["interior point", "ADMM"])
+def test_blocks_share_their_stragglers(solver, problems, monkeypatch):
+    """Chunks of three blocks of four lanes, the last chunk incomplete."""
+    monkeypatch.setattr(_chunks, "_WIDTH", (4, 4))
+    whole = jax.vmap(lambda problem: qs.solve(problem, solver))(stack(problems))
+    batch = qs.solve_batch(stack(problems), solver, lanes=11)
+    assert_same(batch, whole)
+    np.testing.assert_allclose(batch.stats.num_steps, whole.stats.num_steps, rtol=0.2)
+
+
 def test_stragglers_go_on_together(problems, expected, monkeypatch):
     """With two steps a visit every lane is a straggler several times."""
     visits = []
     resume = _chunks._resume
     monkeypatch.setattr(_chunks, "_STEPS", 2)
-    monkeypatch.setattr(_chunks, "_resume", lambda chunk: visits.append(1) or resume(chunk))
+    monkeypatch.setattr(_chunks, "_resume", lambda *chunk: visits.append(1) or resume(*chunk))
     batch = qs.solve_batch(stack(problems), lanes=5)  # a number no other test has compiled
     assert_same(batch, expected)
     assert len(visits) >= np.min(expected.stats.num_steps) // 2

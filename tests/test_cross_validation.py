@@ -68,9 +68,7 @@ def test_relaxation_equals_dropping_rows():
         features = standardized(X, weight, train)
         share = weight[train].sum() / weight.sum()
         for index, beta in enumerate(np.asarray(result.betas)):
-            optimum = reference(
-                features[train], y[train], beta * share, weight[train], tol=1e-12
-            )
+            optimum = reference(features[train], y[train], beta * share, weight[train], tol=1e-12)
             predictions = np.einsum("ni,ij,nj->n", features, optimum.form, features)
             squares = (predictions - y)[held_out] ** 2
             row[index] = np.average(squares, weights=weight[held_out])

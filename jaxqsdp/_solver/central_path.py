@@ -153,15 +153,13 @@ class _Linearization(eqx.Module):
     ) -> _Direction:
         """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other."""
         path, point = self.path, self.point
-        misfit = path.misfit(point)
-        sums = jnp.diagonal(point.primal[0] + point.primal[1]) / 2
         budget = path.beta - jnp.sum(point.diagonal)
         transposed = jnp.swapaxes(self.root, 1, 2)
-        dual, diagonal = jnp.zeros_like(misfit), jnp.zeros_like(sums)
-        for _ in range(1 + _REFINEMENTS[jnp.finfo(misfit.dtype).bits]):
-            a = misfit - path.data.mv((primal_step[0] - primal_step[1]) / 2) - dual
-            # Any multiple of 1 is taken up by dρ.
-            b = -sums - jnp.diagonal(primal_step[0] + primal_step[1]) / 2
+        dual, diagonal = jnp.zeros_like(point.dual), jnp.zeros_like(point.diagonal)
+        for _ in range(1 + _REFINEMENTS[jnp.finfo(dual.dtype).bits]):
+            plus, minus = point.primal + primal_step
+            a = path.y - (point.dual + dual) - path.data.mv((plus - minus) / 2)
+            b = -jnp.diagonal(plus + minus) / 2  # any multiple of 1 is taken up by dρ
             more_dual, more_diagonal, _ = self.system.solve(a, b, budget - jnp.sum(diagonal))
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root

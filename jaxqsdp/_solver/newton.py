@@ -6,8 +6,8 @@ With A(Z)_i = ⟨A_i, Z⟩ and scaling points W₊, W₋ of the two cones, every
     Bᵀdλ − C dp − 1 dρ = b,     B_ik = ¼ Σ_± ±(W A_i W)_kk
     1ᵀdp               = c,     C_kl = ¼ Σ_± (W_kl)²
 
-and λ is eliminated through a Cholesky factorization of H. There are two forms of A. With few
-samples A_i = x_i x_iᵀ, and H = I + ¼ Σ (XWXᵀ)∘². With many, A = QR with orthonormal Q and R of
+by a Cholesky factorization of [[H, −B], [−Bᵀ, C]]. There are two forms of A. With few samples
+A_i = x_i x_iᵀ, and H = I + ¼ Σ (XWXᵀ)∘². With many, A = QR with orthonormal Q and R of
 D = d(d+1)/2 rows, and the equivalent problem with A replaced by R, y by Qᵀy has no
 more than D + 1 samples.
 
@@ -32,7 +32,7 @@ from .._lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighte
 from .._types import Scalar, epsilon
 
 _MOST_GRADED = 1024  # entries of Z in the graded form with few samples, which costs more
-_ALLOWANCE = 8  # units of rounding added to a diagonal before it is factored
+_ALLOWANCE = 8  # units of rounding added to the diagonal of H
 
 
 class NewtonData(eqx.Module):
@@ -205,42 +205,34 @@ def _column_squares(W: Float[Array, "d d"]) -> Float[Array, "D d"]:
 
 
 class NewtonSystem(eqx.Module):
-    """H = LLᵀ, L⁻¹B, the factored Schur complement C − BᵀH⁻¹B and its inverse times 1."""
+    """The factored matrix [[H, −B], [−Bᵀ, C]] = LLᵀ, and L⁻¹(0, 1).
 
-    lower: Float[Array, "k k"]
-    coupling: Float[Array, "k d"]
-    schur: Float[Array, "d d"]
-    spread: Float[Array, " d"]
+    That is quicker than a factorization of H, its Schur complement and a factorization of that.
+    """
+
+    lower: Float[Array, "k+d k+d"]
+    spread: Float[Array, " k+d"]
+    num_samples: int = eqx.field(static=True)  # k
 
     @staticmethod
     def of(data: NewtonData, scaling_points: Float[Array, "2 d d"]) -> NewtonSystem:
         """Assemble and factor; NaN where that fails."""
         h, b = data.system(scaling_points)
-        lower = _cholesky(h)
-        coupling = solve_triangular(lower, b, lower=True)
         c = jnp.sum(jnp.square(scaling_points), axis=0) / 4
-        schur = _cholesky(c - coupling.T @ coupling)
-        spread = _cholesky_solve(schur, jnp.ones(c.shape[:1], c.dtype))
-        return NewtonSystem(lower, coupling, schur, spread)
+        k, d = b.shape
+        # Rounding errors may have made H indefinite.
+        h = h + _ALLOWANCE * epsilon(h.dtype) * jnp.diag(jnp.diag(h))
+        lower = jnp.linalg.cholesky(jnp.block([[h, -b], [-b.T, c]]), symmetrize_input=False)
+        spread = solve_triangular(lower[k:, k:], jnp.ones((d,), b.dtype), lower=True)
+        return NewtonSystem(lower, jnp.pad(spread, (k, 0)), k)
 
     def solve(
         self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar
     ) -> tuple[Array, Array, Scalar]:
         """Return (dλ, dp, dρ)."""
-        half = solve_triangular(self.lower, a, lower=True)
-        free = _cholesky_solve(self.schur, self.coupling.T @ half - b)
-        rho = (jnp.sum(free) - c) / jnp.sum(self.spread)
-        dp = free - rho * self.spread
-        dual = solve_triangular(self.lower, half + self.coupling @ dp, lower=True, trans=1)
-        return dual, dp, rho
-
-
-def _cholesky_solve(lower: Float[Array, "d d"], rhs: Float[Array, " d"]) -> Float[Array, " d"]:
-    half = solve_triangular(lower, rhs, lower=True)
-    return solve_triangular(lower, half, lower=True, trans=1)
-
-
-def _cholesky(matrix: Float[Array, "k k"]) -> Float[Array, "k k"]:
-    """Factor a positive definite matrix whose rounding errors may have made it indefinite."""
-    allowance = _ALLOWANCE * epsilon(matrix.dtype) * jnp.diag(jnp.diag(matrix))
-    return jnp.linalg.cholesky(matrix + allowance, symmetrize_input=False)
+        half = solve_triangular(self.lower, jnp.concatenate([a, -b]), lower=True)
+        rho = (self.spread @ half - c) / (self.spread @ self.spread)
+        # Before the back substitution: afterwards the two would be large, and nearly cancel.
+        half = half - rho * self.spread
+        step = solve_triangular(self.lower, half, lower=True, trans=1)
+        return step[: self.num_samples], step[self.num_samples :], rho
