@@ -35,7 +35,7 @@ from ._solve import Running, advance, begin, complete, finish
 from ._solver import AbstractSolver
 
 _BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
-_WIDTH = (8, 128)  # lanes of a block, fewest and most on a CPU
+_WIDTH = (2, 64)  # lanes of a block, fewest and most on a CPU
 _CHUNK_BYTES = 2**26  # on a CPU, unless that is less than a block ...
 _BLOCKS = 8  # ... and at most so many
 _LOSS = 0.03  # of a thread's time, rather than fewer blocks
