@@ -117,7 +117,7 @@ class Job:
         if lanes is not None:
             lanes = min(lanes, rung(share))
             blocks = -(-lanes // width)
-            return -(-lanes // blocks), blocks
+            return lanes // blocks, blocks
         width = min(width, rung(share))
         most = int(np.clip(_CHUNK_BYTES // (needed * width), 1, _BLOCKS)) if on_cpu else 1
         # The last chunk is incomplete, which counts if there are few.

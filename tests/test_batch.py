@@ -228,7 +228,7 @@ def test_blocks_share_their_stragglers(solver, problems, monkeypatch):
     """Chunks of three blocks of four lanes, the last chunk incomplete."""
     monkeypatch.setattr(_chunks, "_WIDTH", (4, 4))
     whole = jax.vmap(lambda problem: qs.solve(problem, solver))(stack(problems))
-    batch = qs.solve_batch(stack(problems), solver, lanes=11)
+    batch = qs.solve_batch(stack(problems), solver, lanes=12)
     assert_same(batch, whole)
     np.testing.assert_allclose(batch.stats.num_steps, whole.stats.num_steps, rtol=0.2)
 
