@@ -36,6 +36,7 @@ from ._solver import AbstractSolver
 
 _BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
 _WIDTH = (2, 64)  # lanes of a block, fewest and most on a CPU
+_WIDTH_SHARED = (8, 128)  # the same if they share a factorization; a chunk is one such block
 _CHUNK_BYTES = 2**26  # on a CPU, unless that is less than a block ...
 _BLOCKS = 8  # ... and at most so many
 _LOSS = 0.03  # of a thread's time, rather than fewer blocks
@@ -109,17 +110,20 @@ class Job:
         """
         n, d = self.bucket.X_shape
         size, on_cpu = lifted_size(d), jax.default_backend() == "cpu"
+        shared = self.bucket.shares_features
         entries = n * d + min(n, size) * (n + size) + 128 * size
         needed = entries * np.dtype(self.bucket.dtype).itemsize
         width = max(_BLOCK_BYTES[on_cpu] // needed, 1)
         if on_cpu:
-            width = int(np.clip(2 ** (width.bit_length() - 1), *_WIDTH))
+            limits = _WIDTH_SHARED if shared else _WIDTH
+            width = int(np.clip(2 ** (width.bit_length() - 1), *limits))
         if lanes is not None:
             lanes = min(lanes, rung(share))
-            blocks = -(-lanes // width)
+            blocks = 1 if shared else -(-lanes // width)
             return lanes // blocks, blocks
         width = min(width, rung(share))
-        most = int(np.clip(_CHUNK_BYTES // (needed * width), 1, _BLOCKS)) if on_cpu else 1
+        several = on_cpu and not shared
+        most = int(np.clip(_CHUNK_BYTES // (needed * width), 1, _BLOCKS)) if several else 1
         # The last chunk is incomplete, which counts if there are few.
         lost = {blocks: -share % (blocks * width) / share for blocks in range(most, 0, -1)}
         return width, next(blocks for blocks in lost if lost[blocks] <= min(lost.values()) + _LOSS)
