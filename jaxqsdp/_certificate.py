@@ -17,7 +17,7 @@ from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
-from ._types import Scalar, epsilon, highest_precision, is_concrete, tiny
+from ._types import Scalar, epsilon, highest_precision, host_numbers, is_concrete, tiny
 
 _KINDS = ("best", "relaxation", "combinatorial")
 _FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
@@ -87,6 +87,8 @@ def certify(
     check_fits(problem, network)
     if kind not in _KINDS:
         raise ValueError(f"`kind` must be one of {_KINDS}, got {kind!r}.")
+    if dual is not None and is_concrete(dual):
+        dual = host_numbers(dual, "dual").astype(np.float64)
     if dual is not None and np.shape(dual) != problem.y.shape:
         raise ValueError(
             f"`dual` must have the shape of y, {problem.y.shape}, got {np.shape(dual)}."

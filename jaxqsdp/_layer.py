@@ -14,7 +14,7 @@ from ._round import round
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver
-from ._types import as_float_array, highest_precision, is_concrete
+from ._types import as_float_array, cast, highest_precision, is_concrete
 
 
 class RelaxationLayer(eqx.Module):
@@ -85,8 +85,10 @@ class RelaxationLayer(eqx.Module):
 
         **Raises:** `TypeError` or `ValueError` naming the argument.
         """
-        problem, d = self.problem(X, y, sample_weight), np.shape(X)[-1]
-        query = None if query is None else as_float_array(query, "query")
+        problem = self.problem(X, y, sample_weight)
+        d = problem.num_features
+        if query is not None:
+            query = cast(as_float_array(query, "query"), problem.X.dtype, "query")
         if query is not None and (query.ndim != 2 or query.shape[1] != d):
             raise ValueError(f"`query` must have shape (m, {d}) to match `X`, got {query.shape}.")
         solution = solve(problem, self.solver, adjoint=self.adjoint, throw=False)
@@ -115,5 +117,4 @@ class RelaxationLayer(eqx.Module):
 
 @highest_precision
 def _predict(query: Array, form: Array) -> Array:
-    query = query.astype(form.dtype)
     return jnp.einsum("md,...de,me->m...", query, form, query)

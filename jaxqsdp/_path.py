@@ -18,7 +18,7 @@ from ._problem import Problem
 from ._solution import Solution, Stats, Status
 from ._solve import solve
 from ._solver import AbstractSolver
-from ._types import as_float_array, check_count, is_concrete
+from ._types import as_float_array, cast, check_count, is_concrete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,7 +193,7 @@ def grid_of(
     """Return the penalties given, checked and in descending order, or the default grid."""
     dtype = problem.X.dtype
     if betas is not None:
-        grid = as_float_array(betas, "betas").astype(dtype)
+        grid = cast(as_float_array(betas, "betas"), dtype, "betas")
         if grid.ndim != 1 or grid.size == 0:
             raise ValueError(
                 f"`betas` must have shape (k,) with k ≥ 1, got {grid.shape}; for one penalty call "

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
-from ._types import Scalar, as_float_array, highest_precision, is_concrete
+from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, tiny
 
 
 class Problem(eqx.Module):
@@ -35,11 +35,14 @@ class Problem(eqx.Module):
     - `loss`: `SquaredLoss()`.
     - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
 
-    X, y and weights promote to one floating-point dtype; integers become JAX's default float and
-    half precisions float32.
+    X, y and weights promote to one floating-point dtype; integers, of any size, become JAX's
+    default float and half precisions float32. That is float32 throughout while JAX's 64-bit mode is
+    off. What the dtype cannot hold is rounded to the nearest number it has, and everything here,
+    bounds included, speaks of the data as rounded.
 
-    **Raises:** `TypeError` or `ValueError` naming the argument. Numbers are checked (finite, β > 0,
-    w ≥ 0) where they can be seen; under a transform, bad ones give `Status.invalid_data` instead.
+    **Raises:** `TypeError` or `ValueError` naming the argument. Numbers are checked (finite, within
+    the range of the dtype, β > 0, w ≥ 0) where they can be seen; under a transform, bad ones give
+    `Status.invalid_data` instead.
 
     Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420).
     """
@@ -66,10 +69,12 @@ class Problem(eqx.Module):
         dtype = np.result_type(*(array.dtype for array in data))
         if is_concrete(X, y, beta, weight):
             _check_values(X, y, beta, weight)
-        self.X, self.y, self.beta = X.astype(dtype), y.astype(dtype), beta.astype(dtype)
-        if is_concrete(self.beta) and np.any(np.asarray(self.beta) == 0):
+        self.X, self.y, self.beta = (
+            cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
+        )
+        if is_concrete(self.beta) and np.any(np.asarray(self.beta) < tiny(dtype)):
             raise ValueError(f"`beta` is too small for {dtype}, got {beta}.")
-        self.sample_weight = None if weight is None else weight.astype(dtype)
+        self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         self.loss = SquaredLoss() if loss is None else loss
         if not isinstance(self.loss, SquaredLoss):
             raise TypeError(

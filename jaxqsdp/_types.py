@@ -1,11 +1,14 @@
 """Array types, the dtype policy and the precision policy: what every other module agrees on."""
 
+import decimal
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 Scalar = Float[Array, ""]
@@ -37,23 +40,102 @@ def is_concrete(*values: Any) -> bool:
 def as_float_array(value: ArrayLike, name: str) -> Array:
     """Convert to a floating-point array of at least single precision.
 
-    Integers and booleans become JAX's default float; float16 and bfloat16 become float32.
+    Integers and booleans, Python's of any size included, become JAX's default float; float16 and
+    bfloat16 become float32, what is wider than double precision float64. With 64-bit mode off
+    everything becomes float32. Each number is rounded to the nearest one of that dtype, on the
+    host: JAX itself would narrow integers to 32 bits first, which wraps around.
 
-    **Raises:** `TypeError` for complex or non-numeric input, naming the argument.
+    **Raises:** `TypeError` for complex or non-numeric input, `ValueError` for numbers too large for
+    the dtype, naming the argument.
     """
+    if isinstance(value, jax.Array) or hasattr(value, "__jax_array__") or not is_concrete(value):
+        array = _checked(lambda: jnp.asarray(value), value, name)
+        return cast(array, _float_for(array.dtype, name), name)
+    numbers_given = host_numbers(value, name)
+    dtype = _float_for(numbers_given.dtype, name)
+    return jnp.asarray(round_to(numbers_given, dtype, name))
+
+
+def host_numbers(value: Any, name: str) -> np.ndarray:
+    """Return real numbers as a NumPy array of a numeric dtype, nothing rounded but objects.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+    """
+    if np.ma.is_masked(value):
+        raise TypeError(f"`{name}` has masked values; fill or remove them.")
+    array = _checked(lambda: np.asarray(value), value, name)
+    if array.dtype == object:  # Python integers beyond 64 bits, `Fraction`, `Decimal`, mixtures
+        array = _numbers(array, value, name)
+    _float_for(array.dtype, name)
+    return array
+
+
+def round_to(array: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """Round to a dtype; `ValueError` naming the argument where that overflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = array.astype(dtype)
+    lost = np.argwhere(np.isinf(rounded) & ~np.isinf(array))
+    if len(lost):
+        _raise_too_large(name, dtype, lost[0])
+    return rounded
+
+
+def cast(array: Array, dtype: Any, name: str) -> Array:
+    """Return the array in another floating-point dtype, rounded on the host where it can be.
+
+    XLA takes subnormal numbers for zero, also when it widens them.
+    """
+    if array.dtype == dtype or not is_concrete(array) or not array.is_fully_addressable:
+        return array.astype(dtype)
+    return jax.device_put(round_to(np.asarray(array), dtype, name), array.sharding)
+
+
+def _checked(convert: Callable[[], _T], value: Any, name: str) -> _T:
     try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+        return convert()
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"`{name}` must be an array of real numbers, got {type(value).__name__}: {error}"
         ) from None
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise TypeError(f"`{name}` is complex ({array.dtype}); pass its real part.")
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        if array.dtype != jnp.bool_ and not jnp.issubdtype(array.dtype, jnp.integer):
-            raise TypeError(f"`{name}` must hold real numbers, got dtype {array.dtype}.")
-        return array.astype(jnp.result_type(float))
-    return array.astype(jnp.float32) if jnp.finfo(array.dtype).bits < 32 else array
+
+
+def _float_for(dtype: Any, name: str) -> Any:
+    """Return the dtype in which JAX computes with numbers of another, or raise `TypeError`."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` is complex ({dtype}); pass its real part.")
+    if jnp.issubdtype(dtype, jnp.floating):
+        bits = jnp.finfo(dtype).bits
+        dtype = np.float32 if bits < 32 else np.float64 if bits > 64 else dtype
+        return jax.dtypes.canonicalize_dtype(dtype)
+    whole = dtype == np.bool_ or jnp.issubdtype(dtype, jnp.integer)
+    if not whole or dtype.kind == "m":  # NumPy's time differences are integers to it
+        raise TypeError(f"`{name}` must be an array of real numbers, got dtype {dtype}.")
+    return jnp.result_type(float)
+
+
+def _numbers(array: np.ndarray, value: Any, name: str) -> np.ndarray:
+    """Round Python numbers of any kind to float64, one by one."""
+    result = np.empty(array.shape, np.float64)
+    for index, number in np.ndenumerate(array):
+        if not isinstance(number, numbers.Real | decimal.Decimal | np.bool_):
+            where = f" at index {index}" if index else ""
+            raise TypeError(
+                f"`{name}` must be an array of real numbers, got {type(value).__name__} with "
+                f"{type(number).__name__}{where}."
+            )
+        try:
+            result[index] = float(number)
+        except OverflowError:
+            _raise_too_large(name, np.dtype(np.float64), index)
+    return result
+
+
+def _raise_too_large(name: str, dtype: Any, index: Any) -> None:
+    where = f" (first at index {tuple(map(int, index))})" if len(index) else ""
+    remedy = "rescale it"
+    if np.dtype(dtype) == np.float32:
+        remedy += ", or use float64 (`jax.config.update('jax_enable_x64', True)`)"
+    raise ValueError(f"`{name}` has values too large for {np.dtype(dtype)}{where}; {remedy}.")
 
 
 def epsilon(dtype: Any) -> float:
