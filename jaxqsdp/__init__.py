@@ -13,6 +13,7 @@ from ._certificate import Certificate as Certificate
 from ._certificate import certify as certify
 from ._cross_validation import CrossValidation as CrossValidation
 from ._cross_validation import cross_validate as cross_validate
+from ._features import with_constant as with_constant
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
 from ._gradient_check import GradientCheck as GradientCheck

@@ -1,9 +1,11 @@
-"""Choosing the penalty by cross-validation, all folds and penalties in one batch."""
+"""Choosing the penalty and the constant by cross-validation, everything in one batch."""
 
 from __future__ import annotations
 
+import functools
 import operator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from ._beta_max import check_one_target
-from ._path import grid_of, repeated, single_outputs
+from ._beta_max import beta_max
+from ._features import checked_constant, default_constant, with_constant
+from ._path import grid_of, repeated
 from ._plot import plot_cross_validation
 from ._problem import Problem
 from ._round import round
-from ._solution import Solution, Status
+from ._solution import Solution, Status, outputs_first, outputs_last
 from ._solve import solve
 from ._solver import AbstractSolver
 from ._types import Scalar, check_count, check_key, epsilon, highest_precision, is_concrete
@@ -29,26 +32,32 @@ _METRICS = ("mse", "accuracy")
 
 
 class CrossValidation(eqx.Module):
-    """Held-out scores for k penalties, and the two usual choices among them.
+    """Held-out scores of k candidates, and the two usual choices among them.
 
-    All penalties are for the full data set: pass them to `fit` as they are, with features prepared
-    in the same way.
+    A candidate is a penalty, or a constant and a penalty where several constants were given: the
+    first constant with all its penalties, then the next. All penalties are for the full data set:
+    pass them to `fit` as they are, with features prepared in the same way.
 
     **Attributes:**
 
-    - `betas` (k,): the penalties, descending.
+    - `betas` (k,): the penalties, descending (for each constant).
+    - `constants` (k,): the constant feature of each candidate, 0 if there is none.
     - `scores` (folds, k): weighted mean squared error, or accuracy, on the held-out samples; NaN
         where the solve had invalid data.
     - `mean`, `standard_error` (k,): over folds, std(scores, ddof=1)/√folds.
-    - `best_index`, `best_beta`: the best mean, the larger penalty of equals.
-    - `index_one_standard_error`, `beta_one_standard_error`: the largest penalty whose mean is
-        within one standard error (of the best) of the best.
+    - `best_index`, `best_beta`, `best_constant`: the best mean; of equals the first, which has the
+        larger penalty.
+    - `index_one_standard_error`, `beta_one_standard_error`: with the best constant, the largest
+        penalty whose mean is within one standard error (of the best) of the best. Penalties of
+        different constants do not compare, so the constant stays.
     - `fold` (n,): the fold in which each sample was held out.
-    - `status` (folds, k) and `gap`, the largest certified gap of all solves.
+    - `status` (folds, k), the worst of the outputs, and `gap`, the largest certified gap of all
+        solves.
     - `predictor`, `metric`: what was scored, and how.
     """
 
     betas: Float[Array, " k"]
+    constants: Float[Array, " k"]
     scores: Float[Array, "folds k"]
     mean: Float[Array, " k"]
     standard_error: Float[Array, " k"]
@@ -68,8 +77,13 @@ class CrossValidation(eqx.Module):
         )
 
     @property
+    def best_constant(self) -> Scalar:
+        """The scale that goes with `best_beta`, for `with_constant`; 0 if there is no constant."""
+        return self.constants[self.best_index]
+
+    @property
     def beta_one_standard_error(self) -> Scalar:
-        """The largest penalty within one standard error of the best."""
+        """The largest penalty within one standard error of the best, with `best_constant`."""
         return self.betas[self.index_one_standard_error]
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -84,19 +98,26 @@ class CrossValidation(eqx.Module):
             return "CrossValidation(traced)"
         if self.scores.ndim > 2:
             return f"CrossValidation(stacked={self.scores.shape[:-2]})"
+        constants = np.asarray(self.constants)
+        several = bool(np.any(constants != constants[0]))
         marks = {int(self.index_one_standard_error): "  one standard error"}
         marks[int(self.best_index)] = "  best" + (
             " and one standard error" if int(self.best_index) in marks else ""
         )
-        last = len(self.betas) - 1
-        if int(self.best_index) in (0, last) and last > 0:
+        alike = np.flatnonzero(constants == constants[int(self.best_index)])
+        if int(self.best_index) in (alike[0], alike[-1]) and len(alike) > 1:
             marks[int(self.best_index)] += ", at the edge of the grid: try others beyond"
-        title = f"{self.metric} of the {self.predictor}"
+        title = f"{self.metric} of the {self.predictor}, {self.scores.shape[0]} folds"
+        if constants[0] and not several:
+            title += f", constant {constants[0]:.4g}"
+        columns = {"beta": self.betas, self.metric: self.mean, "± error": self.standard_error}
+        if several:
+            columns = {"constant": self.constants, **columns}
         lines = [
-            f"CrossValidation({title}, {self.scores.shape[0]} folds, largest gap={self.gap:.1e}",
-            f"{'beta':>12}{self.metric:>12}{'± error':>12}",
+            f"CrossValidation({title}, largest gap={self.gap:.1e}",
+            "".join(f"{name:>12}" for name in columns),
         ]
-        for index, row in enumerate(zip(self.betas, self.mean, self.standard_error, strict=True)):
+        for index, row in enumerate(zip(*columns.values(), strict=True)):
             lines.append("".join(f"{number:>12.4g}" for number in row) + marks.get(index, ""))
         return "\n".join([*lines, ")"])
 
@@ -112,14 +133,14 @@ def cross_validate(
     num_betas: int = 20,
     ratio: float = 1e-3,
     standardize: bool = True,
-    constant: bool = True,
+    constant: bool | float | Sequence[float] | Array | np.ndarray = True,
     score: Literal["relaxation", "network"] = "relaxation",
     num_neurons: int | None = None,
     metric: Literal["mse", "accuracy"] = "mse",
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
 ) -> CrossValidation:
-    """Score penalties on held-out samples, all folds × penalties in one batch.
+    """Score penalties on held-out samples, all folds × constants × penalties in one batch.
 
     A fold is the same problem with zero weight on its held-out samples, which leaves them out
     exactly. The loss is a sum, so a fold is trained with β·Σw_train/Σw: every β here, given and
@@ -127,92 +148,141 @@ def cross_validate(
 
     **Arguments:**
 
-    - `X`, `y`, `sample_weight`: as those of `Problem`, with y of shape (n,). Weights count in
-        training, in preparing features and in the scores.
-    - `betas`, `num_betas`, `ratio`: as those of `path`, for the prepared full data set.
+    - `X`, `y`, `sample_weight`: as those of `Problem`. Weights count in training, in preparing
+        features and in the scores. Targets (n, c) share one penalty.
+    - `betas`, `num_betas`, `ratio`: as those of `path`, for the prepared full data set. The default
+        grid starts at the largest β_max of all columns of y, for each constant anew.
     - `key`: a JAX random key, split in two: for the permutation that makes the folds, and for the
         networks, which draw with one key a fold, the same for all penalties.
     - `folds`: from 2 to n; their sizes differ by one at most.
     - `standardize`: subtract the training samples' weighted mean from each feature and divide by
         their spread, in each fold anew; features constant there become zero.
-    - `constant`: append a feature that is one, for linear and constant terms.
+    - `constant`: the scale of the constant feature to append, see `with_constant`: True for its
+        rule, a number, several numbers to choose among, or False for none.
     - `score`: what predicts: "relaxation" (ŷ = xᵀZx, deterministic and cheap) or "network", the
         one of `num_neurons` neurons that `round` draws and refits.
-    - `metric`: "mse", or "accuracy" of the sign, for targets ±1.
+    - `metric`: "mse", the mean over the columns of y, or "accuracy": of the sign for targets ±1;
+        for targets (n, c) with 1 for the sample's class and −1 for the others, of the column with
+        the largest prediction.
     - `solver`, `max_steps`: as those of `solve`. Failed solves do not raise, see `status`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
     problem = Problem(X, y, 1.0, sample_weight=sample_weight)
-    check_one_target(problem)
     _check_options(problem, score, num_neurons, metric)
     folds = _check_folds(folds, problem.num_samples)
+    constants = _checked_constants(constant, problem)
     shuffle_key, draw_key = jax.random.split(check_key(key))
     fold = _assign(problem.num_samples, folds, shuffle_key)
     _check_weights(problem, fold, folds)
-    options = standardize, constant
-    features = _prepared(problem.X, problem.weight, *options)
-    full = Problem(features, problem.y, 1.0, sample_weight=problem.sample_weight)
-    grid = grid_of(full, betas, num_betas, ratio)
+    largest = functools.partial(_largest_betas, problem, constants, standardize)
+    grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
+    count = 1 if constants is None else len(constants)
+    grid = jnp.broadcast_to(grid, (count, grid.shape[-1]))
     keys = jax.random.split(draw_key, folds)
     scores, status, gap = _scores(
-        problem, grid, fold, keys, options, num_neurons, metric, solver, max_steps
+        problem, grid, constants, fold, keys, standardize, num_neurons, metric, solver, max_steps
     )
-    return _select(grid, scores, fold, status, gap, score, metric)
+    scales = jnp.zeros((1,), grid.dtype) if constants is None else constants
+    scales = jnp.repeat(scales, grid.shape[1])
+    return _select(grid.reshape(-1), scales, scores, fold, status, gap, score, metric)
+
+
+@eqx.filter_jit
+def _largest_betas(
+    problem: Problem, constants: Float[Array, " s"] | None, standardize: bool
+) -> Float[Array, " s"]:
+    """Return β_max for each constant, the largest of all columns."""
+
+    def largest(constant: Scalar | None) -> Scalar:
+        features = _prepared(problem.X, problem.weight, standardize, constant)
+        each = jax.vmap(lambda y: beta_max(features, y, problem.sample_weight), in_axes=1)
+        return jnp.max(each(problem.columns.y))
+
+    return largest(None)[None] if constants is None else jax.vmap(largest)(constants)
 
 
 @eqx.filter_jit
 @highest_precision
 def _scores(
     problem: Problem,
-    betas: Float[Array, " k"],
+    betas: Float[Array, "s b"],
+    constants: Float[Array, " s"] | None,
     fold: Int[Array, " n"],
     keys: PRNGKeyArray,
-    options: tuple[bool, bool],
+    standardize: bool,
     num_neurons: int | None,
     metric: str,
     solver: AbstractSolver | None,
     max_steps: int | None,
 ) -> tuple[Float[Array, "folds k"], Status, Scalar]:
     y, weight = problem.y, problem.weight
+    targets = problem.columns.y
+    num_betas, outputs = betas.shape[1], targets.shape[1]
 
-    def score_fold(index: Array, key: PRNGKeyArray) -> tuple[Array, Status, Array]:
+    def each_output(leaf: Array) -> Array:
+        return leaf.reshape((num_betas, outputs, *leaf.shape[1:]))
+
+    def score_lane(
+        index: Array, key: PRNGKeyArray, betas: Array, constant: Scalar | None = None
+    ) -> tuple[Array, Status, Array]:
         train = jnp.where(fold == index, 0, weight)
         held_out = jnp.where(fold == index, weight, 0)
-        features = _prepared(problem.X, train, *options)
+        features = _prepared(problem.X, train, standardize, constant)
         single = Problem(features, y, 1.0, sample_weight=train)
         scaled = betas * (jnp.sum(train) / jnp.sum(weight))
         solution = solve(repeated(single, scaled), solver, max_steps=max_steps, throw=False)
 
-        def network_predictions(beta: Scalar, solution: Solution) -> Array:
+        def network_predictions(beta: Scalar, solution: Solution) -> Float[Array, "n c"]:
             one = Problem(features, y, beta, sample_weight=train)
             assert num_neurons is not None
             network = round(one, solution, num_neurons=num_neurons, key=key)
-            return jax.vmap(network)(features)
+            return jax.vmap(network)(features).reshape(targets.shape)
 
+        lanes = outputs_first(solution)
         if num_neurons is None:
-            predictions = solution.predictions.T
+            predictions = jnp.moveaxis(each_output(lanes.predictions), 1, 2)
         else:
-            predictions = jax.vmap(network_predictions)(scaled, single_outputs(solution))
-        if metric == "mse":
-            point_scores = jnp.square(predictions - y[None, :])
-        else:
-            point_scores = ((predictions >= 0) == (y > 0)[None, :]).astype(y.dtype)
+            if y.ndim == 2:
+                lanes = jax.vmap(outputs_last)(jax.tree.map(each_output, lanes))
+            predictions = jax.vmap(network_predictions)(scaled, lanes)
+        point_scores = _point_scores(predictions, targets, metric)
         # Samples that do not count may hold anything.
         point_scores = jnp.where((held_out > 0)[None, :], point_scores, 0)
         score = (point_scores @ held_out) / jnp.sum(held_out)
-        invalid = solution.status == Status.invalid_data
-        return jnp.where(invalid, jnp.nan, score), solution.status, solution.stats.gap
+        status = jax.tree.map(lambda leaf: jnp.max(each_output(leaf), axis=1), solution.status)
+        invalid = status == Status.invalid_data
+        return jnp.where(invalid, jnp.nan, score), status, solution.stats.gap
 
-    indices = jnp.arange(keys.shape[0], dtype=fold.dtype)
-    scores, status, gaps = jax.vmap(score_fold)(indices, keys)
-    return scores, status, jnp.max(gaps)
+    # A lane is a fold with a constant: all are solved side by side.
+    folds, count = keys.shape[0], betas.shape[0]
+    indices = jnp.repeat(jnp.arange(folds, dtype=fold.dtype), count)
+    lanes = indices, keys[indices], jnp.tile(betas, (folds, 1))
+    scales = () if constants is None else (jnp.tile(constants, folds),)
+    scores, status, gaps = jax.vmap(score_lane)(*lanes, *scales)
+    by_fold = jax.tree.map(lambda leaf: leaf.reshape(folds, -1), (scores, status))
+    return *by_fold, jnp.max(gaps)
+
+
+def _point_scores(
+    predictions: Float[Array, "b n c"], targets: Float[Array, "n c"], metric: str
+) -> Float[Array, "b n"]:
+    if metric == "mse":
+        return jnp.mean(jnp.square(predictions - targets[None]), axis=2)
+    if targets.shape[1] == 1:
+        right = (predictions[..., 0] >= 0) == (targets[:, 0] > 0)[None]
+    else:
+        right = jnp.argmax(predictions, axis=2) == jnp.argmax(targets, axis=1)[None]
+    return right.astype(targets.dtype)
 
 
 def _prepared(
-    X: Float[Array, "n p"], weight: Float[Array, " n"], standardize: bool, constant: bool
+    X: Float[Array, "n p"],
+    weight: Float[Array, " n"],
+    standardize: bool,
+    constant: Scalar | float | None,
 ) -> Float[Array, "n d"]:
-    """Standardize by the samples that count, and append a constant feature."""
+    """Standardize by the samples that count, and append the constant feature if there is one."""
     if standardize:
         share = (weight / jnp.sum(weight))[:, None]
         counted = jnp.where(share > 0, X, 0)
@@ -223,7 +293,7 @@ def _prepared(
         varies = spread > 10 * epsilon(X.dtype) * jnp.max(jnp.abs(counted), axis=0)
         factor = jnp.where(varies, 1 / jnp.where(varies, spread, 1), 0)
         X = (X - center[None, :]) * factor[None, :]
-    return jnp.concatenate([X, jnp.ones_like(X[:, :1])], axis=1) if constant else X
+    return X if constant is None else with_constant(X, constant)
 
 
 def _assign(n: int, folds: int, key: PRNGKeyArray) -> Int[Array, " n"]:
@@ -234,6 +304,7 @@ def _assign(n: int, folds: int, key: PRNGKeyArray) -> Int[Array, " n"]:
 
 def _select(
     betas: Float[Array, " k"],
+    constants: Float[Array, " k"],
     scores: Float[Array, "folds k"],
     fold: Int[Array, " n"],
     status: Status,
@@ -243,14 +314,32 @@ def _select(
 ) -> CrossValidation:
     mean = jnp.mean(scores, axis=0)
     error = jnp.std(scores, axis=0, ddof=1) / scores.shape[0] ** 0.5
-    # Penalties descend, so the first of equals is the largest.
+    # Penalties of a constant descend, so the first of equals is the largest.
     cost = mean if metric == "mse" else -mean
     cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
     best = jnp.argmin(cost)
-    simple = jnp.argmax(cost <= cost[best] + error[best])
+    alike = constants == constants[best]
+    simple = jnp.argmax(alike & (cost <= cost[best] + error[best]))
     return CrossValidation(
-        betas, scores, mean, error, best, simple, fold, status, gap, predictor, metric
+        betas, constants, scores, mean, error, best, simple, fold, status, gap, predictor, metric
     )
+
+
+def _checked_constants(constant: Any, problem: Problem) -> Float[Array, " s"] | None:
+    """Return the scales to try, None for no constant feature."""
+    if constant is False:
+        return None
+    dtype = problem.X.dtype
+    if constant is True:
+        return jnp.full((1,), default_constant(problem.num_features), dtype)
+    if not is_concrete(constant):
+        return jnp.atleast_1d(constant).astype(dtype)
+    scales = list(constant) if np.ndim(constant) else [constant]
+    if np.ndim(constant) > 1 or not scales:
+        raise ValueError(
+            f"`constant` must be True, False, a number or several of them, got {constant!r}."
+        )
+    return jnp.asarray([checked_constant(scale, "constant") for scale in scales], dtype)
 
 
 def _check_options(problem: Problem, score: str, num_neurons: int | None, metric: str) -> None:
@@ -265,8 +354,14 @@ def _check_options(problem: Problem, score: str, num_neurons: int | None, metric
     if num_neurons is not None:
         check_count(num_neurons, "num_neurons")
     y = problem.y
-    if metric == "accuracy" and is_concrete(y) and not np.all(np.abs(np.asarray(y)) == 1):
-        raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "mse".')
+    if metric == "accuracy" and is_concrete(y):
+        if not np.all(np.abs(np.asarray(y)) == 1):
+            raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "mse".')
+        if y.ndim == 2 and y.shape[1] > 1 and np.any(np.sum(np.asarray(y) > 0, axis=1) != 1):
+            raise ValueError(
+                '`y` must have one +1 in each row, the sample\'s class, for metric="accuracy"; use '
+                '"mse" for columns that do not exclude each other.'
+            )
 
 
 def _check_folds(folds: int, n: int) -> int:

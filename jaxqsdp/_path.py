@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -15,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ._beta_max import beta_max, check_one_target
 from ._plot import plot_path
 from ._problem import Problem
-from ._solution import Solution, Stats, Status
+from ._solution import Solution, Stats, Status, outputs_first
 from ._solve import solve
 from ._solver import AbstractSolver
 from ._types import as_float_array, cast, check_count, is_concrete
@@ -99,7 +101,7 @@ class Path(eqx.Module):
     def solution(self, index: int) -> Solution:
         """Return the solution of one penalty, of the shapes that `solve` gives for y (n,)."""
         index = self._checked(index)
-        return jax.tree.map(operator.itemgetter(index), single_outputs(self.solutions))
+        return jax.tree.map(operator.itemgetter(index), outputs_first(self.solutions))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot value, lower bound, loss and scale against β; return the axes of the first three.
@@ -169,29 +171,30 @@ def path(
     """
     problem = Problem(X, y, 1.0, sample_weight=sample_weight)
     check_one_target(problem)
-    grid = grid_of(problem, betas, num_betas, ratio)
+    largest = functools.partial(beta_max, problem.X, problem.y, problem.sample_weight)
+    grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
     problems = repeated(problem, grid)
     return Path(problems, solve(problems, solver, max_steps=max_steps, throw=False))
 
 
 def repeated(problem: Problem, betas: Float[Array, " k"]) -> Problem:
-    """Return the problem with a column of targets for each penalty."""
-    y = jnp.broadcast_to(problem.y[:, None], (problem.num_samples, betas.shape[0]))
-    return dataclasses.replace(problem, y=y, beta=betas)
-
-
-def single_outputs(solution: Solution) -> Solution:
-    """Return a solution with c outputs as a stack of c solutions of one output."""
-    return dataclasses.replace(
-        solution, dual=solution.dual.T, predictions=solution.predictions.T, multi_output=False
-    )
+    """Return the problem with all its targets for one penalty after the other, k·c columns."""
+    columns = problem.columns.y
+    k, c = betas.shape[0], columns.shape[1]
+    return dataclasses.replace(problem, y=jnp.tile(columns, (1, k)), beta=jnp.repeat(betas, c))
 
 
 def grid_of(
-    problem: Problem, betas: ArrayLike | None, num_betas: int, ratio: float
-) -> Float[Array, " k"]:
-    """Return the penalties given, checked and in descending order, or the default grid."""
-    dtype = problem.X.dtype
+    betas: ArrayLike | None,
+    num_betas: int,
+    ratio: float,
+    dtype: Any,
+    largest: Callable[[], Float[Array, "*s"]],
+) -> Float[Array, "*s k"]:
+    """Return the penalties given, checked and in descending order, or the default grid.
+
+    That starts at each of the `largest`, which is called only if need be.
+    """
     if betas is not None:
         grid = cast(as_float_array(betas, "betas"), dtype, "betas")
         if grid.ndim != 1 or grid.size == 0:
@@ -205,11 +208,11 @@ def grid_of(
     check_count(num_betas, "num_betas")
     if not (isinstance(ratio, float) and 0 < ratio < 1):
         raise ValueError(f"`ratio` must be a number between 0 and 1, got {ratio!r}.")
-    largest = beta_max(problem.X, problem.y, problem.sample_weight)
-    if is_concrete(largest) and not largest > 0:
+    top = largest()
+    if is_concrete(top) and not np.all(np.asarray(top) > 0):
         raise ValueError(
             "`betas` has no default here: Xᵀ diag(w·y) X is zero, so the best network is zero for "
             "every penalty. Check `y`, or pass `betas`."
         )
     exponents = np.linspace(0, 1, operator.index(num_betas))
-    return largest * jnp.asarray(ratio**exponents, dtype)
+    return jnp.multiply.outer(top, jnp.asarray(ratio**exponents, dtype))

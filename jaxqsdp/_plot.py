@@ -55,16 +55,21 @@ def plot_path(path: Path, ax: Axes | None = None) -> Axes:
 def plot_cross_validation(result: CrossValidation, ax: Axes | None = None) -> Axes:
     """Plot mean scores with their standard errors, and mark both choices of the penalty."""
     ax = _axes(ax)
-    ax.errorbar(
-        np.asarray(result.betas),
-        np.asarray(result.mean),
-        yerr=np.asarray(result.standard_error),
-        fmt="o-",
-        markersize=3,
-        capsize=2,
-        color="C0",
-        label=f"{result.predictor}: mean ± standard error",
-    )
+    constants = np.asarray(result.constants)
+    distinct = list(dict.fromkeys(constants.tolist()))
+    for index, constant in enumerate(distinct):
+        alike = constants == constant
+        name = f"{result.predictor}: mean ± standard error"
+        ax.errorbar(
+            np.asarray(result.betas)[alike],
+            np.asarray(result.mean)[alike],
+            yerr=np.asarray(result.standard_error)[alike],
+            fmt="o-",
+            markersize=3,
+            capsize=2,
+            color=f"C{(0, 1, 4, 5, 6, 7, 8, 9)[index % 8]}",  # C2 and C3 mark the choices
+            label=name if len(distinct) == 1 else f"{result.predictor}, constant {constant:.3g}",
+        )
     best, simple = float(result.best_beta), float(result.beta_one_standard_error)
     ax.axvline(best, color="C2", label=f"best: {best:.3g}")
     ax.axvline(simple, color="C3", linestyle="--", label=f"one standard error: {simple:.3g}")

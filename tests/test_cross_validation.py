@@ -13,12 +13,13 @@ from matplotlib import pyplot as plt
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._cross_validation import _assign, _prepared, _select
+from jaxqsdp._cross_validation import _assign, _point_scores, _prepared, _select
 
 mpl.use("Agg")
 
 KEY = jax.random.key(3)
 FOLDS, NUM_BETAS, NUM_NEURONS = 4, 6, 20
+RULE = 3.0  # the constant of four features
 TIGHT = qs.InteriorPoint(tol=1e-12)  # a gap of 1e-12 is an error of 1e-6 in predictions
 
 
@@ -40,17 +41,20 @@ def validated(score):
         folds=FOLDS,
         num_betas=NUM_BETAS,
         sample_weight=weight,
+        constant=1.0,  # the data have no linear terms
         score=score,
         num_neurons=NUM_NEURONS if score == "network" else None,
         solver=TIGHT,
     )
 
 
-def standardized(X, weight, rows):
+def standardized(X, weight, rows, constant=1.0):
     """Prepare X by some of its rows, plainly."""
     mean = np.average(X[rows], axis=0, weights=weight[rows])
     spread = np.sqrt(np.average((X[rows] - mean) ** 2, axis=0, weights=weight[rows]))
-    return np.column_stack([(X - mean) / np.where(spread > 0, spread, 1), np.ones(len(X))])
+    return np.column_stack(
+        [(X - mean) / np.where(spread > 0, spread, 1), constant * np.ones(len(X))]
+    )
 
 
 def folds_of(result):
@@ -147,10 +151,12 @@ SCORES = np.array([[4.0, 2.0, 1.0, 3.0], [4.2, 2.4, 2.0, 3.2], [4.4, 2.2, 3.0, 3
 BETAS = jnp.array([8.0, 4.0, 2.0, 1.0])
 
 
-def select(scores, metric="mse"):
+def select(scores, metric="mse", betas=BETAS, constants=None):
     nothing = jnp.zeros((3,), jnp.int32)
     scores = jnp.asarray(scores)
-    return _select(BETAS, scores, nothing, qs.Status.solved, scores[0, 0], "relaxation", metric)
+    constants = jnp.ones(4) if constants is None else jnp.asarray(constants)
+    status, gap = qs.Status.solved, scores[0, 0]
+    return _select(betas, constants, scores, nothing, status, gap, "relaxation", metric)
 
 
 def test_choices_by_hand():
@@ -167,6 +173,134 @@ def test_choices_by_hand():
     assert (equals.best_beta, equals.beta_one_standard_error) == (8, 8)
     failed = select(SCORES * [np.nan, 1, 1, 1])
     assert (failed.best_beta, failed.beta_one_standard_error) == (2, 4)
+
+
+def test_choices_among_constants_by_hand():
+    """The second constant is best, at 1; its 2 is within an error, as a 9 of the first would be."""
+    betas, constants = jnp.array([9.0, 5.0, 2.0, 1.0]), [3.0, 3.0, 7.0, 7.0]
+    result = select([[1.5, 4, 1.4, 0.5], [1.5, 4, 1.4, 1.5]], betas=betas, constants=constants)
+    assert (result.best_beta, result.best_constant) == (1, 7)
+    assert result.beta_one_standard_error == 2
+    lines = repr(result).splitlines()
+    assert lines[1].split() == ["constant", "beta", "mse", "±", "error"]
+    assert lines[5].split()[:2] == ["7", "1"]
+    assert "best, at the edge" in lines[5]
+    assert lines[4].endswith("one standard error")
+    equals = select(np.ones((3, 4)), betas=betas, constants=constants)
+    assert (equals.best_beta, equals.best_constant) == (9, 3)
+    alone = select(np.ones((3, 4)))
+    assert "3 folds, constant 1, largest gap" in repr(alone)
+    without = select(np.ones((3, 4)), constants=np.zeros(4))
+    assert "constant" not in repr(without)
+    assert without.best_constant == 0
+
+
+def test_several_constants_score_as_each_alone():
+    X, y, weight = noisy()
+    options = {"key": KEY, "folds": FOLDS, "num_betas": NUM_BETAS, "sample_weight": weight}
+    options |= {"solver": TIGHT}
+    both = qs.cross_validate(X, y, constant=[1, RULE], **options)
+    np.testing.assert_allclose(both.constants, [1] * NUM_BETAS + [RULE] * NUM_BETAS)
+    for part, constant in ((slice(0, NUM_BETAS), 1.0), (slice(NUM_BETAS, None), RULE)):
+        alone = qs.cross_validate(X, y, constant=constant, **options)
+        np.testing.assert_allclose(both.betas[part], alone.betas, rtol=1e-6)
+        np.testing.assert_allclose(both.scores[:, part], alone.scores, rtol=1e-5)
+        assert (alone.best_constant, float(alone.constants[0])) == (constant, constant)
+    rule = qs.cross_validate(X, y, **options)
+    np.testing.assert_allclose(rule.scores, alone.scores, rtol=1e-12)
+    assert rule.best_constant == RULE
+    features = standardized(X, weight, np.arange(len(y)))
+    np.testing.assert_allclose(both.betas[0], qs.beta_max(features, y, weight), rtol=3e-6)
+    given = qs.cross_validate(X, y, [2.0, 5.0], constant=jnp.array([1.0, RULE]), **options)
+    np.testing.assert_array_equal(given.betas, [5, 2, 5, 2])
+
+
+@pytest.mark.parametrize("score", ["relaxation", "network"])
+def test_outputs_share_a_penalty(score):
+    """The scores of two columns are the means of theirs, and the grid starts at the larger."""
+    X, y, weight = noisy()
+    other = planted(1, SMALL[0], SMALL[1] - 1, neurons=1, noise=0.5).y / 2
+    options = {"key": KEY, "folds": FOLDS, "sample_weight": weight, "solver": TIGHT}
+    if score == "network":
+        options |= {"score": score, "num_neurons": NUM_NEURONS}
+    targets = np.column_stack([y, other])
+    result = qs.cross_validate(X, targets, constant=1, num_betas=NUM_BETAS, **options)
+    features = standardized(X, weight, np.arange(len(y)))
+    largest = max(float(qs.beta_max(features, column, weight)) for column in targets.T)
+    np.testing.assert_allclose(result.betas, largest * np.geomspace(1, 1e-3, NUM_BETAS), rtol=3e-6)
+    solved = result.status == qs.Status.solved
+    assert solved.shape == result.scores.shape == (FOLDS, NUM_BETAS)
+    if score == "relaxation":
+        alone = [
+            qs.cross_validate(X, c, result.betas, constant=1, **options).scores for c in targets.T
+        ]
+        np.testing.assert_allclose(result.scores, np.mean(alone, axis=0), rtol=1e-5)
+        return
+    # Outputs share their neurons, so the reference draws both.
+    keys = jax.random.split(jax.random.split(KEY)[1], FOLDS)
+    train, held_out = next(folds_of(result))
+    prepared = standardized(X, weight, train)
+    share = weight[train].sum() / weight.sum()
+    for index in (1, NUM_BETAS - 1):
+        problem = qs.Problem(
+            prepared[train], targets[train], result.betas[index] * share, None, weight[train]
+        )
+        solution = qs.solve(problem, TIGHT)
+        network = qs.round(problem, solution, num_neurons=NUM_NEURONS, key=keys[0])
+        squares = np.mean((jax.vmap(network)(jnp.asarray(prepared)) - targets) ** 2, axis=1)
+        expected = np.average(squares[held_out], weights=weight[held_out])
+        np.testing.assert_allclose(result.scores[0, index], expected, rtol=1e-5)
+
+
+def test_one_column_is_no_column():
+    X, y, weight = noisy()
+    result = qs.cross_validate(
+        X,
+        y[:, None],
+        constant=1,
+        key=KEY,
+        folds=FOLDS,
+        num_betas=NUM_BETAS,
+        sample_weight=weight,
+        solver=TIGHT,
+    )
+    np.testing.assert_allclose(result.scores, validated("relaxation").scores, rtol=1e-6)
+
+
+def test_accuracy_by_hand():
+    signs = jnp.array([[1.0], [-1.0], [1.0]])
+    predictions = jnp.array([[[0.2], [0.1], [-3.0]], [[0.0], [-1.0], [2.0]]])
+    scores = _point_scores(predictions, signs, "accuracy")
+    np.testing.assert_array_equal(scores, [[1, 0, 0], [1, 1, 1]])
+    classes = jnp.array([[1.0, -1, -1], [-1, -1, 1]])
+    predictions = jnp.array([[[-0.5, -0.6, -2], [3, 1, 2]]])
+    np.testing.assert_array_equal(_point_scores(predictions, classes, "accuracy"), [[1, 0]])
+    squares = [[(2.25 + 0.16 + 1) / 3, (16 + 4 + 1) / 3]]
+    np.testing.assert_allclose(_point_scores(predictions, classes, "mse"), squares, rtol=1e-6)
+
+
+def test_three_classes():
+    """Sectors of the plane: classes that no linear score separates worse than chance."""
+    X = noisy()[0]
+    kind = (X[:, 1] > 0) + (X[:, 1] > 0) * (X[:, 2] > -1)
+    y = np.where(kind[:, None] == np.arange(3), 1.0, -1.0)
+    result = qs.cross_validate(X, y, [5.0, 2.0], key=KEY, folds=2, metric="accuracy")
+    assert result.mean[result.best_index] > 0.6
+    np.testing.assert_allclose(12 * result.scores, np.round(12 * result.scores), atol=1e-5)
+
+
+def test_invalid_column_fails_the_lane():
+    X, y, _ = noisy()
+    targets = np.column_stack([y, y])
+
+    @jax.jit
+    def validate(targets):
+        return qs.cross_validate(X, targets, [5.0, 2.0], key=KEY, folds=2)
+
+    result = validate(jnp.asarray(targets).at[0, 1].set(jnp.nan))
+    assert np.all(np.isnan(result.scores))
+    assert np.all(result.status == qs.Status.invalid_data)
+    assert np.isnan(result.best_beta)
 
 
 def test_folds_partition_the_samples():
@@ -188,14 +322,17 @@ def test_preparation(dtype):
     rows = np.arange(5, len(X))
     expected = standardized(X.astype(float), weight.astype(float), [0, 1, *rows])[rows]
     expected[:, 1] = 0
-    prepared = _prepared(jnp.asarray(X), jnp.asarray(weight), standardize=True, constant=True)
+    prepared = _prepared(jnp.asarray(X), jnp.asarray(weight), standardize=True, constant=1.0)
     assert prepared.dtype == dtype
     np.testing.assert_allclose(prepared[5:], expected, atol=1e-6 if dtype == np.float32 else 1e-12)
     np.testing.assert_array_equal(prepared[:, 1], np.zeros(len(X)))
-    for constant in (False, True):
+    for constant in (None, 0.5):
         plain = _prepared(jnp.asarray(X), jnp.asarray(weight), False, constant)
+        assert plain.dtype == dtype
         np.testing.assert_array_equal(plain[:, :4], X)
-        assert plain.shape[1] == 4 + constant
+        np.testing.assert_array_equal(
+            plain[:, 4:], np.full((len(X), int(constant is not None)), 0.5)
+        )
 
 
 def test_traces_in_single_precision():
@@ -228,7 +365,8 @@ def test_accuracy_and_single_precision():
 def test_cross_validation_repr():
     result = validated("network")
     lines = repr(result).splitlines()
-    assert lines[0].startswith("CrossValidation(mse of the network, 4 folds, largest gap=")
+    title = "CrossValidation(mse of the network, 4 folds, constant 1, largest gap="
+    assert lines[0].startswith(title)
     assert len(lines) == 2 + NUM_BETAS + 1
     best, simple = (
         lines[2 + int(result.best_index)],
@@ -244,7 +382,15 @@ def test_cross_validation_repr():
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"y": np.ones((24, 2))}, ValueError, "`y` must have shape"),
+        ({"y": np.ones((23, 2))}, ValueError, "`y` must have shape"),
+        ({"y": np.ones((24, 2)), "metric": "accuracy"}, ValueError, "`y` must have one"),
+        ({"constant": 0}, ValueError, "`constant` must be a positive"),
+        ({"constant": -1.0}, ValueError, "`constant` must be a positive"),
+        ({"constant": "yes"}, ValueError, "`constant` must be a positive"),
+        ({"constant": None}, ValueError, "`constant` must be a positive"),
+        ({"constant": [1.0, np.inf]}, ValueError, "`constant` must be a positive"),
+        ({"constant": []}, ValueError, "`constant` must be True"),
+        ({"constant": np.ones((2, 2))}, ValueError, "`constant` must be True"),
         ({"y": np.zeros(24)}, ValueError, "`betas` has no default"),
         ({"metric": "accuracy", "y": np.arange(24.0)}, ValueError, "`y` must hold only"),
         ({"metric": "r2"}, ValueError, "`metric`"),
@@ -285,4 +431,15 @@ def test_plot(given):
     assert f"best: {float(result.best_beta):.3g}" in texts
     assert f"one standard error: {float(result.beta_one_standard_error):.3g}" in texts
     drawn.figure.canvas.draw()
+    plt.close(drawn.figure)
+
+
+def test_plot_of_several_constants():
+    betas, constants = jnp.array([9.0, 5.0, 2.0, 1.0]), [3.0, 3.0, 7.0, 7.0]
+    result = select([[1.5, 4, 1.4, 0.5], [1.5, 4, 1.4, 1.5]], betas=betas, constants=constants)
+    drawn = result.plot()
+    texts = [text.get_text() for text in drawn.get_legend().get_texts()]
+    assert {"relaxation, constant 3", "relaxation, constant 7"} <= set(texts)
+    for container, expected in zip(drawn.containers, ([9, 5], [2, 1]), strict=True):
+        np.testing.assert_array_equal(container[0].get_xdata(), expected)
     plt.close(drawn.figure)
