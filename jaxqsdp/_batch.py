@@ -79,7 +79,7 @@ def solve_batch(
     store = None
     if checkpoint is not None:
         store = Checkpoint(checkpoint, fingerprint(given, repr(solver), repr(max_steps)))
-        for index, places, leaves in store.load():
+        for index, places, leaves in store.load([result.leaves for result in results]):
             results[index].restore(places, leaves)
 
     one_at_a_time = threading.Lock()
@@ -137,6 +137,10 @@ class _Results:
             self._solution = self._unfinished(solution)
         jax.tree.map(lambda old, new: old.__setitem__(places, new), self._solution, solution)
         self.done[places] = True
+
+    def leaves(self) -> list[np.ndarray]:
+        """Return the leaves of all solutions."""
+        return jax.tree.leaves(self.solution)
 
     def restore(self, places: np.ndarray, leaves: list[np.ndarray]) -> None:
         """Fill in some solutions from a checkpoint."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
 
+from ._files import read_arrays, write_arrays
 from ._types import as_float_array, highest_precision, is_concrete
 
 
@@ -116,37 +117,41 @@ class QuantizedNetwork(eqx.Module):
         """Write the network to an NPZ file of packed weights and α, readable by plain NumPy.
 
         Other arrays, such as mean and scale of the features, are written beside it under the names
-        given; `load` leaves them alone.
+        given; `load` leaves them alone. A file that is there already is replaced once all is
+        written, and stays as it is if that fails.
+
+        **Raises:** `TypeError` or `ValueError` naming what cannot be written; `OSError`.
         """
         path = Path(path)
-        with path.open("wb") as file:
-            arrays: dict[str, Any] = {name: np.asarray(array) for name, array in others.items()}
-            np.savez(
-                file,
-                packed_u=np.asarray(self.packed_u),
-                packed_v=np.asarray(self.packed_v),
-                alpha=np.asarray(self.alpha),
-                num_features=self.num_features,
-                **arrays,
-            )
+        alpha = np.asarray(self.alpha)
+        own: dict[str, Any] = {
+            "packed_u": np.asarray(self.packed_u),
+            "packed_v": np.asarray(self.packed_v),
+            # NumPy has no bfloat16.
+            "alpha": alpha if alpha.dtype.kind == "f" else alpha.astype(np.float32),
+            "num_features": np.asarray(self.num_features),
+        }
+        arrays = {name: _plain_array(array, name) for name, array in others.items()}
+        taken = {*own, "file", "allow_pickle"} & set(arrays)  # the last two mean others to NumPy
+        if taken:
+            raise ValueError(f"`{min(taken)}` is a name that the file needs itself; use another.")
+        _checked(**own)
+        write_arrays(path, own | arrays)
         return path
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> QuantizedNetwork:
         """Read a network that `save` wrote. α becomes float32 if float64 is disabled.
 
-        **Raises:** `ValueError` if the file holds no network.
+        **Raises:** `ValueError` if the file holds no network: if it is of another kind or damaged,
+        if members are missing or do not fit together, or if α is not finite; `OSError`.
         """
-        with np.load(path) as file:
-            missing = {"packed_u", "packed_v", "alpha", "num_features"} - set(file)
-            if missing:
-                raise ValueError(f"`path` holds no network: {path} has no {min(missing)!r}.")
-            return QuantizedNetwork(
-                jnp.asarray(file["packed_u"]),
-                jnp.asarray(file["packed_v"]),
-                jnp.asarray(file["alpha"]),
-                int(file["num_features"]),
-            )
+        path = Path(path)
+        try:
+            arrays = read_arrays(path, {"packed_u", "packed_v", "alpha", "num_features"})
+            return _checked(**arrays)
+        except ValueError as error:
+            raise ValueError(f"`path` holds no network: {os.fspath(path)!r}: {error}.") from None
 
     def __repr__(self) -> str:
         outputs = "" if self.alpha.ndim == 1 else f", outputs={self.alpha.shape[-1]}"
@@ -161,3 +166,40 @@ def pack(u: Bool[Array, "m d"], v: Bool[Array, "m d"], alpha: Array) -> Quantize
     return QuantizedNetwork(
         jnp.packbits(u, axis=-1), jnp.packbits(v, axis=-1), alpha, num_features=u.shape[-1]
     )
+
+
+def _plain_array(value: ArrayLike, name: str) -> np.ndarray:
+    """Return what NumPy can write without pickling it."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` is no array: {error}") from None
+    if array.dtype.hasobject:
+        raise TypeError(f"`{name}` must hold numbers or text, got objects.")
+    return array
+
+
+def _checked(
+    packed_u: np.ndarray, packed_v: np.ndarray, alpha: np.ndarray, num_features: np.ndarray
+) -> QuantizedNetwork:
+    """Return the network of these arrays, or raise `ValueError` if they do not make one."""
+    if num_features.shape != () or num_features.dtype.kind not in "iu" or num_features < 1:
+        raise ValueError(f"num_features is {num_features}, which is no positive integer")
+    d = int(num_features)
+    m, width = packed_u.shape[:1], -(-d // 8)
+    for name, packed in (("packed_u", packed_u), ("packed_v", packed_v)):
+        if packed.dtype != np.uint8 or packed.shape != (*m, width) or packed.ndim != 2:
+            raise ValueError(
+                f"{name} is {packed.dtype} of shape {packed.shape}, where {d} features take uint8 "
+                f"of shape (neurons, {width})"
+            )
+        if d % 8 and np.any(packed[:, -1] & (0xFF >> d % 8)):
+            raise ValueError(f"{name} has bits set beyond its {d} features")
+    if alpha.dtype not in (np.float16, np.float32, np.float64):
+        raise ValueError(f"alpha is {alpha.dtype}; it must be real and floating-point")
+    if alpha.ndim not in (1, 2) or alpha.shape[:1] != m or 0 in alpha.shape[1:]:
+        raise ValueError(f"alpha has shape {alpha.shape}, but there are {m[0]} neurons")
+    numbers = as_float_array(alpha.astype(np.promote_types(alpha.dtype, np.float32)), "alpha")
+    if not np.all(np.isfinite(np.asarray(numbers))):
+        raise ValueError(f"alpha is not finite in {numbers.dtype}")
+    return QuantizedNetwork(jnp.asarray(packed_u), jnp.asarray(packed_v), numbers, d)

@@ -42,6 +42,9 @@ def solve_restricted(
     the dual point is always feasible; y − Φα = λ holds at the end.
     """
     k, m = columns.shape
+    if m == 0:
+        loss = 0.5 * float(y @ y)
+        return Restricted(np.zeros(0), y, loss, loss)
     if m < k:  # what the columns do not reach stays in λ
         left, columns = np.linalg.qr(columns)
         inside = left.T @ y
@@ -117,6 +120,8 @@ def basic_weights(columns: NDArray[np.float64], alpha: Vector) -> Vector:
     They exist by Carathéodory's theorem; an active-set method finds them. Where that does not end,
     the given ones are returned.
     """
+    if columns.size == 0:  # of which SciPy's method frees memory twice
+        return alpha
     signs = np.sign(alpha)
     size = np.sqrt(np.mean(np.square(columns)) * len(columns))
     signed = np.vstack([columns * signs, np.full(len(alpha), size)])
