@@ -199,7 +199,7 @@ def _checked(
         raise ValueError(f"alpha is {alpha.dtype}; it must be real and floating-point")
     if alpha.ndim not in (1, 2) or alpha.shape[:1] != m or 0 in alpha.shape[1:]:
         raise ValueError(f"alpha has shape {alpha.shape}, but there are {m[0]} neurons")
-    numbers = as_float_array(alpha.astype(np.promote_types(alpha.dtype, np.float32)), "alpha")
+    numbers = as_float_array(alpha, "alpha")
     if not np.all(np.isfinite(np.asarray(numbers))):
         raise ValueError(f"alpha is not finite in {numbers.dtype}")
     return QuantizedNetwork(jnp.asarray(packed_u), jnp.asarray(packed_v), numbers, d)
