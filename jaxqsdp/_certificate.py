@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -10,14 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from ._bound import scaled_dual_bound
+from ._bound import rounded_below, scaled_dual_bound
 from ._combinatorial import combinatorial_bound
 from ._network import QuantizedNetwork
+from ._objective import objective_above, on_host, predictions_of
 from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
-from ._types import Scalar, epsilon, highest_precision, host_numbers, is_concrete, tiny
+from ._types import (
+    Scalar,
+    highest_precision,
+    host_numbers,
+    is_concrete,
+    namespace,
+    over_leading,
+    tiny,
+)
 
 _KINDS = ("best", "relaxation", "combinatorial")
 _FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
@@ -70,8 +79,8 @@ def certify(
     residual of the network, which proves it optimal if it is, and with `dual`. They are computed
     anew and nothing is believed, so
     a wrong or unfinished solution weakens a bound but cannot make it false. Rounding errors are
-    allowed for throughout. Float32 data outside `jit` and `vmap` are certified in float64, in which
-    they are exact.
+    allowed for throughout. Outside `jit` and `vmap` that is done by NumPy in float64, in which
+    float32 data are exact, and nothing is compiled.
 
     **Arguments:**
 
@@ -109,135 +118,82 @@ def certify(
     with jax.ensure_compile_time_eval():
         solution = solve(problem, throw=False) if solution is None else solution
         check_solution(problem, solution)
-        relaxed = _certify_on_host(problem, network, solution)
-        many = problem.num_features > (_FEW_FEATURES if dual is None else MOST_FEATURES)
-        if kind == "relaxation" or (kind == "best" and many):
-            return relaxed
-        duals: list[ArrayLike] = [solution.dual, _network_residual(problem, network)]
-        bound = _combinatorial_bound(problem, duals if dual is None else [*duals, dual])
-        if kind == "best" and not bound > relaxed.lower_bound:
-            return relaxed
-        return _assemble(jnp.asarray(bound), relaxed.objective, "combinatorial")
+        duals = [] if dual is None else [dual]
+        many = problem.num_features > (MOST_FEATURES if duals else _FEW_FEATURES)
+        kind = "relaxation" if kind == "best" and many else kind
+        with np.errstate(all="ignore"):
+            return _certify_on_host(problem, network, solution, duals, kind)
 
 
 def _certify_on_host(
-    problem: Problem, network: QuantizedNetwork, solution: Solution
+    problem: Problem, network: QuantizedNetwork, solution: Solution, duals: list[Any], kind: str
 ) -> Certificate:
-    """Certify float32 data in float64, on the CPU if there is one."""
-    arguments = (problem, network, solution.dual, solution.dual_diagonal)
-    host = _host_device()
-    if problem.X.dtype != jnp.float32 or host is None:
-        return _certify(*arguments)
-    with jax.enable_x64(True), jax.default_device(host):
-        wide = _certify(*jax.tree.map(_widened, arguments))
-        bounds = np.float64(wide.lower_bound), np.float64(wide.objective)
-    lower_bound, objective = _outward(*bounds)
-    return _assemble(jnp.asarray(lower_bound), jnp.asarray(objective))
-
-
-def _certify(
-    problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array
-) -> Certificate:
-    # Two programs: networks of another size need only the second one anew.
-    bound = _relaxation_bound(problem, dual, dual_diagonal)
-    return _assemble(bound, _objective_above(problem, network))
+    """Certify in float64 NumPy, in which float32 data are exact; nothing is compiled."""
+    wide, narrow = on_host((problem, network)), problem.X.dtype
+    lambdas = on_host((solution.dual, solution.dual_diagonal))
+    above = objective_above(*wide)
+    below: Any = -np.inf
+    which = "relaxation"
+    if kind != "combinatorial":
+        below = _relaxation_bound(wide[0], *lambdas)
+    if kind != "relaxation":
+        duals = [lambdas[0], _network_residual(*wide), *duals]
+        bound = _combinatorial_bound(wide[0], duals)
+        if kind == "combinatorial" or bound > below:
+            below, which = bound, "combinatorial"
+    numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
+    lower_bound, objective, gap = (jnp.asarray(np.asarray(number)) for number in numbers)
+    return Certificate(lower_bound, objective, gap, which)
 
 
 @eqx.filter_jit
 @highest_precision
+def _certify(
+    problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array
+) -> Certificate:
+    bound = _relaxation_bound(problem, dual, dual_diagonal)
+    return Certificate(*_numbers(bound, objective_above(problem, network)), "relaxation")
+
+
 def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
-    columns = problem.columns
+    """Return the bound of the relaxation, summed over outputs."""
+    columns, X, weight = problem.columns, problem.X, problem.weight
     c = columns.y.shape[1]
-    bounds = jax.vmap(scaled_dual_bound, in_axes=(None, 1, None, 0, 1, 0))(
-        problem.X,
-        columns.y,
-        problem.weight,
-        columns.beta,
-        dual.reshape(-1, c),
-        dual_diagonal.reshape(c, -1),
-    )
-    return jnp.where(jnp.all(problem.is_valid), sum_below(bounds), -jnp.inf)
+
+    def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal)
+
+    points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, -1)
+    bounds = over_leading(bound_of, columns.y.T, columns.beta, *points)
+    xp = namespace(bounds)
+    return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
 
 
-def _combinatorial_bound(problem: Problem, duals: list[ArrayLike]) -> np.floating:
+def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
     """Return the bound, summed over outputs, from the best of some dual points for each."""
-    columns = problem.columns
-    X, y, weight, beta = (
-        np.asarray(a) for a in (columns.X, columns.y, columns.weight, columns.beta)
-    )
-    if not bool(np.all(np.asarray(problem.is_valid))):
-        return X.dtype.type(-np.inf)
-    total = np.float64(0)
+    if not np.all(problem.is_valid):
+        return np.float64(-np.inf)
+    columns, total = problem.columns, np.float64(0)
+    y, beta = columns.y, columns.beta
     for index in range(y.shape[1]):
-        points = [np.asarray(dual).reshape(y.shape)[:, index] for dual in duals]
+        points = [dual.reshape(y.shape)[:, index] for dual in duals]
         best = max(
-            combinatorial_bound(X, y[:, index], weight, float(beta[index]), point)
+            combinatorial_bound(problem.X, y[:, index], problem.weight, beta[index], point)
             for point in points
         )
         total = np.nextafter(total + best, -np.inf) if best > 0 else total
-    return _outward(total, np.float64(0))[0] if X.dtype == np.float32 else total
+    return total
 
 
 def _network_residual(problem: Problem, network: QuantizedNetwork) -> Array:
     """Return w·(y − f(X)), the dual point that belongs to a network."""
     columns = problem.columns
-    predictions = jax.vmap(network)(columns.X).reshape(columns.y.shape)
-    return (columns.weight[:, None] * (columns.y - predictions)).reshape(problem.y.shape)
+    misfit = columns.y - predictions_of(network, problem.X)
+    return columns.weight[:, None] * misfit
 
 
-def _assemble(lower_bound: Array, objective: Array, kind: str = "relaxation") -> Certificate:
-    gap = (objective - lower_bound) / jnp.maximum(jnp.abs(objective), tiny(objective.dtype))
-    gap = jnp.where(jnp.isfinite(objective), gap, jnp.inf)
-    return Certificate(lower_bound, objective, gap, kind)
-
-
-@eqx.filter_jit
-@highest_precision
-def _objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
-    """Return the objective, summed over outputs, rounded up.
-
-    |fl(f(x)) − f(x)| ≤ γ · ‖x‖₁² Σ_j |α_j|, γ counting the roundings of two inner products of
-    length d, their product and a sum over m neurons. What underflows, inputs included, is below the
-    smallest normal number in each factor or product.
-    """
-    columns = problem.columns
-    weight = columns.weight[:, None]
-    X, y = (jnp.where(weight > 0, array, 0) for array in (columns.X, columns.y))
-    alpha, (n, d) = network.alpha_columns.astype(X.dtype), X.shape
-    m, c = alpha.shape
-    eps, least = epsilon(X.dtype), tiny(X.dtype)
-
-    hidden = (X @ network.u.astype(X.dtype).T) * (X @ network.v.astype(X.dtype).T)
-    mass = (jnp.sum(jnp.abs(alpha), axis=0) + m * least)[None, :]
-    reach = jnp.sum(jnp.abs(X), axis=1)[:, None] + d * least
-    underflow = least * (1 + m + mass * (1 + 2 * d * reach) + m * reach * reach)
-    error = (2 * d + m + 8) * eps * reach * reach * mass + underflow
-    residual = jnp.abs(hidden @ alpha - y) * (1 + 2 * eps) + error
-    loss = jnp.sum(0.5 * (weight + least) * jnp.square(residual) + least * (1 + weight))
-    penalty = jnp.sum((columns.beta[None, :] + least) * mass + m * least)
-    objective = (loss + penalty) * (1 + (n * c + m + c + 12) * eps)
-    return jnp.where(jnp.isfinite(objective), objective, jnp.inf)
-
-
-def _host_device() -> jax.Device | None:
-    """Return a CPU device, which has float64, unless the process was told not to load one."""
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return None
-
-
-def _widened(leaf: Array) -> Array:
-    array = np.asarray(leaf)
-    return jnp.asarray(array.astype(np.float64) if array.dtype == np.float32 else array)
-
-
-def _outward(lower_bound: np.float64, objective: np.float64) -> tuple[np.float32, np.float32]:
-    """Round to float32, the bound down and the objective up."""
-    with np.errstate(over="ignore"):
-        low, high = np.float32(lower_bound), np.float32(objective)
-    if low > lower_bound:
-        low = np.nextafter(low, np.float32(-np.inf))
-    if high < objective:
-        high = np.nextafter(high, np.float32(np.inf))
-    return low, high
+def _numbers(lower_bound: Any, objective: Any) -> tuple[Any, Any, Any]:
+    """Return bound, objective and gap, which is 0 where both are."""
+    xp = namespace(lower_bound, objective)
+    gap = (objective - lower_bound) / xp.maximum(xp.abs(objective), tiny(objective.dtype))
+    return lower_bound, objective, xp.where(xp.isfinite(objective), gap, xp.inf)

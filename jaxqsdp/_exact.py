@@ -11,16 +11,20 @@ is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constrai
 """
 
 import functools
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ._types import epsilon, tiny
+from ._types import epsilon, namespace, tiny
 
 _ROWS = 1024  # rows that one exact product sums: 2^10 products of two digits fit the mantissa
+_BLOCK = 16 * _ROWS  # rows whose digits NumPy holds at a time
 
 
 def _digit_bits(dtype: jnp.dtype) -> int:
@@ -55,28 +59,76 @@ def power_of_two(x: Array) -> Array:
     Multiplying and dividing by it is exact. Exponents are kept within the range where both the
     power and its reciprocal are normal numbers.
     """
-    info = jnp.finfo(x.dtype)
-    usable = jnp.isfinite(x) & (x != 0)
-    # Without mantissa bits, rounding to the nearest number is rounding to a power of two.
-    nearest = jax.lax.reduce_precision(jnp.where(usable, jnp.abs(x), 0.5), info.nexp, 0)
+    xp, info = namespace(x), jnp.finfo(x.dtype)
+    usable = xp.isfinite(x) & (x != 0)
+    nearest = _nearest_power(xp.where(usable, xp.abs(x), xp.ones_like(x) / 2))
     limit = 2.0 ** -(int(info.minexp) + 1)
-    return 2 * jnp.clip(nearest, 0.5 / limit, 0.5 * limit)
+    return 2 * xp.clip(nearest, 0.5 / limit, 0.5 * limit)
+
+
+def _nearest_power(x: Any) -> Any:
+    """Round positive numbers to powers of two: to the nearest number without mantissa bits."""
+    info = jnp.finfo(x.dtype)
+    if namespace(x) is jnp:
+        return jax.lax.reduce_precision(x, info.nexp, 0)
+    whole = _bits(x)
+    half, mantissa = 1 << (info.nmant - 1), (1 << info.nmant) - 1
+    return ((whole + half) & ~whole.dtype.type(mantissa)).view(x.dtype)
+
+
+def _bits(x: Any) -> Any:
+    """Return the bits of floating-point numbers as unsigned integers."""
+    if namespace(x) is jnp:
+        return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return np.asarray(x).view(f"u{x.dtype.itemsize}")
+
+
+def is_subnormal(x: Array) -> Array:
+    """Whether numbers are nonzero and below the smallest normal one.
+
+    XLA computes with these as with zero, and NumPy does in a process that some library has told to.
+    Only their bits tell.
+    """
+    whole, info = _bits(x), jnp.finfo(x.dtype)
+    magnitude = whole & whole.dtype.type((1 << (info.bits - 1)) - 1)
+    return (magnitude != 0) & (magnitude < whole.dtype.type(1 << info.nmant))
+
+
+def rescaled(x: Array, power: Array | float) -> Array:
+    """Return x·power for powers of two, exactly unless that underflows, for subnormal x too."""
+    whole, info = _bits(x), jnp.finfo(x.dtype)
+    mantissa = (whole & whole.dtype.type((1 << info.nmant) - 1)).astype(x.dtype)
+    exponent = int(info.minexp) - int(info.nmant)  # of the smallest subnormal number
+    half = exponent // 2
+    small = (mantissa * 2.0**half) * (power * 2.0 ** (exponent - half))
+    xp = namespace(x)
+    small = xp.where(whole >> whole.dtype.type(info.bits - 1) == 1, -small, small)
+    return xp.where(is_subnormal(x), small, x * power)
+
+
+def root(x: Array) -> Array:
+    """Return √x to within a unit in the last place, for subnormal x too."""
+    xp, lift = namespace(x), 2 * (-int(jnp.finfo(x.dtype).minexp) // 4)
+    small = xp.sqrt(rescaled(x, 2.0**lift)) * 2.0 ** (-lift // 2)
+    return xp.where(x < 2.0**-lift, small, xp.sqrt(x))
 
 
 def to_digits(x: Float[Array, "n k"]) -> Digits:
     """Split each column into balanced digits; every operation here is exact."""
     bits = _digit_bits(x.dtype)
-    scale = power_of_two(jnp.max(jnp.abs(x), axis=0))
+    xp = namespace(x)
+    scale = power_of_two(xp.max(xp.abs(x), axis=0))
     # Out of range or not finite: NaN, which `_bound` turns into the trivial bound.
-    fits = jnp.abs(x) <= scale[None, :]
-    rest = jnp.where(fits, x / scale[None, :] * 2.0 ** (bits - 1), jnp.nan)
+    fits = xp.abs(x) <= scale[None, :]
+    rest = xp.where(fits, x / scale[None, :] * 2.0 ** (bits - 1), xp.nan)
     digits = []
     for _ in range(_num_digits(x.dtype)):
-        digit = jnp.round(rest)
+        digit = xp.round(rest)
         digits.append(digit)
         rest = (rest - digit) * 2.0**bits
-    # Fused into what uses them, digits would be computed over and over.
-    kept = jax.lax.optimization_barrier(jnp.stack(digits))
+    kept = xp.stack(digits)
+    if xp is jnp:  # fused into what uses them, digits would be computed over and over
+        kept = jax.lax.optimization_barrier(kept)
     return Digits(kept, scale, remainder=2.0 ** -(bits * len(digits)), lead=1 - bits)
 
 
@@ -84,10 +136,11 @@ def _carry(levels: list[Array], bits: int) -> list[Array]:
     """Bring integers at weights 2^(−b·t) to balanced digits; the first takes what is left over."""
     base = 2.0**bits
     digits = []
-    carry = jnp.zeros_like(levels[0])
+    xp = namespace(*levels)
+    carry = xp.zeros_like(levels[0])
     for level in reversed(levels[1:]):
         level = level + carry
-        carry = jnp.round(level / base)
+        carry = xp.round(level / base)
         digits.append(level - carry * base)
     return [levels[0] + carry, *reversed(digits)]
 
@@ -98,7 +151,7 @@ def _antidiagonals(products: Callable[[int, int], Array], rows: int, columns: in
     for left in range(rows):
         for right in range(columns):
             levels[left + right].append(products(left, right))
-    return [functools.reduce(jnp.add, level) for level in levels]
+    return [functools.reduce(operator.add, level) for level in levels]
 
 
 def scale_rows(weight: Digits, x: Digits) -> Digits:
@@ -106,7 +159,8 @@ def scale_rows(weight: Digits, x: Digits) -> Digits:
     bits, kept = _digit_bits(x.digits.dtype), x.digits.shape[0]
     levels = _antidiagonals(lambda i, j: weight.digits[i] * x.digits[j], kept, kept)
     lead = weight.lead + x.lead + bits  # level 0 is empty so far: products have twice the bits
-    digits = jnp.stack(_carry([jnp.zeros_like(levels[0]), *levels], bits)[: kept + 1])
+    xp = namespace(*levels)
+    digits = xp.stack(_carry([xp.zeros_like(levels[0]), *levels], bits)[: kept + 1])
     # The digits left out are at most 2^(b−1) each. Both factors are at most 1 relative to their
     # scales, so their own remainders add (twice, to cover the product of the two).
     left_out = 2.0 ** (lead - bits * (kept + 1) + bits)
@@ -120,7 +174,8 @@ def weighted_rows(weight: Float[Array, " n"], x: Float[Array, "n k"]) -> tuple[D
     The products of their columns are those of Σ_i weight_i x_i x_iᵀ. The power of two r_i is a
     row's own size, so that a large row of small weight does not hide the others.
     """
-    size = power_of_two(jnp.max(jnp.abs(x), axis=1))
+    xp = namespace(x)
+    size = power_of_two(xp.max(xp.abs(x), axis=1))
     rows = to_digits(x / size[:, None])
     return scale_rows(to_digits((weight * size * size)[:, None]), rows), rows
 
@@ -128,15 +183,16 @@ def weighted_rows(weight: Float[Array, " n"], x: Float[Array, "n k"]) -> tuple[D
 def join(left: Digits, right: Digits) -> Digits:
     """Put columns side by side."""
     assert (left.remainder, left.lead) == (right.remainder, right.lead)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), left, right)
+    return jax.tree.map(lambda *parts: namespace(*parts).concatenate(parts, axis=-1), left, right)
 
 
 def _relative_norm(x: Digits) -> Float[Array, " k"]:
     """Bound ‖x_j‖₁ / scale_j from above by the first two digits, rounded up."""
     base = 2.0 ** _digit_bits(x.digits.dtype)
-    leading = jnp.abs(x.digits[0] + x.digits[1] / base) + 1 / base
+    xp = namespace(x.digits)
+    leading = xp.abs(x.digits[0] + x.digits[1] / base) + 1 / base
     rounding = 1.01 + leading.shape[0] * epsilon(leading.dtype)
-    return rounding * jnp.sum(leading, axis=0) * 2.0**x.lead
+    return rounding * xp.sum(leading, axis=0) * 2.0**x.lead
 
 
 def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array, "j k"]]:
@@ -149,34 +205,27 @@ def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array
     dtype = left.digits.dtype
     bits = _digit_bits(dtype)
     base = 2.0**bits
-    n = left.digits.shape[1]
-    rows = min(n, _ROWS)
-    chunks = -(-n // rows)
-
-    def chunked(digits: Array) -> Array:
-        padded = jnp.pad(digits, ((0, 0), (0, chunks * rows - n), (0, 0)))
-        return padded.reshape(digits.shape[0], chunks, rows, digits.shape[2])
-
+    xp = namespace(left.digits, right.digits)
     # All digits in one matrix product for each chunk of rows.
-    wide = jnp.einsum("tcrj,scrk->ctjsk", chunked(left.digits), chunked(right.digits))
+    wide = _products_by_chunk(left.digits, right.digits)
     # Each product is an integer of up to three digits; their low digits can be summed exactly.
-    middle = jnp.round(wide / base)
-    low = jnp.sum(wide - middle * base, axis=0)
-    high = jnp.round(middle / base)
-    middle, high = jnp.sum(middle - high * base, axis=0), jnp.sum(high, axis=0)
+    middle = xp.round(wide / base)
+    low = xp.sum(wide - middle * base, axis=0)
+    high = xp.round(middle / base)
+    middle, high = xp.sum(middle - high * base, axis=0), xp.sum(high, axis=0)
 
     def by_level(parts: Array) -> list[Array]:
         counts = left.digits.shape[0], right.digits.shape[0]
         return _antidiagonals(lambda i, j: parts[i, :, j], *counts)
 
-    zero = jnp.zeros((left.scale.size, right.scale.size), dtype)
+    zero = xp.zeros((left.scale.size, right.scale.size), dtype)
     shifted = (
         [*by_level(high), zero, zero],
         [zero, *by_level(middle), zero],
         [zero, zero, *by_level(low)],
     )
     digits = _carry(
-        [functools.reduce(jnp.add, level) for level in zip(*shifted, strict=True)], bits
+        [functools.reduce(operator.add, level) for level in zip(*shifted, strict=True)], bits
     )
     total = functools.reduce(lambda total, digit: total / base + digit, reversed(digits))
     scale = left.scale[:, None] * right.scale[None, :]
@@ -190,4 +239,42 @@ def inner(left: Digits, right: Digits) -> tuple[Float[Array, "j k"], Float[Array
             + left.remainder * _relative_norm(right)[None, :]
         )
     )
-    return total, 2 * epsilon(dtype) * jnp.abs(total) + remainder + tiny(dtype)
+    return total, 2 * epsilon(dtype) * xp.abs(total) + remainder + tiny(dtype)
+
+
+def _products_by_chunk(
+    left: Float[Array, "t n j"], right: Float[Array, "s n k"]
+) -> Float[Array, "c t j s k"]:
+    """Return the products of all columns of digits, summed over each chunk of rows."""
+    xp, n = namespace(left, right), left.shape[1]
+    rows = min(n, _ROWS)
+    chunks = -(-n // rows)
+
+    def chunked(digits: Array) -> Array:
+        padded = xp.pad(digits, ((0, 0), (0, chunks * rows - n), (0, 0)))
+        return padded.reshape(digits.shape[0], chunks, rows, digits.shape[2])
+
+    left, right = chunked(left), chunked(right)
+    if xp is jnp:
+        return jnp.einsum("tcrj,scrk->ctjsk", left, right)
+    # NumPy's `tensordot` is one matrix product; its `einsum` of these is a loop.
+    return xp.stack([xp.tensordot(left[:, c], right[:, c], (1, 1)) for c in range(chunks)])
+
+
+def over_blocks(
+    function: Callable[..., tuple[Array, Array]], *arrays: Array
+) -> tuple[Array, Array]:
+    """Return Σ over rows and its error bound, given a function that does so for some of them.
+
+    In NumPy many rows are taken a block at a time, so that digits need little memory.
+    """
+    n = arrays[0].shape[0]
+    if namespace(*arrays) is jnp or n <= _BLOCK:
+        return function(*arrays)
+    starts = range(0, n, _BLOCK)
+    parts = [function(*(array[s : s + _BLOCK] for array in arrays)) for s in starts]
+    totals, errors = (np.stack(part) for part in zip(*parts, strict=True))
+    # |fl(Σ t) − Σ t| ≤ (number − 1)·u·Σ|t|, to first order; what underflows is below `tiny` each.
+    eps, count = epsilon(totals.dtype), len(parts)
+    rounding = count * (eps * np.sum(np.abs(totals), axis=0) + tiny(totals.dtype))
+    return np.sum(totals, axis=0), (np.sum(errors, axis=0) + rounding) * (1 + count * eps)

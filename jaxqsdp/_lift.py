@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._types import namespace
+
 _CHUNK = 4096  # rows lifted at once, so that the lifted data (n, D) never exist for large n
 
 
@@ -57,8 +59,9 @@ def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Arr
 def slacks(diagonal: Float[Array, " d"], gram: Float[Array, "d d"]) -> Float[Array, "2 d d"]:
     """Diag(p) − G and Diag(p) + G, which the dual constraints want positive semidefinite."""
     # By broadcasting: XLA of jaxlib 0.12 cannot compile some products of stacks under two vmaps.
-    signs = jnp.asarray([-1.0, 1.0], gram.dtype)
-    return jnp.diag(diagonal)[None] + signs[:, None, None] * gram[None]
+    xp = namespace(diagonal, gram)
+    signs = xp.asarray([-1.0, 1.0], gram.dtype)
+    return xp.diag(diagonal)[None] + signs[:, None, None] * gram[None]
 
 
 def _lifted(X: Float[Array, "n d"]) -> Float[Array, "n D"]:

@@ -1,5 +1,6 @@
 """Dense linear algebra on small symmetric matrices."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._exact import power_of_two
-from ._types import Scalar, epsilon, highest_precision, tiny
+from ._types import Scalar, epsilon, highest_precision, namespace, tiny
 
 _LANCZOS_STEPS = 12
 _BISECTIONS = 11
@@ -75,29 +76,41 @@ def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
     d = matrix.shape[0]
     eps = epsilon(matrix.dtype)
     unit = (d + 4) * eps  # ≥ 2 γ_{d+2}: twice the textbook constant covers emulated products
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
+    xp = namespace(matrix)
+    eigenvalues, vectors = _eigh(matrix)
     scaled = vectors * eigenvalues[None, :]
     residual = matrix - scaled @ vectors.T
-    residual_error = unit * (jnp.abs(scaled) @ jnp.abs(vectors.T)) + eps * jnp.abs(matrix)
+    residual_error = unit * (xp.abs(scaled) @ xp.abs(vectors.T)) + eps * xp.abs(matrix)
     residual_error = residual_error + (2 * d + 2) * tiny(matrix.dtype)  # products underflow
-    departure = vectors.T @ vectors - jnp.eye(d, dtype=matrix.dtype)
-    departure_error = unit * (jnp.abs(vectors.T) @ jnp.abs(vectors)) + eps
+    departure = vectors.T @ vectors - xp.eye(d, dtype=matrix.dtype)
+    departure_error = unit * (xp.abs(vectors.T) @ xp.abs(vectors)) + eps
 
-    smallest = jnp.min(eigenvalues)
+    smallest = xp.min(eigenvalues)
     bound = smallest - (
-        jnp.abs(smallest) * norm_above(jnp.abs(departure) + departure_error)
-        + norm_above(jnp.abs(residual) + residual_error)
+        xp.abs(smallest) * norm_above(xp.abs(departure) + departure_error)
+        + norm_above(xp.abs(residual) + residual_error)
     )
-    bound = bound - 4 * eps * jnp.abs(bound)
-    return jnp.where(jnp.isfinite(bound), bound, -jnp.inf)
+    bound = bound - 4 * eps * xp.abs(bound)
+    return xp.where(xp.isfinite(bound), bound, -xp.inf)
+
+
+def _eigh(matrix: Any) -> tuple[Any, Any]:
+    """Eigenvalues and vectors, NaN where there are none; NumPy would raise."""
+    if namespace(matrix) is jnp:
+        return jnp.linalg.eigh(matrix)
+    if np.all(np.isfinite(matrix)):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return np.linalg.eigh(matrix)
+    return np.full_like(matrix[0], np.nan), np.full_like(matrix, np.nan)
 
 
 def norm_above(matrix: Array) -> Scalar:
     """Frobenius norm of a nonnegative matrix, rounded up."""
     rounding = 1 + 2 * (matrix.size + 4) * epsilon(matrix.dtype)
-    size = power_of_two(jnp.max(matrix))  # squares of small entries would underflow
-    sum_of_squares = jnp.sum(jnp.square(matrix / size)) + matrix.size * tiny(matrix.dtype)
-    return jnp.sqrt(sum_of_squares) * rounding * size + tiny(matrix.dtype)
+    xp = namespace(matrix)
+    size = power_of_two(xp.max(matrix))  # squares of small entries would underflow
+    sum_of_squares = xp.sum(xp.square(matrix / size)) + matrix.size * tiny(matrix.dtype)
+    return xp.sqrt(sum_of_squares) * rounding * size + tiny(matrix.dtype)
 
 
 def definite_shift(matrix: Float[Array, "d d"], least: float) -> Scalar:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
 
 from ._files import read_arrays, write_arrays
-from ._types import as_float_array, highest_precision, is_concrete
+from ._types import as_float_array, highest_precision, is_concrete, namespace
 
 
 class QuantizedNetwork(eqx.Module):
@@ -70,8 +70,8 @@ class QuantizedNetwork(eqx.Module):
     def _unpack(self, packed: UInt8[Array, "m bytes"]) -> Float[Array, "m d"]:
         if packed.size == 0:  # no neurons; `unpackbits` refuses empty arrays
             shape = (*packed.shape[:-1], self.num_features)
-            return jnp.ones(shape, self.alpha.dtype)
-        bits = jnp.unpackbits(packed, axis=-1, count=self.num_features)
+            return namespace(packed).ones(shape, self.alpha.dtype)
+        bits = namespace(packed).unpackbits(packed, axis=-1, count=self.num_features)
         return 2 * bits.astype(self.alpha.dtype) - 1
 
     @property

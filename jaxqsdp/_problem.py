@@ -10,7 +10,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
-from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, tiny
+from ._objective import objective, on_host
+from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, namespace, tiny
 
 
 class Problem(eqx.Module):
@@ -96,36 +97,37 @@ class Problem(eqx.Module):
     def weight(self) -> Float[Array, " n"]:
         """Sample weights, ones where none were given."""
         if self.sample_weight is None:
-            return jnp.ones(self.X.shape[:-1], self.X.dtype)
+            return namespace(self.X).ones(self.X.shape[:-1], self.X.dtype)
         return self.sample_weight
 
     @property
     def is_valid(self) -> Bool[Array, ""] | Bool[Array, " c"]:
         """Whether the numbers make a problem, one answer per output; can be traced."""
         weight = self.weight
-        shared = jnp.all(jnp.isfinite(self.X)) & jnp.all(jnp.isfinite(weight) & (weight >= 0))
-        shared = shared & jnp.any(weight > 0)
-        penalty = jnp.isfinite(self.beta) & (self.beta > 0)
-        return shared & penalty & jnp.all(jnp.isfinite(self.y), axis=0)
+        xp = namespace(self.X, self.y, weight, self.beta)
+        shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & (weight >= 0))
+        shared = shared & xp.any(weight > 0)
+        penalty = xp.isfinite(self.beta) & (self.beta > 0)
+        return shared & penalty & xp.all(xp.isfinite(self.y), axis=0)
 
     @property
     def columns(self) -> Problem:
         """The same problem with targets (n, c) and penalties (c,), c = 1 for scalar targets."""
         y = self.y if self.y.ndim == 2 else self.y[:, None]
-        beta = jnp.broadcast_to(self.beta, (y.shape[1],))
+        beta = namespace(self.beta).broadcast_to(self.beta, (y.shape[1],))
         return eqx.tree_at(lambda problem: (problem.y, problem.beta), self, (y, beta))
 
     @highest_precision
     def objective(self, network: QuantizedNetwork) -> Scalar:
-        """Return the objective ℓ(f(X), y) + β‖α‖₁ of any network, summed over outputs."""
+        """Return the objective ℓ(f(X), y) + β‖α‖₁ of any network, summed over outputs.
+
+        Outside transforms it is computed in float64, whatever the dtype, and rounded last.
+        """
         check_fits(self, network)
-        predictions = jax.vmap(network)(self.X)
-        weight = self.weight if self.y.ndim == 1 else self.weight[:, None]
-        # Samples that do not count may overflow.
-        usable = (weight > 0) | jnp.isfinite(jnp.square(predictions - self.y))
-        predictions = jnp.where(usable, predictions, self.y)
-        penalty = jnp.sum(self.beta * jnp.sum(jnp.abs(network.alpha), axis=0))
-        return self.loss(predictions, self.y, weight) + penalty
+        if not is_concrete(self, network):
+            return objective(self, network)
+        with np.errstate(all="ignore"):
+            return jnp.asarray(np.asarray(objective(*on_host((self, network))), self.X.dtype))
 
     def __repr__(self) -> str:
         outputs = "" if self.y.ndim < self.X.ndim else f", outputs={self.y.shape[-1]}"

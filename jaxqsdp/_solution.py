@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ._problem import Problem
-from ._types import Scalar, epsilon, is_concrete
+from ._types import Scalar, epsilon, is_concrete, namespace
 
 
 class Status(eqx.Enumeration):
@@ -144,8 +144,11 @@ def outputs_last(lanes: Solution) -> Solution:
 def sum_below(bounds: Float[Array, " c"]) -> Scalar:
     """Sum over the last axis, rounded down."""
     eps = epsilon(bounds.dtype)
-    total = jnp.sum(bounds, axis=-1)
-    return total - bounds.shape[-1] * eps * jnp.sum(jnp.abs(bounds), axis=-1)
+    xp, largest = namespace(bounds), float(jnp.finfo(bounds.dtype).max)
+    # Finite bounds may add up to more than the dtype holds; its largest number is a bound, too.
+    total = xp.minimum(xp.sum(bounds, axis=-1), largest)
+    size = xp.minimum(xp.sum(xp.abs(bounds), axis=-1), largest)
+    return xp.where(xp.isfinite(total), total - bounds.shape[-1] * eps * size, total)
 
 
 def check_solution(problem: Problem, solution: Solution, name: str = "solution") -> None:

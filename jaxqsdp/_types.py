@@ -37,6 +37,37 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def namespace(*arrays: Any) -> Any:
+    """Return `numpy` if all arrays are NumPy's, else `jax.numpy`.
+
+    What proves something is written once for both: JAX traces it, and where the data can be looked
+    at NumPy computes it on the host in float64, with nothing to compile.
+    """
+    return np if all(isinstance(array, np.ndarray | np.generic) for array in arrays) else jnp
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return float64 in place of float32, exactly: also if the process flushes subnormals to zero.
+
+    Libraries built for speed switch that on for the process that loads them.
+    """
+    if array.dtype != np.float32:
+        return np.asarray(array, np.float64)
+    whole = array.view(np.uint32)
+    subnormal = (whole & 0x7F800000) == 0
+    mantissa = (whole & 0x007FFFFF).astype(np.float64) * 2.0**-149
+    small = np.where(whole >> 31 == 1, -mantissa, mantissa)
+    return np.where(subnormal, small, array.astype(np.float64))
+
+
+def over_leading(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Map over the leading axis: `jax.vmap`, and a loop for NumPy arrays."""
+    if namespace(*arrays) is jnp:
+        return jax.vmap(function)(*arrays)
+    results = [function(*one) for one in zip(*arrays, strict=True)]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+
 def as_float_array(value: ArrayLike, name: str) -> Array:
     """Convert to a floating-point array of at least single precision.
 

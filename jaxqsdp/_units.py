@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ._exact import power_of_two
-from ._types import Scalar, tiny
+from ._types import Scalar, namespace, tiny
 
 
 class Units(eqx.Module):
@@ -25,7 +24,8 @@ class Units(eqx.Module):
     def scale_beta(self, beta: Scalar) -> Scalar:
         """Return a²bω·β, or NaN where that, or a step towards it, is out of range."""
         scaled = self.scale_diagonal(beta)
-        return jnp.where(self.restore_diagonal(scaled) == beta, scaled, jnp.nan)
+        xp = namespace(scaled)
+        return xp.where(self.restore_diagonal(scaled) == beta, scaled, xp.nan)
 
     def restore_predictions(self, predictions: Array) -> Array:
         """ŷ back to the original units."""
@@ -46,8 +46,9 @@ class Units(eqx.Module):
     def restore_bound(self, bound: Array) -> Array:
         """Lower bounds back to the original units: 0, which is always true, where out of range."""
         restored = self.restore_value(bound)
-        within = jnp.isfinite(restored) & (restored > tiny(restored.dtype))
-        return jnp.where(within, restored, 0)
+        xp = namespace(restored)
+        within = xp.isfinite(restored) & (restored > tiny(restored.dtype))
+        return xp.where(within, restored, 0)
 
     def restore_form(self, form: Array) -> Array:
         """Z, V and ρ back to the original units."""
@@ -77,12 +78,13 @@ class Samples(eqx.Module):
 
     def units_for(self, y: Float[Array, " n"]) -> Units:
         """Return the units in which weighted targets are at most 1 in magnitude as well."""
-        largest = jnp.max(jnp.abs(jnp.sqrt(self.weight) * jnp.where(self.counted, y, 0)))
+        xp = namespace(y, self.weight)
+        largest = xp.max(xp.abs(xp.sqrt(self.weight) * xp.where(self.counted, y, 0)))
         return Units(self.feature_unit, self.weight_unit, 1 / power_of_two(largest))
 
     def scale_targets(self, y: Float[Array, " n"], units: Units) -> Float[Array, " n"]:
         """Return b·y, and zero for samples that do not count."""
-        return jnp.where(self.counted, y * units.target, 0)
+        return namespace(y, self.counted).where(self.counted, y * units.target, 0)
 
 
 def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:
@@ -92,10 +94,11 @@ def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:
     both are exact padding, whatever the padded rows hold. Weights below √tiny of the largest count
     as zero: leaving a sample out of the dual only weakens a bound.
     """
-    weight_unit = 1 / power_of_two(jnp.max(weight))
+    xp = namespace(X, weight)
+    weight_unit = 1 / power_of_two(xp.max(weight))
     weight = weight * weight_unit
     counted = weight > tiny(weight.dtype) ** 0.5
-    weight, X = jnp.where(counted, weight, 0), jnp.where(counted[:, None], X, 0)
-    largest = jnp.max(jnp.abs(jnp.sqrt(jnp.sqrt(weight))[:, None] * X))
+    weight, X = xp.where(counted, weight, 0), xp.where(counted[:, None], X, 0)
+    largest = xp.max(xp.abs(xp.sqrt(xp.sqrt(weight))[:, None] * X))
     feature_unit = 1 / power_of_two(largest)
     return Samples(X * feature_unit, weight, counted, feature_unit, weight_unit)

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from problems import BETAS, built_from_solution, planted, real
 from referee import exact_bound
 
-from jaxqsdp._bound import dual_bound, scaled_dual_bound
+from jaxqsdp._bound import bound_on_host, dual_bound, scaled_dual_bound
 
 bound_of = jax.jit(dual_bound)
 
@@ -47,8 +47,9 @@ def test_never_exceeds_what_exact_arithmetic_proves(X, y, weight, beta, dual, p,
         dual = (weight * y + dual / 16).astype(np.float32)
     _, highest = exact_bound(X, y, beta, dual, p, weight)
     for dtype in (np.float32, np.float64):
-        arguments = (np.asarray(a, dtype) for a in (X, y, weight, beta, dual, p))
+        arguments = [np.asarray(a, dtype) for a in (X, y, weight, beta, dual, p)]
         assert 0 <= Fraction(float(bound_of(*arguments))) <= highest
+        assert 0 <= Fraction(float(bound_on_host(*arguments))) <= highest
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4, 1e-2, 1.0])
@@ -68,6 +69,8 @@ def test_is_valid_and_tight_at_perturbed_optima(noise, dtype):
             bound = Fraction(float(bound_of(X, y, weight, beta, dual, p)))
             lowest, highest = exact_bound(X, y, beta, dual, p)
             assert bound <= highest
+            host = Fraction(float(bound_on_host(X, y, weight, beta, dual, p)))
+            assert lowest * (1 - Fraction(1, 10**12)) <= host <= highest
             assert float(bound) <= optimum.value * (1 + 1e-9)
             assert float(lowest - bound) <= (1e-12 if dtype == np.float64 else 1e-4) * float(lowest)
 

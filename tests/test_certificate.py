@@ -277,6 +277,26 @@ def test_concrete_float32_is_certified_in_float64():
     assert float(expected.objective) <= concrete.objective <= high
 
 
+def test_concrete_data_are_certified_without_compiling(dtype):
+    problem, network, solution = certified(dtype, 1)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if "compile" in event or "trace" in event:
+            compiled.append(event)
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        qs.certify(problem, network, solution)
+        problem.objective(network)
+        assert not compiled
+        jax.jit(lambda x: x + 1)(1.0)
+        assert compiled  # the listener hears
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_solves_where_no_solution_is_given(dtype):
     problem, network, solution = certified(dtype)
     assert same(certify(problem, network), certify(problem, network, solution))

@@ -10,16 +10,39 @@ import pytest
 from hypothesis import strategies as st
 from referee import integers
 
-from jaxqsdp._exact import inner, power_of_two, scale_rows, to_digits
+from jaxqsdp._exact import (
+    _BLOCK,
+    inner,
+    is_subnormal,
+    over_blocks,
+    power_of_two,
+    rescaled,
+    root,
+    scale_rows,
+    to_digits,
+)
 
 LEFT, RIGHT = 3, 2
 ROWS = [1, 30, 1025, 2500]  # one exact product sums 1024 rows
 
-split = jax.jit(to_digits)
-multiply = jax.jit(lambda x, y: inner(to_digits(x), to_digits(y)))
-weighted = jax.jit(
-    lambda w, x: inner(scale_rows(to_digits(w[:, None]), to_digits(x)), to_digits(x))
-)
+
+def multiply_digits(x, y):
+    return inner(to_digits(x), to_digits(y))
+
+
+def multiply_weighted(w, x):
+    return inner(scale_rows(to_digits(w[:, None]), to_digits(x)), to_digits(x))
+
+
+# Traced by JAX, and as NumPy computes it on the host.
+split = {"traced": jax.jit(to_digits), "host": to_digits}
+multiply = {"traced": jax.jit(multiply_digits), "host": multiply_digits}
+weighted = {"traced": jax.jit(multiply_weighted), "host": multiply_weighted}
+
+
+@pytest.fixture(params=["traced", "host"])
+def where(request):
+    return request.param
 
 
 def drawn(kind, rows, columns, dtype, seed):
@@ -72,9 +95,9 @@ def largest(x):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_inner_is_within_its_error_and_the_error_is_small(kind, rows, dtype):
+def test_inner_is_within_its_error_and_the_error_is_small(kind, rows, dtype, where):
     left, right = drawn(kind, rows, LEFT, dtype, 0), drawn(kind, rows, RIGHT, dtype, 1)
-    total, error = map(fractions, multiply(left, right))
+    total, error = map(fractions, multiply[where](left, right))
     exact = exact_products(left, right)
     assert np.all(np.abs(total - exact) <= error)
     scales = np.multiply.outer(largest(left), largest(right))
@@ -83,9 +106,9 @@ def test_inner_is_within_its_error_and_the_error_is_small(kind, rows, dtype):
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_weighted_gram_is_within_its_error_and_the_error_is_small(kind, rows, dtype):
+def test_weighted_gram_is_within_its_error_and_the_error_is_small(kind, rows, dtype, where):
     weight, x = drawn(kind, rows, 1, dtype, 2)[:, 0], drawn(kind, rows, LEFT, dtype, 3)
-    total, error = map(fractions, weighted(weight, x))
+    total, error = map(fractions, weighted[where](weight, x))
     scaled, exponent = integers(weight)
     whole, own = integers(x)
     exact = whole.T @ (scaled[:, None] * whole)
@@ -95,17 +118,18 @@ def test_weighted_gram_is_within_its_error_and_the_error_is_small(kind, rows, dt
     assert np.all(error <= allowance(exact, scales, rows, dtype))
 
 
-def test_inner_does_not_depend_on_the_order_of_rows(dtype):
+def test_inner_does_not_depend_on_the_order_of_rows(dtype, where):
     left, right = (drawn("rows far apart", 2500, k, dtype, k) for k in (LEFT, RIGHT))
     order = np.random.default_rng(0).permutation(2500)
-    for one, other in zip(multiply(left, right), multiply(left[order], right[order]), strict=True):
+    products = multiply[where](left, right), multiply[where](left[order], right[order])
+    for one, other in zip(*products, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_digits_are_small_integers_that_add_up(kind, dtype):
+def test_digits_are_small_integers_that_add_up(kind, dtype, where):
     x = drawn(kind, 30, LEFT, dtype, 4)
-    split_x = split(x)
+    split_x = split[where](x)
     bits = 1 - split_x.lead
     digits, scale = np.asarray(split_x.digits, np.float64), fractions(split_x.scale)
     np.testing.assert_array_equal(digits, np.round(digits))
@@ -120,11 +144,49 @@ def test_digits_are_small_integers_that_add_up(kind, dtype):
 @hypothesis.given(st.floats(width=32))
 def test_power_of_two_brackets(x):
     for dtype in (np.float32, np.float64):
-        power = float(power_of_two(jnp.asarray(x, dtype)))
-        mantissa, exponent = np.frexp(power)
-        assert mantissa == 0.5
-        assert abs(exponent) <= -np.finfo(dtype).minexp
-        if not np.isfinite(x) or x == 0:
-            assert power == 1
-        elif 2.0**-124 <= abs(x) < 2.0**124:
-            assert 3 * power / 8 <= abs(x) <= 3 * power / 4
+        for number in (jnp.asarray(x, dtype), np.array(x, dtype)):
+            power = float(power_of_two(number))
+            mantissa, exponent = np.frexp(power)
+            assert mantissa == 0.5
+            assert abs(exponent) <= -np.finfo(dtype).minexp
+            if not np.isfinite(x) or x == 0:
+                assert power == 1
+            elif 2.0**-124 <= abs(x) < 2.0**124:
+                assert 3 * power / 8 <= abs(x) <= 3 * power / 4
+
+
+def test_many_rows_a_block_at_a_time(dtype):
+    rows = 2 * _BLOCK + 100
+    left, right = (
+        drawn("rows far apart", rows, LEFT, dtype, 0),
+        drawn("moderate", rows, 1, dtype, 1),
+    )
+    total, error = map(fractions, over_blocks(multiply_digits, left, right))
+    exact = exact_products(left, right)
+    assert np.all(np.abs(total - exact) <= error)
+    scales = np.multiply.outer(largest(left), largest(right))
+    # Three blocks are added in floating point.
+    rounding = fractions(np.finfo(dtype).eps) * exact_products(np.abs(left), np.abs(right))
+    assert np.all(error <= 4 * rounding + allowance(exact, scales, rows, dtype))
+
+
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+@hypothesis.given(
+    st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-120, 120)
+)
+def test_rescaling_and_roots_at_any_scale(x, exponent):
+    """Subnormal numbers included, which XLA takes for zero."""
+    for dtype in (np.float32, np.float64):
+        numbers = np.array([x, x * float(np.finfo(dtype).tiny)], dtype)
+        power, smallest = dtype(2.0**exponent), float(np.finfo(dtype).tiny)
+        size = np.abs(numbers).astype(np.longdouble)
+        subnormal = (size < smallest) & (size != 0)
+        for array in (jnp.asarray(numbers), numbers):
+            with np.errstate(all="ignore"):
+                found = np.asarray(rescaled(array, power))
+                exact = (numbers.astype(np.longdouble) * np.longdouble(power)).astype(dtype)
+                roots = np.asarray(root(abs(array)), np.longdouble)
+            flushed = (np.abs(exact) < smallest) & (found == 0)
+            np.testing.assert_array_equal(found[~flushed], exact[~flushed])
+            assert np.all(np.abs(roots**2 - size) <= 4 * np.finfo(dtype).eps * size)
+            np.testing.assert_array_equal(np.asarray(is_subnormal(array)), subnormal)
