@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import numbers
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +15,7 @@ from jaxtyping import Array, Bool
 from ._central import Central, Data, Linearization, central_point
 from ._problem import Problem
 from ._solution import Solution, Status, outputs_first, outputs_last
-from ._types import Scalar, epsilon, highest_precision, tiny
+from ._types import Scalar, as_number, epsilon, highest_precision, tiny
 from ._units import Units, moderate
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
@@ -50,9 +49,7 @@ class AbstractAdjoint(eqx.Module):
 
 
 def _number(smoothing: Any) -> float:
-    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real):
-        raise TypeError(f"`smoothing` must be a number, got {smoothing!r}.")
-    return float(smoothing)
+    return as_number(smoothing, "smoothing")
 
 
 class Implicit(AbstractAdjoint):

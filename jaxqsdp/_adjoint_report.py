@@ -12,9 +12,11 @@ from jaxtyping import Array
 
 from ._adjoint import Implicit, Scaling, linearization
 from ._central import Central, Data, Linearization
+from ._enumeration import ReadableMeta
 from ._problem import Problem, check_single
 from ._solution import Solution, Status, check_solution, outputs_first
-from ._types import Scalar, highest_precision, is_concrete
+from ._text import numbers_of, outline
+from ._types import Scalar, highest_precision
 
 _DIRECTIONS = 4  # random changes of the data that the report tries
 _MORE = 3.0  # times the smoothing
@@ -22,7 +24,7 @@ _TRUSTED = {64: 1e-3, 32: 5e-2}  # change of derivatives that comes of it
 _LEAST = {64: 1e-3, 32: 1.2e-2}  # complementarity
 
 
-class AdjointStatus(eqx.Enumeration):
+class AdjointStatus(eqx.Enumeration, metaclass=ReadableMeta):
     """What can be said of the derivatives. `AdjointStatus[report.status]` is the text."""
 
     trusted: Any = "Trusted: the derivatives hardly depend on the smoothing."
@@ -59,12 +61,13 @@ class AdjointReport(eqx.Module):
     dependence: Scalar
 
     def __repr__(self) -> str:
-        if not is_concrete(self) or self.residual.ndim > 0:
-            return f"AdjointReport(shape {self.residual.shape})"
-        numbers = ", ".join(
-            f"{name}={getattr(self, name):.1e}"
-            for name in ("residual", "condition", "complementarity", "dependence")
-        )
+        names = ("residual", "condition", "complementarity", "dependence")
+        arrays = numbers_of(*(getattr(self, name) for name in names))
+        readable = isinstance(self.status, cast(Any, AdjointStatus))
+        if not readable or arrays is None or any(array.ndim for array in arrays):
+            return outline(self)
+        pairs = zip(names, arrays, strict=True)
+        numbers = ", ".join(f"{name}={float(array):.1e}" for name, array in pairs)
         return f"AdjointReport({numbers}: {cast(Any, AdjointStatus)[self.status]})"
 
 

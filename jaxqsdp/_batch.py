@@ -25,7 +25,7 @@ from ._progress import progress_bar
 from ._solution import Solution, Status
 from ._solve import begin, finish, solver_for
 from ._solver import AbstractSolver
-from ._types import check_count, is_concrete
+from ._types import as_number, check_count, check_positive, is_concrete
 
 
 def solve_batch(
@@ -68,9 +68,9 @@ def solve_batch(
     stacked = isinstance(given, Problem)
     if not stacked and not isinstance(given, Iterable):
         raise TypeError(f"`problems` must be a stacked `Problem` or a list of them, got {given!r}.")
-    given = given if stacked else list(given)
+    given = _with_arrays(given) if stacked else list(map(_with_arrays, given))
     _check_arguments(given, solver, max_steps, lanes, time_limit)
-    deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+    deadline = np.inf if time_limit is None else time.monotonic() + float(time_limit)
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)
     solvers = [solver_for(bucket.X_shape, bucket.dtype, solver) for bucket in buckets]
@@ -166,13 +166,21 @@ def _in_order(buckets: Sequence[Bucket], results: list[_Results], count: int) ->
     for bucket, result in zip(buckets, results, strict=True):
         assert isinstance(bucket, PaddedBucket)
         for place, index in enumerate(bucket.indices):
-            one = jax.tree.map(lambda leaf, place=place: leaf[place], result.solution)
+            one = jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), result.solution)
             ordered[index] = bucket.slice(place, one)
     return ordered
 
 
 def _solve_stacked(problem: Problem, solver: AbstractSolver, max_steps: int) -> Solution:
     return jax.vmap(lambda one: finish(begin(one, solver, max_steps)))(problem)
+
+
+def _with_arrays(problem: Any) -> Any:
+    """Return the problem with an array β, one a lane, where `tree_at` has put a plain number."""
+    if not isinstance(problem, Problem) or np.ndim(problem.beta) > 0 or not is_concrete(problem):
+        return problem
+    beta = np.full(problem.X.shape[:-2], as_number(problem.beta, "beta"), problem.X.dtype)
+    return eqx.tree_at(lambda one: one.beta, problem, beta)
 
 
 def _check_arguments(
@@ -207,5 +215,5 @@ def _check_arguments(
     for name, count in (("max_steps", max_steps), ("lanes", lanes)):
         if count is not None:
             check_count(count, name)
-    if time_limit is not None and not (isinstance(time_limit, float | int) and time_limit > 0):
-        raise ValueError(f"`time_limit` must be a positive number of seconds, got {time_limit!r}.")
+    if time_limit is not None:
+        check_positive(time_limit, "time_limit")

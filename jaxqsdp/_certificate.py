@@ -18,6 +18,7 @@ from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
+from ._text import numbers_of, outline, shape_of
 from ._types import (
     Scalar,
     highest_precision,
@@ -55,10 +56,15 @@ class Certificate(eqx.Module):
         return "below 0.0001 %" if self.gap < 1e-6 else f"{100 * self.gap:.3g} %"
 
     def __repr__(self) -> str:
-        if not is_concrete(self) or self.gap.ndim > 0:
-            return f"Certificate({self.kind} bound, shape {self.gap.shape})"
+        arrays = numbers_of(self.lower_bound, self.objective, self.gap)
+        if arrays is None or any(array.ndim for array in arrays):
+            shape = shape_of(self.gap)
+            return (
+                outline(self) if shape is None else f"Certificate({self.kind} bound, shape {shape})"
+            )
+        lower_bound, objective, _ = map(float, arrays)
         return (
-            f"Certificate({self.lower_bound:.7g} ≤ optimum ≤ {self.objective:.7g}, "
+            f"Certificate({lower_bound:.7g} ≤ optimum ≤ {objective:.7g}, "
             f"gap {self.percentage}, {self.kind} bound)"
         )
 

@@ -22,6 +22,7 @@ from ._round import round
 from ._solution import Solution, Status, outputs_first, outputs_last
 from ._solve import solve
 from ._solver import AbstractSolver
+from ._text import is_traced, numbers_of, outline, shape_of
 from ._types import Scalar, check_count, check_key, epsilon, highest_precision, is_concrete
 
 if TYPE_CHECKING:
@@ -94,10 +95,17 @@ class CrossValidation(eqx.Module):
         return plot_cross_validation(self, ax)
 
     def __repr__(self) -> str:
-        if not is_concrete(self):
+        if is_traced(self):
             return "CrossValidation(traced)"
-        if self.scores.ndim > 2:
-            return f"CrossValidation(stacked={self.scores.shape[:-2]})"
+        shape = shape_of(self.scores) or ()
+        if len(shape) > 2:
+            return f"CrossValidation(stacked={shape[:-2]})"
+        vectors = numbers_of(self.betas, self.constants, self.mean, self.standard_error)
+        scalars = numbers_of(self.best_index, self.index_one_standard_error, self.gap)
+        if not (len(shape) == 2 and vectors and scalars) or any(a.ndim for a in scalars):
+            return outline(self)
+        if any(array.shape != shape[1:] for array in vectors):
+            return outline(self)
         constants = np.asarray(self.constants)
         several = bool(np.any(constants != constants[0]))
         marks = {int(self.index_one_standard_error): "  one standard error"}

@@ -16,6 +16,7 @@ from ._problem import Problem, check_single
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver
+from ._text import numbers_of, outline
 from ._types import Scalar, highest_precision
 
 _AGREES = {64: 1e-4, 32: 5e-2}  # relative error of a derivative, by the bits of the dtype
@@ -44,6 +45,10 @@ class GradientCheck(eqx.Module):
         return all(e <= self.tolerance for row in self.errors.values() for e in row.values())
 
     def __repr__(self) -> str:
+        leaves = jax.tree.leaves((self.errors, self.tolerance), is_leaf=lambda leaf: leaf is None)
+        arrays = numbers_of(*leaves)
+        if arrays is None or any(array.ndim for array in arrays):
+            return outline(self)
         names = list(next(iter(self.errors.values())))
         lines = [" " * 14 + "".join(f"{name:>16}" for name in names)]
         for given, row in self.errors.items():

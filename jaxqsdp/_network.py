@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
 
 from ._files import read_arrays, write_arrays
+from ._fork import check_process
+from ._text import outline, shape_of
 from ._types import as_float_array, highest_precision, is_concrete, namespace
 
 
@@ -92,6 +94,7 @@ class QuantizedNetwork(eqx.Module):
     @highest_precision
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""] | Float[Array, " c"]:
         """Return the output for one sample."""
+        check_process()
         if x.shape != (self.num_features,):
             raise ValueError(
                 f"`x` must have shape ({self.num_features},), got {x.shape}; use "
@@ -154,10 +157,16 @@ class QuantizedNetwork(eqx.Module):
             raise ValueError(f"`path` holds no network: {os.fspath(path)!r}: {error}.") from None
 
     def __repr__(self) -> str:
-        outputs = "" if self.alpha.ndim == 1 else f", outputs={self.alpha.shape[-1]}"
+        packed, alpha = shape_of(self.packed_u), shape_of(self.alpha)
+        if packed is None or alpha is None or len(packed) < 2:
+            return outline(self)
+        if len(alpha) not in (len(packed) - 1, len(packed)):
+            return outline(self)
+        stacked = "" if len(packed) == 2 else f", stacked={packed[:-2]}"
+        outputs = "" if len(alpha) < len(packed) else f", outputs={alpha[-1]}"
         return (
             f"QuantizedNetwork(neurons={self.num_neurons}, features={self.num_features}{outputs}, "
-            f"first layer {self.num_bits} bits, alpha {self.alpha.dtype})"
+            f"first layer {self.num_bits} bits, alpha {self.alpha.dtype}{stacked})"
         )
 
 

@@ -20,7 +20,8 @@ from ._problem import Problem
 from ._solution import Solution, Stats, Status, outputs_first
 from ._solve import solve
 from ._solver import AbstractSolver
-from ._types import as_float_array, cast, check_count, is_concrete
+from ._text import is_traced, numbers_of, outline, shape_of
+from ._types import as_float_array, cast, check_count, check_positive, is_concrete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,10 +123,20 @@ class Path(eqx.Module):
         return self.problems.beta.shape[-1]
 
     def __repr__(self) -> str:
-        if not is_concrete(self):
+        if is_traced(self):
             return "Path(traced)"
-        if self.betas.ndim > 1:
-            return f"Path(stacked={self.betas.shape[:-1]}, {len(self)} betas)"
+        if not isinstance(self.problems, Problem) or not isinstance(self.solutions, Solution):
+            return outline(self)
+        shape = shape_of(self.betas) or ()
+        if len(shape) > 1:
+            return f"Path(stacked={shape[:-1]}, {len(self)} betas)"
+        stats = self.solutions.stats
+        vectors = numbers_of(self.betas, self.value, self.lower_bound, self.scale, stats.gap)
+        tables = numbers_of(self.problems.y, self.predictions)
+        if vectors is None or tables is None or shape_of(self.problems.X) is None:
+            return outline(self)
+        if len(shape) != 1 or any(array.shape[-1:] != shape for array in [*vectors, *tables]):
+            return outline(self)
         columns = {
             "beta": self.betas,
             "value": self.value,
@@ -206,7 +217,8 @@ def grid_of(
             raise ValueError(f"`betas` must be positive and finite, got {grid}.")
         return -jnp.sort(-grid)
     check_count(num_betas, "num_betas")
-    if not (isinstance(ratio, float) and 0 < ratio < 1):
+    ratio = check_positive(ratio, "ratio")
+    if not ratio < 1:
         raise ValueError(f"`ratio` must be a number between 0 and 1, got {ratio!r}.")
     top = largest()
     if is_concrete(top) and not np.all(np.asarray(top) > 0):

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from ._fork import check_process
+from ._labels import check_labels
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
 from ._objective import objective, on_host
+from ._text import numbers_of, outline, shape_of
 from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, namespace, tiny
 
 
@@ -30,7 +33,8 @@ class Problem(eqx.Module):
     **Arguments:**
 
     - `X`: samples, shape (n, d).
-    - `y`: targets, shape (n,) or (n, c).
+    - `y`: targets, shape (n,) or (n, c). They are fitted as numbers: code two classes as ±1. Text
+        and truth values are refused, and integers 0, 1, … that look like labels get a warning.
     - `beta`: the penalty β > 0, a scalar or shape (c,), in units of X² y: (cX, y, c²β) is the same
         problem, and (X, cy, cβ) has c² times its value.
     - `loss`: `SquaredLoss()`.
@@ -62,6 +66,7 @@ class Problem(eqx.Module):
         loss: SquaredLoss | None = None,
         sample_weight: ArrayLike | None = None,
     ):
+        check_labels(y)
         X, y = as_float_array(X, "X"), as_float_array(y, "y")
         weight = None if sample_weight is None else as_float_array(sample_weight, "sample_weight")
         beta = as_float_array(beta, "beta")
@@ -77,10 +82,10 @@ class Problem(eqx.Module):
             raise ValueError(f"`beta` is too small for {dtype}, got {beta}.")
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         self.loss = SquaredLoss() if loss is None else loss
-        if not isinstance(self.loss, SquaredLoss):
+        if type(self.loss) is not SquaredLoss:  # what a subclass computes would be ignored
             raise TypeError(
-                f"`loss` must be a `SquaredLoss`, got {type(self.loss).__name__}; other losses "
-                "are not supported yet."
+                f"`loss` must be `SquaredLoss()`, got {self.loss!r}; other losses are not "
+                "supported yet."
             )
 
     @property
@@ -130,11 +135,14 @@ class Problem(eqx.Module):
             return jnp.asarray(np.asarray(objective(*on_host((self, network))), self.X.dtype))
 
     def __repr__(self) -> str:
-        outputs = "" if self.y.ndim < self.X.ndim else f", outputs={self.y.shape[-1]}"
+        X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)
+        if X is None or y is None or len(X) < 2 or len(y) == 0:
+            return outline(self)
+        outputs = "" if len(y) < len(X) else f", outputs={y[-1]}"
         weighted = "" if self.sample_weight is None else ", weighted"
-        beta = f"{self.beta:.4g}" if is_concrete(self.beta) and self.beta.ndim == 0 else "(…)"
-        shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={beta}{weighted}"
-        stacked = "" if self.X.ndim == 2 else f", stacked={self.X.shape[:-2]}"
+        penalty = "(…)" if beta is None or beta[0].ndim else f"{float(beta[0]):.4g}"
+        shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
+        stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
         return f"Problem({shape}, {self.X.dtype}{stacked})"
 
 
@@ -155,6 +163,7 @@ def check_single(problem: Problem) -> None:
 
 def check_dtype(problem: Problem) -> None:
     """Raise `TypeError` for float64 data while JAX is in 32-bit mode, which would round them."""
+    check_process()
     if jax.dtypes.canonicalize_dtype(problem.X.dtype) != problem.X.dtype:
         raise TypeError(
             f"`problem` is {problem.X.dtype}, but 64-bit mode is off here; turn it on by "

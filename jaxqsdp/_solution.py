@@ -10,12 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ._enumeration import ReadableMeta, count_items
 from ._problem import Problem
-from ._types import Scalar, epsilon, is_concrete, namespace
+from ._text import is_traced, numbers_of, outline, shape_of
+from ._types import Scalar, epsilon, namespace
 
 
-class Status(eqx.Enumeration):
-    """How a solve ended. `Status[solution.status]` is the text; it says the remedy."""
+class Status(eqx.Enumeration, metaclass=ReadableMeta):
+    """How a solve ended. `Status[solution.status]` is the text; it says the remedy.
+
+    For a batch that is a line for each status that occurs, with the number of times.
+    """
 
     solved: Any = "Solved: the certified gap and the residual are within the tolerances."
     dtype_accuracy: Any = (
@@ -103,30 +108,30 @@ class Solution(eqx.Module):
         return sum_below(self.lower_bound) if self.multi_output else self.lower_bound
 
     def __repr__(self) -> str:
-        if not is_concrete(self):
+        if is_traced(self):
             return "Solution(traced)"
-        counts = {name: np.sum(np.asarray(self.status == item)) for name, item in _items()}
-        many = self.value.ndim > 0
+        gap, num_steps = (getattr(self.stats, name, None) for name in ("gap", "num_steps"))
+        arrays = numbers_of(self.value, self.lower_bound, gap, num_steps)
+        counts = count_items(Status, self.status)
+        if arrays is None or counts is None or 0 in [array.size for array in arrays]:
+            return outline(self)
+        value, lower_bound, gaps, steps = arrays
+        many = any(array.ndim > 0 for array in arrays)
         status = ", ".join(
             f"{name} ×{count}" if many else name for name, count in counts.items() if count
         )
         if many:
             numbers = (
-                f"{self.value.size} values, largest gap={np.max(np.asarray(self.stats.gap)):.1e}, "
-                f"most steps={np.max(np.asarray(self.stats.num_steps))}"
+                f"{value.size} values, largest gap={float(np.max(gaps)):.1e}, "
+                f"most steps={np.max(steps)}"
             )
         else:
             numbers = (
-                f"value={self.value:.8g}, lower_bound={self.lower_bound:.8g}, "
-                f"gap={self.stats.gap:.1e}, steps={self.stats.num_steps}"
+                f"value={float(value):.8g}, lower_bound={float(lower_bound):.8g}, "
+                f"gap={float(gaps):.1e}, steps={steps}"
             )
-        d = self.quadratic_form.shape[-1]
-        return f"Solution({status}: {numbers}, d={d}, {self.value.dtype})"
-
-
-def _items() -> list[tuple[str, Status]]:
-    names = ("solved", "dtype_accuracy", "max_steps", "interrupted", "invalid_data")
-    return [(name, getattr(Status, name)) for name in names]
+        *_, d = shape_of(self.quadratic_form) or ("?",)
+        return f"Solution({status}: {numbers}, d={d}, {value.dtype})"
 
 
 def outputs_first(solution: Solution) -> Solution:

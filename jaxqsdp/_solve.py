@@ -41,6 +41,9 @@ class SolveError(RuntimeError):
         super().__init__(message)
         self.solution = solution
 
+    def __reduce__(self) -> tuple[Any, ...]:  # or pickle would rebuild it from the message alone
+        return type(self), (*self.args, self.solution), self.__dict__
+
 
 def solve(
     problem: Problem,

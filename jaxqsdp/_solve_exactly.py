@@ -26,7 +26,8 @@ from ._restricted import basic_weights, solve_restricted
 from ._round import round
 from ._solution import Solution, check_solution
 from ._solve import solve
-from ._types import check_count, is_concrete
+from ._text import shape_of
+from ._types import check_count, check_positive, is_concrete
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,8 @@ class ExactResult(eqx.Module):
         return plot_history(self, ax)
 
     def __repr__(self) -> str:
-        rounds = len(self.history)
+        shape = shape_of(self.history)
+        rounds = shape[0] if shape else "?"
         return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds\n)"
 
 
@@ -121,7 +123,7 @@ def _solve_exactly(
     if solution is None:
         solution = solve(problem, throw=False)
     check_solution(problem, solution)
-    deadline = time.monotonic() + (np.inf if time_limit is None else time_limit)
+    deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
     columns = problem.columns
     solved = []
@@ -135,7 +137,7 @@ def _solve_exactly(
                 float(columns.beta[index]),
             )
             first = np.asarray(drawn.u, np.float64), np.asarray(drawn.v, np.float64)
-            rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), tol)
+            rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), float(tol))
             history = []
             for last in itertools.islice(rounds, max_rounds):
                 history.append([task.restore_value(last.value), task.restore_value(last.bound)])
@@ -201,8 +203,7 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
 
 
 def _check_limits(tol: float, max_rounds: int, time_limit: float | None) -> None:
-    if not tol > 0:
-        raise ValueError(f"`tol` must be positive, got {tol}.")
+    check_positive(tol, "tol")
     check_count(max_rounds, "max_rounds")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"`time_limit` must be positive, got {time_limit}.")
+    if time_limit is not None:
+        check_positive(time_limit, "time_limit")

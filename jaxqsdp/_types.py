@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from ._fork import check_process
+
 Scalar = Float[Array, ""]
+
+_LARGEST_COUNT = 2**31 - 1
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -77,8 +81,9 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
     host: JAX itself would narrow integers to 32 bits first, which wraps around.
 
     **Raises:** `TypeError` for complex or non-numeric input, `ValueError` for numbers too large for
-    the dtype, naming the argument.
+    the dtype, naming the argument; `RuntimeError` in a forked process, see `_fork`.
     """
+    check_process()
     if isinstance(value, jax.Array) or hasattr(value, "__jax_array__") or not is_concrete(value):
         array = _checked(lambda: jnp.asarray(value), value, name)
         return cast(array, _float_for(array.dtype, name), name)
@@ -180,9 +185,38 @@ def tiny(dtype: Any) -> float:
 
 
 def check_count(value: Any, name: str) -> None:
-    """Raise `ValueError` unless the argument is a positive integer."""
+    """Raise `ValueError` unless the argument is a positive integer, of 32 bits at most."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+    if value > _LARGEST_COUNT:
+        raise ValueError(f"`{name}` must be at most {_LARGEST_COUNT}, got {value!r}.")
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return a real number, Python's, NumPy's or a concrete array of shape (), as a float.
+
+    **Raises:** `TypeError` for anything else.
+    """
+    number = value
+    if isinstance(value, jax.Array | np.ndarray) and value.shape == () and is_concrete(value):
+        number = value.item()
+    if isinstance(number, bool | np.bool_) or not isinstance(number, numbers.Real):
+        raise TypeError(f"`{name}` must be a number, got {value!r}.")
+    try:
+        return float(number)
+    except OverflowError:  # an integer of Python's
+        raise TypeError(f"`{name}` is too large a number.") from None
+
+
+def check_positive(value: Any, name: str) -> float:
+    """Return a positive number of any kind as a float, or raise `ValueError`; inf is one."""
+    try:
+        number = as_number(value, name)
+    except TypeError:
+        number = -1.0
+    if not number > 0:
+        raise ValueError(f"`{name}` must be a positive number, got {value!r}.")
+    return number
 
 
 def check_key(key: PRNGKeyArray) -> PRNGKeyArray:

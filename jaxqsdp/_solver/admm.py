@@ -22,6 +22,7 @@ from .base import (
     check_limits,
     number,
     uncertified,
+    whole,
 )
 from .least_squares import Factorization, LeastSquares, factorize
 from .splitting import AbstractSplit, Point, Splitting, State
@@ -57,19 +58,19 @@ class ADMM(AbstractSolver):
     idea of the safeguard.
     """
 
-    tol: float | None = eqx.field(default=None, converter=number)
-    tol_residual: float | None = eqx.field(default=None, converter=number)
-    max_steps: int = 10_000
-    relaxation: float = 1.6
-    memory: int = 30
-    check_every: int = 10
+    tol: float | None = eqx.field(default=None, converter=number("tol"))
+    tol_residual: float | None = eqx.field(default=None, converter=number("tol_residual"))
+    max_steps: int = eqx.field(default=10_000, converter=whole)
+    relaxation: float = eqx.field(default=1.6, converter=number("relaxation"))
+    memory: int = eqx.field(default=30, converter=whole)
+    check_every: int = eqx.field(default=10, converter=whole)
 
     def __check_init__(self) -> None:
         check_limits(self)
         check_count(self.check_every, "check_every")
         if not (isinstance(self.memory, int) and self.memory >= 0):
             raise ValueError(f"`memory` must be a nonnegative integer, got {self.memory}.")
-        if not 0 < self.relaxation < 2:
+        if self.relaxation is None or not 0 < self.relaxation < 2:
             raise ValueError(f"`relaxation` must lie in (0, 2), got {self.relaxation}.")
 
     def tolerances(self, dtype: Any) -> tuple[float, float]:

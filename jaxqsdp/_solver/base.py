@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
-from .._types import Scalar, check_count, epsilon
+from .._types import Scalar, as_number, check_count, check_positive, epsilon
 
 
 class CoreProblem(eqx.Module):
@@ -81,20 +83,23 @@ class AbstractSolver(eqx.Module):
         """Set out to solve one problem."""
 
 
-def number(value: Any) -> float | None:
-    """Convert an option to a plain number, which can be hashed and compared; None stays."""
-    try:
-        return None if value is None else float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"a tolerance must be a number or None, got {value!r}.") from None
+def number(name: str) -> Callable[[Any], float | None]:
+    """Return what converts an option to a plain number, which can be hashed; None stays."""
+    return lambda value: None if value is None else as_number(value, name)
+
+
+def whole(value: Any) -> Any:
+    """Convert an integer of any kind to Python's; leave anything else for the checks."""
+    is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
+    return operator.index(value) if is_integer else value
 
 
 def check_limits(solver: Any) -> None:
     """Raise `ValueError` unless the tolerances and the step limit make sense."""
     for name in ("tol", "tol_residual"):
         value = getattr(solver, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+        if value is not None:
+            check_positive(value, name)
     check_count(solver.max_steps, "max_steps")
 
 

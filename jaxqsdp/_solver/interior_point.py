@@ -18,6 +18,7 @@ from .base import (
     check_limits,
     number,
     uncertified,
+    whole,
 )
 from .central_path import CentralPath, Point
 from .newton import NewtonData, newton_data
@@ -54,9 +55,9 @@ class InteriorPoint(AbstractSolver):
     Tütüncü, *On the Nesterov–Todd direction in semidefinite programming* (1998).
     """
 
-    tol: float | None = eqx.field(default=None, converter=number)
-    tol_residual: float | None = eqx.field(default=None, converter=number)
-    max_steps: int = 50
+    tol: float | None = eqx.field(default=None, converter=number("tol"))
+    tol_residual: float | None = eqx.field(default=None, converter=number("tol_residual"))
+    max_steps: int = eqx.field(default=50, converter=whole)
 
     def __check_init__(self) -> None:
         check_limits(self)
