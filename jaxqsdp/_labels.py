@@ -11,7 +11,7 @@ import numpy as np
 from ._types import is_concrete
 
 _MOST_CLASSES = 10
-_EACH = 2  # samples of a class, on average, or the numbers are not taken for labels
+_EACH = 4  # samples of a class, on average, or the numbers are not taken for labels
 
 _REMEDY = (
     "code two classes as ±1, `np.where(y == positive, 1.0, -1.0)`, and more of them as one such "

@@ -9,16 +9,16 @@ import pytest
 
 import jaxqsdp as qs
 
-X = np.random.default_rng(0).standard_normal((6, 2))
+X = np.random.default_rng(0).standard_normal((12, 2))
 
 
 @pytest.mark.parametrize(
     "y",
     [
-        np.array([0, 1, 2, 0, 1, 2]),
-        [0, 1, 1, 0, 1, 0],
-        np.array([0, 1, 1, 0, 1, 0], np.uint8),
-        jnp.array([1, 0, 0, 1, 1, 1]),
+        np.array([0, 1, 2] * 4),
+        [0, 1, 1, 0, 1, 0] * 2,
+        np.array([0, 1, 1] * 4, np.uint8),
+        jnp.array([1, 0, 0, 1, 1, 1] * 2),
     ],
 )
 def test_integers_that_look_like_labels(y):
@@ -36,33 +36,34 @@ def test_digits_look_like_labels():
 @pytest.mark.parametrize(
     "y",
     [
-        [0, 1, 2, 3, 4, 5],  # each once: a ramp
-        [0, 3, 1, 0, 0, 1],  # counts: nothing has two
-        [-1, 1, 1, -1, 1, 1],
-        [1, 2, 1, 2, 1, 2],
-        [0, 0, 0, 0, 0, 0],
-        [0, 1, 12, 0, 1, 12],
-        np.array([0.0, 1, 1, 0, 1, 0]),
-        np.array([[0, 1]] * 6),
+        range(12),  # each once: a ramp
+        [0, 3, 1, 0, 0, 1] * 2,  # counts: nothing has two
+        [-1, 1, 1, -1, 1, 1] * 2,
+        [1, 2] * 6,
+        [0] * 12,
+        [0, 1, 12] * 4,
+        [0, 1, 2, 3] * 3,  # few of each
+        np.array([0.0, 1, 1] * 4),
+        np.array([[0, 1]] * 12),
     ],
 )
 def test_other_numbers_pass_without_a_word(y):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         problem = qs.Problem(X, y, 1.0)
-        jax.vmap(lambda y: qs.Problem(X, y, 1.0))(jnp.zeros((2, 6), int))
+        jax.vmap(lambda y: qs.Problem(X, y, 1.0))(jnp.zeros((2, 12), int))
     np.testing.assert_array_equal(problem.y, np.asarray(y, float))
 
 
 @pytest.mark.parametrize(
     ("y", "match"),
     [
-        (["a", "b"] * 3, "holds text"),
-        (np.array(["a", "b"] * 3, object), "holds text"),
-        (np.array(["1", "2"] * 3), "holds text"),
-        ([True, False] * 3, "holds truth values"),
-        (np.array([True, False] * 3), "holds truth values"),
-        (jnp.array([True, False] * 3), "holds truth values"),
+        (["a", "b"] * 6, "holds text"),
+        (np.array(["a", "b"] * 6, object), "holds text"),
+        (np.array(["1", "2"] * 6), "holds text"),
+        ([True, False] * 6, "holds truth values"),
+        (np.array([True, False] * 6), "holds truth values"),
+        (jnp.array([True, False] * 6), "holds truth values"),
     ],
 )
 def test_text_and_truth_values_are_refused_with_the_remedy(y, match):
