@@ -1,4 +1,28 @@
-"""Two-layer networks with quantized weights, trained by semidefinite programming, with a proof."""
+"""Two-layer networks with quantized weights, trained by semidefinite programming, with a proof.
+
+    minimize  ½ Σ_i w_i (f(x_i) − y_i)² + β ‖α‖₁  over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),
+
+with u_j, v_j ∈ {−1, +1}^d. In one call, for standardized features X (n, d) and targets y (n,), two
+classes coded as ±1:
+
+    import jax
+    import numpy as np
+    import jaxqsdp as qs
+
+    X = np.random.default_rng(0).standard_normal((60, 4))
+    y = X[:, 0] * X[:, 1]
+    fit = qs.fit(X, y, beta=1.0, num_neurons=8, key=jax.random.key(0))
+    print(fit.certificate)  # bound ≤ optimum ≤ objective
+    predictions = jax.vmap(fit.network)(X)
+
+Step by step: `Problem`, `solve`, `jaxqsdp.round`, `improve`, `certify`. The penalty:
+`cross_validate`, `path`, `beta_max`. Many problems: `solve_batch`. Global optima: `solve_exactly`.
+Derivatives: `solve` has them, see `Implicit`, `RelaxationLayer`, `adjoint_report` and
+`check_gradient`. Networks in files: `QuantizedNetwork.save` and `load`. Another solver's opinion:
+`Problem.to_cvxpy` and `Problem.write_sdpa`.
+
+`round` is not among the names of `from jaxqsdp import *`, as Python has one of its own.
+"""
 
 from importlib.metadata import version as _version
 
@@ -19,6 +43,7 @@ from ._fit import fit as fit
 from ._gradient_check import GradientCheck as GradientCheck
 from ._gradient_check import check_gradient as check_gradient
 from ._improve import improve as improve
+from ._layer import FittedRelaxation as FittedRelaxation
 from ._layer import RelaxationLayer as RelaxationLayer
 from ._loss import SquaredLoss as SquaredLoss
 from ._network import QuantizedNetwork as QuantizedNetwork
@@ -41,3 +66,48 @@ from ._solver import InteriorPoint as InteriorPoint
 from ._unrolled import Unrolled as Unrolled
 
 __version__ = _version("jaxqsdp")
+
+# All but `round`, which would hide Python's own.
+__all__ = [
+    "ADMM",
+    "KRIVINE_CONSTANT",
+    "AbstractAdjoint",
+    "AbstractSolver",
+    "AdjointReport",
+    "AdjointStatus",
+    "Certificate",
+    "CrossValidation",
+    "ExactResult",
+    "FitResult",
+    "FittedRelaxation",
+    "GradientCheck",
+    "Implicit",
+    "InteriorPoint",
+    "Path",
+    "Problem",
+    "QuantizedNetwork",
+    "RelaxationLayer",
+    "Solution",
+    "SolveError",
+    "SquaredLoss",
+    "Stats",
+    "Status",
+    "Unrolled",
+    "adjoint_report",
+    "beta_max",
+    "certify",
+    "check_gradient",
+    "cross_validate",
+    "fit",
+    "improve",
+    "path",
+    "refit",
+    "solve",
+    "solve_batch",
+    "solve_exactly",
+    "with_constant",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "round"])

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import equinox as eqx
 import jax
@@ -28,6 +28,28 @@ from ._solver import AbstractSolver
 from ._types import as_number, check_count, check_positive, is_concrete
 
 
+@overload
+def solve_batch(
+    problems: Problem,
+    solver: AbstractSolver | None = None,
+    *,
+    max_steps: int | None = None,
+    lanes: int | None = None,
+    time_limit: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> Solution: ...
+@overload
+def solve_batch(
+    problems: Iterable[Problem],
+    solver: AbstractSolver | None = None,
+    *,
+    max_steps: int | None = None,
+    lanes: int | None = None,
+    time_limit: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> list[Solution]: ...
 def solve_batch(
     problems: Problem | Iterable[Problem],
     solver: AbstractSolver | None = None,

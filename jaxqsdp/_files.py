@@ -12,7 +12,7 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -47,7 +47,12 @@ class DamagedFile(ValueError):
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an NPZ file under another name, flush it to the disk and rename it.
+    """Write an NPZ file by `write_file`."""
+    write_file(path, lambda file: np.savez(file, **arrays))
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file under another name, flush it to the disk and rename it.
 
     So what was there under that name stays until all is written, and stays if that fails. Through a
     link the file that it points to is replaced. What is no regular file is written to directly.
@@ -57,12 +62,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     path = path.resolve()
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
-            np.savez(file, **arrays)
+            write(file)
         return
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
-            np.savez(file, **arrays)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

@@ -17,6 +17,30 @@ from ._solver import AbstractSolver
 from ._types import as_float_array, cast, highest_precision, is_concrete
 
 
+class FittedRelaxation(eqx.Module):
+    """What `RelaxationLayer.fit` returns: a layer that predicts, x ↦ xᵀZx.
+
+    Takes one sample (d,) and gives a scalar, or (c,) for targets (n, c), as the layers of Equinox
+    do; `jax.vmap` is for many. So it can end an `eqx.nn.Sequential`, which passes `key`.
+
+    **Attributes:** `quadratic_form`: Z, shape (d, d) or (c, d, d).
+    """
+
+    quadratic_form: Float[Array, "d d"] | Float[Array, "c d d"]
+
+    def __call__(
+        self, x: Float[Array, " d"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, ""] | Float[Array, " c"]:
+        """Return the prediction for one sample. `key` is not used."""
+        d = self.quadratic_form.shape[-1]
+        if np.shape(x) != (d,):
+            raise ValueError(
+                f"`x` must have shape ({d},), got {np.shape(x)}; use `jax.vmap` for many samples."
+            )
+        x = cast(as_float_array(x, "x"), self.quadratic_form.dtype, "x")
+        return _predict(x[None], self.quadratic_form)[0]
+
+
 class RelaxationLayer(eqx.Module):
     """The relaxation as a layer: training features and targets in, query predictions out.
 
@@ -25,6 +49,10 @@ class RelaxationLayer(eqx.Module):
     It is `solve` with a trainable penalty, for models trained through it: the predictions have
     derivatives with respect to X, y, sample_weight, query and `log_beta`, as `adjoint` says. Works
     under `jit`, `vmap` and `grad`, in float32 and float64.
+
+    To predict without targets, in an `eqx.nn.Sequential` for instance, put in its place what `fit`
+    returns, `model = eqx.nn.Sequential([embedding, layer.fit(jax.vmap(embedding)(X), y)])`; then
+    `jax.vmap(model)(queries)` are the predictions.
 
     **Attributes:**
 
@@ -72,19 +100,27 @@ class RelaxationLayer(eqx.Module):
     def __call__(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         query: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> tuple[Solution, Float[Array, " m"] | Float[Array, "m c"]]:
         """Solve, and predict for `query` (m, d), or for X if that is left out.
 
         Returns the `Solution` and predictions (m,), or (m, c) for y of shape (n, c). A failed solve
         does not raise: look at `solution.status`. With invalid data the predictions are zero.
 
-        **Arguments:** `X`, `y`, `sample_weight`: as those of `Problem`.
+        **Arguments:** `X`, `y`, `sample_weight`: as those of `Problem`; `key`: not used, layers of
+        Equinox take one.
 
         **Raises:** `TypeError` or `ValueError` naming the argument.
         """
+        if y is None:
+            raise TypeError(
+                "`y` is missing: this layer learns from targets. To predict without them, in an "
+                "`eqx.nn.Sequential` for instance, use what `layer.fit(X, y)` returns in its place."
+            )
         problem = self.problem(X, y, sample_weight)
         d = problem.num_features
         if query is not None:
@@ -95,6 +131,19 @@ class RelaxationLayer(eqx.Module):
         if query is None:
             return solution, solution.predictions
         return solution, _predict(query, solution.quadratic_form)
+
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> FittedRelaxation:
+        """Solve, and return the layer that predicts without targets.
+
+        Differentiable with respect to X, y, sample_weight and `log_beta`, as the layer is.
+
+        **Raises:** what `solve` raises, `SolveError` outside transforms if the solve failed.
+        """
+        problem = self.problem(X, y, sample_weight)
+        solution = solve(problem, self.solver, adjoint=self.adjoint)
+        return FittedRelaxation(solution.quadratic_form)
 
     def round(
         self,

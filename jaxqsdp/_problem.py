@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +19,9 @@ from ._network import QuantizedNetwork
 from ._objective import objective, on_host
 from ._text import numbers_of, outline, shape_of
 from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, namespace, tiny
+
+if TYPE_CHECKING:
+    import cvxpy
 
 
 class Problem(eqx.Module):
@@ -133,6 +140,49 @@ class Problem(eqx.Module):
             return objective(self, network)
         with np.errstate(all="ignore"):
             return jnp.asarray(np.asarray(objective(*on_host((self, network))), self.X.dtype))
+
+    def to_cvxpy(
+        self, output: int | None = None
+    ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
+        """Return the relaxation as a CVXPY problem, to check a value with any of its solvers.
+
+            min ½ Σ w (x_iᵀ Z x_i − y_i)² + β·scale,   gram = [[V, Z], [·, W]] ⪰ 0, diag = scale
+
+        Its value is `solve(problem).value` up to the tolerances of both.
+
+        **Arguments:** `output`: which column of y (n, c) to take; None for y (n,).
+
+        **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale".
+
+        **Raises:** `ValueError` naming the argument; `ImportError` without CVXPY.
+
+        Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
+        """
+        from ._export_model import cvxpy_model
+
+        return cvxpy_model(self, output)
+
+    def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
+        """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
+
+            min t + βρ   s.t.   V + Z ⪰ 0,   V − Z ⪰ 0,   [[1, r], [rᵀ, 2t]] ⪰ 0
+
+        with diag V = ρ·1 and r_i = √w_i·(x_iᵀ Z x_i − y_i), rotated to D + 1 numbers where there
+        are more, D = d(d+1)/2. In SDPA's words it is the primal problem, min cᵀx, so the optimal
+        value is that of `solve`, with no sign to turn and nothing to add. x holds Z (row by row,
+        i ≤ j), V (i < j), ρ and t. Numbers have all their digits.
+
+        **Arguments:** `path`: the file; `output`: as that of `to_cvxpy`.
+
+        **Returns:** the path.
+
+        **Raises:** `ValueError` naming the argument; `OSError`.
+
+        Source: Fujisawa et al., *SDPA user's manual*, for the format.
+        """
+        from ._export_model import write_sdpa
+
+        return write_sdpa(self, path, output)
 
     def __repr__(self) -> str:
         X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)

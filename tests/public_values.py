@@ -36,6 +36,7 @@ def values():
         qs.adjoint_report(problem, solution).status,
         qs.GradientCheck({name: dict.fromkeys(names, 1e-9) for name in ("X", "y")}, 1e-4),
         qs.RelaxationLayer(0.1, solver=qs.InteriorPoint(max_steps=20)),
+        qs.FittedRelaxation(solution.quadratic_form),
         qs.SolveError("It failed [relative gap 1e-3]", solution),
         qs.SquaredLoss(),
         qs.ADMM(tol=1e-3),

@@ -292,3 +292,64 @@ def test_refuses_what_is_no_solver_or_adjoint(name):
 def test_penalties_must_fit_the_targets():
     with pytest.raises(ValueError, match=re.escape("`beta` must have shape (), got (2,)")):
         qs.RelaxationLayer([1.0, 2.0])(X, Y)
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+def test_fitted_it_predicts_without_targets(outputs, dtype):
+    X, y, _, query, weight = data(dtype)
+    y = y if outputs is None else jnp.stack([y, -y], axis=1)
+    layer = qs.RelaxationLayer(dtype(BETA))
+    solution, expected = layer(X, y, query, weight, key=KEY)
+    fitted = layer.fit(X, y, weight)
+    np.testing.assert_array_equal(fitted.quadratic_form, solution.quadratic_form)
+    for predict in (jax.vmap(fitted), jax.jit(jax.vmap(fitted)), eqx.filter_vmap(fitted)):
+        predictions = predict(query)
+        assert predictions.dtype == dtype
+        np.testing.assert_allclose(predictions, expected, rtol=1e3 * np.finfo(dtype).eps)
+    assert fitted(query[0], key=KEY).shape == (() if outputs is None else (outputs,))
+
+
+def test_in_a_sequence_of_layers():
+    """Trained through, then fitted and put at the end: what it predicts is the same."""
+    X, y, _, query, _ = data()
+    linear = eqx.nn.Linear(SMALL[1], 2, key=KEY)
+    embed, layer = eqx.nn.Sequential([linear, eqx.nn.Lambda(jnp.tanh)]), qs.RelaxationLayer(BETA)
+    features = jax.vmap(embed)
+
+    def sequence(embed, layer):
+        return eqx.nn.Sequential([embed, layer.fit(jax.vmap(embed)(X), y)])
+
+    def loss(model):
+        return jnp.sum(jnp.sin(jax.vmap(sequence(*model))(query)))
+
+    def direct(model):
+        embed, layer = model
+        return jnp.sum(jnp.sin(layer(features_of(embed, X), y, features_of(embed, query))[1]))
+
+    def features_of(embed, X):
+        return jax.vmap(embed)(X)
+
+    model = sequence(embed, layer)
+    expected = layer(features(X), y, features(query))[1]
+    np.testing.assert_allclose(jax.vmap(model)(query), expected, rtol=1e-10)
+    keys = jax.random.split(KEY, len(query))
+    with_keys = eqx.filter_jit(jax.vmap(lambda x, key: model(x, key=key)))(query, keys)
+    np.testing.assert_allclose(with_keys, expected, rtol=1e-10)
+    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss))((embed, layer))
+    other_value, other = eqx.filter_jit(eqx.filter_value_and_grad(direct))((embed, layer))
+    np.testing.assert_allclose(value, other_value, rtol=1e-6)
+    for mine, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_an_unfitted_layer_in_a_sequence_says_what_to_do():
+    X, y, *_ = data()
+    layer = qs.RelaxationLayer(BETA)
+    with pytest.raises(TypeError, match=re.escape("use what `layer.fit(X, y)` returns")):
+        eqx.nn.Sequential([eqx.nn.Identity(), layer])(X[0])
+    fitted = layer.fit(X, y)
+    for odd in (X, X[0, :-1], X[0, 0]):
+        with pytest.raises(ValueError, match="`x` must have shape"):
+            fitted(odd)
+    with pytest.raises(qs.SolveError):
+        qs.RelaxationLayer(BETA, solver=qs.InteriorPoint(max_steps=1)).fit(X, y)
