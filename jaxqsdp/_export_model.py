@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,28 +95,28 @@ def _sdpa_model(data: _Data) -> tuple[list[int], list[float], list[Entry]]:
     """
     d = data.X.shape[1]
     i, j = np.triu_indices(d)
+    places: list[tuple[int, int]] = list(zip(i.tolist(), j.tolist(), strict=True))
     lifted = data.root[:, None] * data.X[:, i] * data.X[:, j] * np.where(i == j, 1, 2)
     rows = np.column_stack([lifted, data.y])
     if len(rows) > rows.shape[1]:  # a rotation of the samples keeps the norm
-        rows = np.linalg.qr(rows, mode="r")
+        rows = np.linalg.qr(rows)[1]
     k, size = len(rows), len(i)
-    pairs = zip(i[i < j], j[i < j], strict=True)
-    above = {pair: size + index for index, pair in enumerate(pairs, start=1)}
+    off_diagonal = ((a, b) for a, b in places if a < b)
+    above = {place: size + index for index, place in enumerate(off_diagonal, start=1)}
     scale, bound = size + len(above) + 1, size + len(above) + 2
 
     def entries() -> Iterator[Entry]:
         for block, sign in ((1, 1.0), (2, -1.0)):
-            for variable, (a, b) in enumerate(zip(i, j, strict=True), start=1):
+            for variable, (a, b) in enumerate(places, start=1):
                 yield variable, block, a + 1, b + 1, sign
                 yield above.get((a, b), scale), block, a + 1, b + 1, 1.0
         for row in range(k):
             yield 0, 3, row + 1, row + 1, -1.0
-            yield 0, 3, row + 1, k + 1, rows[row, -1]
+            yield 0, 3, row + 1, k + 1, float(rows[row, -1])
             for variable in range(size):
-                yield variable + 1, 3, row + 1, k + 1, rows[row, variable]
+                yield variable + 1, 3, row + 1, k + 1, float(rows[row, variable])
         yield bound, 3, k + 1, k + 1, 2.0
 
     costs = [0.0] * bound
     costs[scale - 1], costs[bound - 1] = data.beta, 1.0
-    ordered: list[Any] = sorted(entries(), key=lambda entry: entry[:4])
-    return [d, d, k + 1], costs, ordered
+    return [d, d, k + 1], costs, sorted(entries(), key=lambda entry: entry[:4])

@@ -51,7 +51,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_file(path, lambda file: np.savez(file, **arrays))
 
 
-def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file under another name, flush it to the disk and rename it.
 
     So what was there under that name stays until all is written, and stays if that fails. Through a
