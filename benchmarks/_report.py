@@ -43,19 +43,23 @@ def seconds(function: Callable[[], Any], repeats: int = 5) -> tuple[float, float
     return durations[0], statistics.median(durations[1:])
 
 
-def publish(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Print rows as a Markdown table and write them with the environment as JSON."""
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table."""
     names = list(rows[0])
-    cells = [[_text(row[name]) for name in names] for row in rows]
+    cells = [[_text(row.get(name)) for name in names] for row in rows]
     widths = [max(len(name), *(len(line[k]) for line in cells)) for k, name in enumerate(names)]
 
     def line(texts: list[str]) -> str:
         padded = (text.rjust(width) for text, width in zip(texts, widths, strict=True))
         return "| " + " | ".join(padded) + " |"
 
-    print(line(names))
-    print("|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
-    print("\n".join(line(texts) for texts in cells))
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([line(names), rule, *(line(texts) for texts in cells)])
+
+
+def publish(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Print rows as a Markdown table and write them with the environment as JSON."""
+    print(markdown(rows))
     where = environment()
     print("\n" + ", ".join(f"{key} {value}" for key, value in where.items()))
     if path is not None:

