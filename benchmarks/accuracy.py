@@ -214,16 +214,18 @@ def main() -> None:
     rows: list[Row] = []
     if options.json is not None and options.json.exists():
         rows = json.loads(options.json.read_text())["rows"]
-    # Data set by data set, as all splits share their programs.
-    for name in options.data:
-        for seed in range(options.splits):
-            known = {r["model"] for r in rows if (r["data"], r["split"]) == (name, seed)}
-            start = time.perf_counter()
+    names = list(options.data)
+    # Split by split, so that a run cut short has all data sets; their programs are shared.
+    for seed in range(options.splits):
+        for name in names.copy():
             try:
                 data = Split(name, seed)
             except ImportError as error:
                 print(f"{name} left out: {error}", flush=True)
-                break
+                names.remove(name)
+                continue
+            known = {r["model"] for r in rows if (r["data"], r["split"]) == (name, seed)}
+            start = time.perf_counter()
             shape = {"n": len(data.y), "d": data.X.shape[1]}
             metric = "accuracy" if data.classes else "R²"
             for model, figures in measure(data, seed, list(options.neurons), known):
