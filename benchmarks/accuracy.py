@@ -95,7 +95,7 @@ def _forest(data: Split, seed: int) -> Row:
 
 def _mlp(data: Split, seed: int, m: int) -> Row:
     kind = MLPClassifier if data.classes else MLPRegressor
-    network = kind((m,), solver="lbfgs", max_iter=500, random_state=seed)
+    network = kind(hidden_layer_sizes=(m,), solver="lbfgs", max_iter=500, random_state=seed)
     model = GridSearchCV(network, {"alpha": [1e-3, 1e-1, 1e1]}, cv=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
