@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -19,6 +20,7 @@ from ._files import DamagedFile, read_arrays, write_arrays
 
 _MOST_PENDING = 1024  # results, or ...
 _LONGEST_PENDING = 5.0  # ... seconds, after which results are written
+_LONGEST_WRITING = 3600.0  # seconds, after which nobody is writing a part any more
 
 
 def fingerprint(*trees: Any) -> str:
@@ -62,6 +64,14 @@ class Checkpoint:
         if self._folder.exists() and not self._folder.is_dir():
             raise ValueError(f"`checkpoint` {os.fspath(folder)!r} is a file; name a folder.")
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._remove_remains()
+
+    def _remove_remains(self) -> None:
+        """Remove what a killed process was about to write; another one may be at it just now."""
+        for path in self._folder.glob("part-*.tmp"):
+            with contextlib.suppress(OSError):  # gone already, or not ours to remove
+                if time.time() - path.stat().st_mtime > _LONGEST_WRITING:
+                    path.unlink()
 
     def load(self, likes: Sequence[Callable[[], Sequence[np.ndarray]]]) -> Iterator[Part]:
         """Yield the parts, given the leaves of all results of each bucket, whatever they hold.

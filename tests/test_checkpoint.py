@@ -153,6 +153,18 @@ def test_a_checkpoint_needs_a_folder(checkpoint, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    """Unless it is so new that another process may be writing it."""
+    old, new = tmp_path / "part-1.npz.2.tmp", tmp_path / "part-3.npz.4.tmp"
+    other = tmp_path / "notes.tmp"
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    Checkpoint(tmp_path, KEY)
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])
+
+
 FULL = """
 import resource, signal, warnings
 from pathlib import Path
