@@ -170,8 +170,8 @@ class Problem(eqx.Module):
         with diag V = ρ·1 and r_i = √w_i·(x_iᵀ Z x_i − y_i), rotated to D + 1 numbers where there
         are more, D = d(d+1)/2. In SDPA's words it is the primal problem, min cᵀx, so the optimal
         value is that of `solve`, with no sign to turn and nothing to add. x holds Z (row by row,
-        i ≤ j), V (i < j), ρ and t. Numbers have all their digits; there are D² of them, so it is for
-        some dozen features.
+        i ≤ j), V (i < j), ρ and t. Numbers have all their digits; there are D² of them, so it is
+        for some dozen features.
 
         **Arguments:** `path`: the file; `output`: as that of `to_cvxpy`.
 

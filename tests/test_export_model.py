@@ -2,13 +2,14 @@
 
 import builtins
 
-import cvxpy as cp
 import jax
 import numpy as np
 import pytest
 from helpers import stack
 
 import jaxqsdp as qs
+
+cp = pytest.importorskip("cvxpy")
 
 N, D = 12, 3
 RNG = np.random.default_rng(0)
