@@ -64,7 +64,7 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         with path.open("wb") as file:
             write(file)
         return
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f"{path.name[:40]}.{uuid.uuid4().hex}.tmp")  # names have a limit
     try:
         with temporary.open("xb") as file:
             write(file)

@@ -325,5 +325,7 @@ def test_save_keeps_links_and_permissions_and_takes_devices(tmp_path):
     assert link.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o640
     assert qs.QuantizedNetwork.load(path).num_neurons == 3
+    long = network().save(tmp_path / f"{'n' * 250}.npz")
+    assert eqx.tree_equal(qs.QuantizedNetwork.load(long), network())
     network().save(os.devnull)
     assert not os.path.isfile(os.devnull)
