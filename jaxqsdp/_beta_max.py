@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from ._control_flow import while_loop
 from ._exact import inner, power_of_two, weighted_rows
 from ._lift import slacks
 from ._linalg import norm_above, smallest_eigenvalue_bound
+from ._mesh import on_any_mesh
 from ._problem import Problem
 from ._types import Scalar, epsilon, highest_precision, tiny
 from ._units import moderate
@@ -49,6 +51,7 @@ def check_one_target(problem: Problem) -> None:
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _beta_max(problem: Problem) -> Scalar:
     samples = moderate(jnp.where((problem.y != 0)[:, None], problem.X, 0), problem.weight)
@@ -108,7 +111,7 @@ def _dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
     # Diagonally dominant, hence strictly feasible.
     start = jnp.sum(jnp.abs(gram), axis=1) + 0.1
     initial = _State(start, jnp.sum(start) / (2 * d), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    final = jax.lax.while_loop(lambda s: ~s.done & (s.steps < _MAX_STEPS), body, initial)
+    final = while_loop(lambda s: ~s.done & (s.steps < _MAX_STEPS), body, initial)
 
     # As in `_bound`: whatever p is, p + shift is feasible, rounding errors included.
     p, shift = final.diagonal, jnp.zeros((), dtype)

@@ -28,7 +28,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
+from ._control_flow import while_loop
 from ._lift import quadratic_forms, slacks, weighted_gram
+from ._mesh import varying_alike
 from ._solver.central_path import CentralPath, Point
 from ._solver.newton import NewtonSystem, newton_data
 from ._solver.splitting import select
@@ -127,7 +129,7 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
 
     start = select(path.is_interior(warm), warm, cold)
     carry = start, jnp.full_like(mu, jnp.inf), jnp.zeros((), jnp.int32)
-    point, _, _ = jax.lax.while_loop(goes_on, step, carry)
+    point, _, _ = while_loop(goes_on, step, carry)
     found = distance(point, path.complementarity(point)) <= _LOST
     plus, minus = jnp.where(found, point.primal, jnp.nan)
     residual = data.y - quadratic_forms(data.X, (plus - minus) / 2)
@@ -206,15 +208,26 @@ class Linearization(eqx.Module):
         # One vector, as all of what is transposed has to be linear in the change.
         vector, as_conditions = ravel_pytree(asked)
 
-        def once(vector: Array) -> Array:
-            return _vector(self.inverse(as_conditions(vector)))
+        # JAX casts what these functions read along with the vector, but knows nothing of that when
+        # it traces them. So all of it is an argument, cast before, and constants are inside a jit.
+        linear, vector = varying_alike((self, vector))
+
+        @jax.jit
+        def apply(linear: Linearization, step: Array) -> Array:
+            return _vector(linear._conditions(as_step(step)))
+
+        @jax.jit
+        def invert(linear: Linearization, vector: Array) -> Array:
+            return _vector(linear.inverse(as_conditions(vector)))
+
+        once = functools.partial(invert, linear)
 
         def transposed_once(vector: Array) -> Array:
             (result,) = jax.linear_transpose(once, vector)(vector)
             return result
 
         step = jax.lax.custom_linear_solve(
-            lambda vector: _vector(self._conditions(as_step(vector))),
+            functools.partial(apply, linear),
             vector,
             solve=functools.partial(_refined, once),
             transpose_solve=functools.partial(_refined, transposed_once),

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike
 
 from ._bound import rounded_below, scaled_dual_bound
 from ._combinatorial import combinatorial_bound
+from ._mesh import on_any_mesh
 from ._network import QuantizedNetwork
 from ._objective import objective_above, on_host, predictions_of
 from ._pricing import MOST_FEATURES
@@ -153,6 +154,7 @@ def _certify_on_host(
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _certify(
     problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array

@@ -28,7 +28,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from ._buckets import Bucket, rung
+from ._control_flow import while_loop
 from ._lift import lifted_size
+from ._mesh import on_any_mesh
 from ._problem import Problem
 from ._solution import Solution
 from ._solve import Running, advance, begin, complete, finish
@@ -182,6 +184,7 @@ def _pick(tree: Any, lanes: Any) -> Any:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _launch(
     problem: Problem, solver: AbstractSolver, max_steps: int, count: Int[Array, ""], width: int
 ) -> tuple[Running, Bool[Array, " lanes"], Solution]:
@@ -190,6 +193,7 @@ def _launch(
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _resume(
     chunk: Running, count: Int[Array, ""]
 ) -> tuple[Running, Bool[Array, " lanes"], Solution]:
@@ -230,7 +234,7 @@ def _visit(
             running = jax.vmap(advance)(dataclasses.replace(some, state=state))
             return running.state, over | _finished(running), steps + 1
 
-        new_state, over, steps = jax.lax.while_loop(goes_on, step, (some.state, over, steps))
+        new_state, over, steps = while_loop(goes_on, step, (some.state, over, steps))
         state = jax.tree.map(lambda old, new: old.at[block].set(new), state, new_state)
         ended, visits = ended.at[block].set(over), visits.at[block].add(1)
         most = jnp.mean(ended, dtype=jnp.float32) >= _MOST
@@ -241,7 +245,7 @@ def _visit(
     ended = _finished(chunk) | (jnp.arange(lanes, dtype=count.dtype) >= count)
     visits = jnp.zeros(lanes, jnp.int32)
     carry = chunk.state, ended, visits, zero, jnp.full_like(zero, _STEPS * blocks)
-    state, ended, *_ = jax.lax.while_loop(goes_on, visit_block, carry)
+    state, ended, *_ = while_loop(goes_on, visit_block, carry)
     chunk = at(state)
     return chunk, ended, jax.lax.map(finish, chunk, batch_size=width)
 
@@ -262,6 +266,7 @@ def _work_on_outputs(job: Job, queue: _Queue, width: int) -> None:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve_outputs(problem: Problem, solver: AbstractSolver, max_steps: int) -> Solution:
     """Solve a stacked problem whose X and weights are all the same."""
     shared = jax.tree.map(lambda leaf: leaf[0], problem)

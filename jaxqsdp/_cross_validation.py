@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ._beta_max import beta_max
 from ._features import checked_constant, default_constant, with_constant
+from ._mesh import on_any_mesh
 from ._path import grid_of, repeated
 from ._plot import plot_cross_validation
 from ._problem import Problem
@@ -197,6 +198,7 @@ def cross_validate(
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _largest_betas(
     problem: Problem, constants: Float[Array, " s"] | None, standardize: bool
 ) -> Float[Array, " s"]:
@@ -211,6 +213,7 @@ def _largest_betas(
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _scores(
     problem: Problem,

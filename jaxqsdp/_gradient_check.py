@@ -12,6 +12,7 @@ from jaxtyping import Array
 from ._adjoint import Implicit, Scaling, linearization
 from ._adjoint_report import checked_adjoint, natural_sizes, norm, random_changes
 from ._central import Data
+from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
 from ._solution import Solution
 from ._solve import solve
@@ -95,6 +96,7 @@ def check_gradient(
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _errors(
     problem: Problem, solution: Solution, solver: AbstractSolver | None, adjoint: Implicit

@@ -25,6 +25,7 @@ from ._columns import Task, generate
 from ._latent import descend, loss_of
 from ._lift import lifted_size
 from ._local_search import coordinate_descent, local_search
+from ._mesh import on_any_mesh
 from ._network import QuantizedNetwork, pack
 from ._pricing import search_signs
 from ._problem import Problem, check_fits
@@ -182,6 +183,7 @@ class _Core(eqx.Module):
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _core(problem: Problem) -> _Core:
     columns = problem.columns
@@ -196,6 +198,7 @@ def _core(problem: Problem) -> _Core:
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _descend(
     core: _Core,
@@ -294,6 +297,7 @@ def _search(
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _search_round(core: _Core, found: _Searched, share: Scalar, key: PRNGKeyArray) -> _Searched:
     """Flip a share of the signs of some neurons, search, and keep what is better."""

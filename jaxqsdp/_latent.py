@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ._control_flow import scan
 from ._lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
 from ._types import Scalar
 
@@ -124,5 +125,5 @@ def descend(
         latent_v = jnp.clip(latent_v + rate * dv, -1, 1)
         return ((latent_u, latent_v, alpha + alpha_rate * da), state), None
 
-    (latent, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=num_steps)
+    (latent, _), _ = scan(step, (start, optimizer.init(start)), None, length=num_steps)
     return latent

@@ -1,11 +1,11 @@
 """Symmetric matrices as vectors, and the linear map A(Z)_i = x_iᵀ Z x_i to the samples."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._control_flow import scan
 from ._types import namespace
 
 _CHUNK = 4096  # rows lifted at once, so that the lifted data (n, D) never exist for large n
@@ -118,5 +118,5 @@ class LiftedMap(eqx.Module):
             return total + lifted.T @ lifted, None
 
         size = lifted_size(d)
-        total, _ = jax.lax.scan(accumulate, jnp.zeros((size, size), self.X.dtype), blocks)
+        total, _ = scan(accumulate, jnp.zeros((size, size), self.X.dtype), blocks)
         return total

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._control_flow import fori_loop, scan
 from ._exact import power_of_two
 from ._types import Scalar, epsilon, highest_precision, namespace, tiny
 
@@ -140,7 +141,7 @@ def definite_shift(matrix: Float[Array, "d d"], least: float) -> Scalar:
         return basis.at[index + 1].set(following, mode="drop"), (diagonal, norm)
 
     basis = jnp.zeros((count, d), matrix.dtype).at[0].set(first)
-    _, (diagonal, norms) = jax.lax.scan(step, basis, jnp.arange(count))
+    _, (diagonal, norms) = scan(step, basis, jnp.arange(count))
     shift, last_entry = _definite_shift_tridiagonal(diagonal, norms[:-1], least)
     return shift if count == d else shift + norms[-1] * last_entry
 
@@ -167,7 +168,7 @@ def _definite_shift_tridiagonal(
 
         zero, one = jnp.zeros_like(shift), jnp.ones_like(shift)
         start = jnp.full_like(shift, jnp.inf), one, zero, zero
-        (smallest, last, _, total), _ = jax.lax.scan(eliminate, start, (diagonal, squares))
+        (smallest, last, _, total), _ = scan(eliminate, start, (diagonal, squares))
         return smallest, last, total
 
     def halve(_: int, bracket: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
@@ -178,6 +179,6 @@ def _definite_shift_tridiagonal(
 
     gershgorin = 1.01 * (jnp.max(jnp.abs(diagonal)) + 2 * jnp.sqrt(jnp.max(squares)))
     low = jnp.full_like(gershgorin, least)
-    _, shift = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, jnp.maximum(2 * low, gershgorin)))
+    _, shift = fori_loop(0, _BISECTIONS, halve, (low, jnp.maximum(2 * low, gershgorin)))
     _, last, total = pivots(shift)
     return shift, 1 / jnp.sqrt(jnp.maximum(last * total, 1))

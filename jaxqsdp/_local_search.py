@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._control_flow import scan, while_loop
 from ._solver.splitting import select
 from ._types import Scalar, epsilon, tiny
 
@@ -51,13 +52,13 @@ def local_search(
         order_key, visits_key = jax.random.split(key)
         order = jax.random.permutation(order_key, m)
         items = order, jnp.broadcast_to(joint, (m,)), jax.random.split(visits_key, m)
-        return jax.lax.scan(visit, network, items)[0], None
+        return scan(visit, network, items)[0], None
 
     alpha = jnp.zeros((m, y.shape[1]), X.dtype)
     phi = (X @ u.T) * (X @ v.T)
     network = _Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
     joint = (1 - jnp.arange(num_sweeps) % 2).astype(X.dtype)
-    network, _ = jax.lax.scan(sweep, network, (joint, jax.random.split(key, num_sweeps)))
+    network, _ = scan(sweep, network, (joint, jax.random.split(key, num_sweeps)))
     return network.u, network.v, network.alpha, network.objective
 
 
@@ -189,7 +190,7 @@ def _flip(
     q = jnp.maximum(jnp.sum(images * starts[:, None, :], axis=2), floor[None])
     worth = _worth(starts @ linear.T, q, beta)
     carry = starts, images, worth, jnp.array(True)
-    signs, _, worth, _ = jax.lax.while_loop(lambda carry: carry[-1], body, carry)
+    signs, _, worth, _ = while_loop(lambda carry: carry[-1], body, carry)
     return signs[jnp.argmax(worth)]
 
 
@@ -211,4 +212,4 @@ def coordinate_descent(
         correlation = targets[j] - gram[j] @ alpha + size[j] * alpha[j]
         return alpha.at[j].set(_shrunk(correlation, beta) / size[j]), None
 
-    return jax.lax.scan(visit, alpha, jnp.tile(jnp.arange(len(gram)), num_sweeps))[0]
+    return scan(visit, alpha, jnp.tile(jnp.arange(len(gram)), num_sweeps))[0]

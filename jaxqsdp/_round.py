@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._lasso import lasso
 from ._linalg import square_root
+from ._mesh import on_any_mesh
 from ._network import QuantizedNetwork, pack
 from ._problem import Problem, check_fits, check_single
 from ._solution import Solution, check_solution
@@ -68,6 +69,7 @@ def round(
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _round(
     problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
@@ -111,6 +113,7 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
 
 
 @eqx.filter_jit
+@on_any_mesh
 @highest_precision
 def _refit(problem: Problem, network: QuantizedNetwork, kept: Array) -> QuantizedNetwork:
     return _refitted(problem, network, kept)

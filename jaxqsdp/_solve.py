@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from ._adjoint import AbstractAdjoint, Implicit
 from ._bound import dual_bound
+from ._control_flow import while_loop
 from ._lift import quadratic_forms
+from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
 from ._residuals import feasible_point, relative_gap
 from ._solution import (
@@ -179,7 +181,7 @@ def advance(running: Running) -> Running:
 
 def complete(running: Running) -> Running:
     """Take steps until every output has ended."""
-    state = jax.lax.while_loop(
+    state = while_loop(
         lambda state: ~dataclasses.replace(running, state=state).finished,
         lambda state: advance(dataclasses.replace(running, state=state)).state,
         running.state,
@@ -245,6 +247,7 @@ def finish(running: Running) -> Solution:
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _solve(
     problem: Problem,
     solver: AbstractSolver,

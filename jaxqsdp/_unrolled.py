@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool
 
 from ._adjoint import AbstractAdjoint, Scaling
 from ._central import Data
+from ._control_flow import scan
 from ._lift import quadratic_forms, slacks, weighted_gram
 from ._linalg import positive_part
 from ._solution import Solution
@@ -57,7 +58,7 @@ class Unrolled(AbstractAdjoint):
             x = split.fitted(s)[0]
             return s + jax.vmap(positive_part)(2 * x - s) - x, None
 
-        s, _ = jax.lax.scan(step, start, None, length=self.num_steps)
+        s, _ = scan(step, start, None, length=self.num_steps)
         x, dual, scale, diagonal = split.fitted(s)
         form, block = (x[0] - x[1]) / 2, (x[0] + x[1]) / 2
         predictions = quadratic_forms(data.X, form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax.numpy as jnp
-import lineax as lx
+from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
 from .._types import Scalar, epsilon
@@ -91,9 +91,7 @@ def _regularized_weights(gram: Float[Array, "m m"], rhs: Float[Array, " m"]) -> 
     regularization = epsilon(gram.dtype) ** (2 / 3)
     diagonal = jnp.where(filled, 0, jnp.ones_like(size)) + regularization
     scaled = inverse[:, None] * gram * inverse[None, :] + jnp.diag(diagonal)
-    operator = lx.MatrixLinearOperator(scaled, lx.positive_semidefinite_tag)
-    solution = lx.linear_solve(operator, inverse * rhs, lx.Cholesky(), throw=False)
-    return inverse * solution.value
+    return inverse * cho_solve(cho_factor(scaled), inverse * rhs)
 
 
 def norm(x: Array) -> Scalar:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._control_flow import scan, while_loop
 from .._types import Scalar, epsilon
 from .acceleration import Anderson, norm
 
@@ -135,12 +136,12 @@ class Splitting(eqx.Module, Generic[_Candidate]):
         def step(sweep: _Sweep, _: None) -> tuple[_Sweep, None]:
             return _step(self.split, self.relaxation, state.sigma, sweep), None
 
-        sweep, _ = jax.lax.scan(step, state.sweep, None, length=self._stride)
+        sweep, _ = scan(step, state.sweep, None, length=self._stride)
         return self._test(eqx.tree_at(lambda state: state.sweep, state, sweep))
 
     def run(self, s: Array, sigma: Scalar) -> Outcome[_Candidate]:
         """Iterate from s until finished."""
-        final = jax.lax.while_loop(
+        final = while_loop(
             lambda state: ~self.finished(state),
             lambda state: self.step(state),  # a bound method of a module is not hashable
             self.start(s, sigma),
