@@ -21,17 +21,13 @@ import numpy as np
 _RATIO = 20  # of a compressed member's size: arrays worth saving hardly compress further, ...
 _SMALL = 2**20  # ... small ones excepted
 
-# What the readers of ZIP and NPY files raise, on whatever bytes.
+# What the readers of ZIP files, of compressed data and of NPY headers raise, on whatever bytes.
 _DAMAGE = (
     OSError,
     EOFError,
     ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
     RuntimeError,
     OverflowError,
-    MemoryError,
     SyntaxError,
     Warning,
     struct.error,
