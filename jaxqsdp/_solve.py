@@ -62,8 +62,9 @@ def solve(
 
     Its value p_sdp is at most that of the training problem, and any (λ, p) the solver reaches gives
     `lower_bound` ≤ p_sdp, rounding errors included. Targets (n, c) are c such problems that share
-    X and its factorization. Works under `jit` and `vmap` (over X, y, beta, or y with X shared) and
-    lowers to CPU, GPU and TPU without callbacks; it compiles once per shape and dtype.
+    X and its factorization. Works under `jit` and `vmap` (over X, y, beta, or y with X shared), in
+    `jax.shard_map` and on meshes of any type (derivatives on explicit ones under `jax.set_mesh`),
+    and lowers to CPU, GPU and TPU without callbacks; it compiles once per shape and dtype.
 
     **Arguments:**
 
