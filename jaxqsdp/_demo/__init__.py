@@ -1,1 +1,4 @@
-"""What `python -m jaxqsdp` is made of: data, report and picture. Needs the extra `demo`."""
+"""What `python -m jaxqsdp` is made of. Needs the extra `demo`.
+
+source ─► delimited or arrays ─► table ─► prepare ─► train ─► report, picture, the network's file
+"""
