@@ -34,7 +34,11 @@ codecs.register_error("jaxqsdp.spelled_out", _spell_out)
 @contextlib.contextmanager
 def any_encoding() -> Iterator[None]:
     """Let the standard streams spell out what their encoding lacks, such as β in cp1252."""
-    streams = [s for s in (sys.stdout, sys.stderr) if isinstance(s, io.TextIOWrapper)]
+    streams = [
+        stream
+        for stream in (sys.stdout, sys.stderr)
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed
+    ]
     before = [stream.errors for stream in streams]
     for stream in streams:
         stream.reconfigure(errors="jaxqsdp.spelled_out")
@@ -42,7 +46,7 @@ def any_encoding() -> Iterator[None]:
         yield
     finally:
         for stream, errors in zip(streams, before, strict=True):
-            if not stream.closed:
+            with contextlib.suppress(OSError, ValueError):  # it flushes, and may be closed by now
                 stream.reconfigure(errors=errors)
 
 

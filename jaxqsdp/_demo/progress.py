@@ -35,7 +35,7 @@ class Stages:
         self._total = sum(weights.values())
         self._done = 0.0
         self._bar: Any = None
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
             from tqdm import tqdm
 
             style = "{desc:<56}{percentage:3.0f}% |{bar:24}| {elapsed}"

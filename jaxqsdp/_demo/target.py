@@ -72,11 +72,10 @@ def _values(target: NDArray) -> _Values:
     distinct, codes = np.unique(target, return_inverse=True)
     if distinct.dtype.kind == "f":
         # 1234567.0 is called 1234567, and no two numbers are called the same.
+        wholes = [float(value).is_integer() and abs(float(value)) < 2**53 for value in distinct]
         texts = [
-            str(int(value))
-            if np.isfinite(value) and abs(value) < 2**53 and value % 1 == 0
-            else str(value)
-            for value in distinct
+            str(int(value)) if whole else str(value)
+            for value, whole in zip(distinct, wholes, strict=True)
         ]
     else:
         texts = [str(value) for value in distinct]
