@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._features import with_constant
 from .encode import encode
 from .errors import DataError, quoted
 from .table import Table
-
-_CONSTANT = 1.0  # the appended feature, which gives the network linear and constant terms
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,11 @@ def split(table: Table, seed: int) -> Split:
     }
     if not columns:
         raise DataError(f"{table.name}: no column varies in the training rows")
-    features = np.column_stack([scaled, np.full(len(scaled), _CONSTANT)])
+    features = np.asarray(with_constant(scaled))
     units = {
         "mean": mean,
         "scale": scale,
-        "constant": np.array(_CONSTANT),
+        "constant": features[0, -1],
         "target_mean": np.array(target_mean),
         "target_scale": np.array(target_scale),
         "columns": _as_bytes(columns),
