@@ -23,6 +23,7 @@ in parts.
 
 from __future__ import annotations
 
+import collections
 import json
 import statistics
 import time
@@ -151,6 +152,9 @@ def tables(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     for name in dict.fromkeys(row["data"] for row in rows):
         own = [row for row in rows if row["data"] == name]
         models = list(dict.fromkeys(row["model"] for row in own))
+        # Splits that not all models have seen would compare unlike with unlike.
+        measured = collections.Counter(row["split"] for row in own)
+        own = [row for row in own if measured[row["split"]] == len(models)]
         of_model = {model: [row for row in own if row["model"] == model] for model in models}
         first = own[0]
         score_line: Row = {"data": name, "metric": first["metric"]}
