@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
+import numpy as np
+
+from ._exact import power_of_two
 from ._pricing import enumerate_signs
+from ._units import moderate
 
 _UNIT = 2.0**-53  # a rounding error, relative
-_LEAST = 2.0**-1000  # bounds, with room, what underflow takes from a product of moderate numbers
+_LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of moderate numbers
 
 
-def combinatorial_bound(
-    X: NDArray, y: NDArray, weight: NDArray, beta: float, dual: NDArray
-) -> float:
+@np.errstate(all="ignore")  # what overflows proves nothing
+def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> float:
     """Bound the optimum of training, one output, from below, starting from any λ.
 
     The dual of the training problem, that is, of the LASSO over all neurons, is
@@ -28,19 +30,20 @@ def combinatorial_bound(
 
     Takes time of the order of 2^d.
     """
-    X, y, weight, dual = (np.asarray(a, np.float64) for a in (X, y, weight, dual))
+    X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
-    weight, weight_unit = _moderate(weight)
-    usable = weight > 2.0**-200  # any λ will do, one without the others too
-    X, y, weight, dual = X[usable], y[usable], weight[usable], dual[usable]
-    dual = np.where(np.isfinite(dual), dual, 0)
+    samples: Any = moderate(X, weight)
+    units: Any = samples.units_for(y)
+    y, penalty = samples.scale_targets(y, units), float(units.scale_beta(beta))
+    # Any λ will do, one without some of the samples too.
+    usable = (samples.weight > 2.0**-200) & np.isfinite(dual)
+    X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
+    dual = dual / power_of_two(np.abs(dual).max(initial=0))
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
         return 0.0
-    (X, feature_unit), (y, target_unit), (dual, _) = (_moderate(a) for a in (X, y, dual))
-    n, d = X.shape
-    penalty = float(np.ldexp(float(beta), -2 * feature_unit - target_unit - weight_unit))
     if not 2.0**-900 < penalty < 2.0**900:
         return 0.0
+    n, d = X.shape
 
     def rounding(operations: int) -> float:
         return 1.01 * operations * _UNIT
@@ -58,11 +61,4 @@ def combinatorial_bound(
     bound = (gain - loss) - 8 * _UNIT * (abs(gain) + loss) - _LEAST
     if not 0 < bound < np.inf:
         return 0.0
-    restored = float(np.ldexp(bound, 2 * target_unit + weight_unit))
-    return restored if 2.0**-1000 < restored < np.inf else 0.0
-
-
-def _moderate(array: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-    """Return the array divided by 2^k, below 1 in magnitude, and k."""
-    exponent = int(np.frexp(np.abs(array).max(initial=0))[1])
-    return np.ldexp(array, -exponent), exponent
+    return float(units.restore_bound(np.asarray(bound)))

@@ -59,11 +59,16 @@ def power_of_two(x: Array) -> Array:
     Multiplying and dividing by it is exact. Exponents are kept within the range where both the
     power and its reciprocal are normal numbers.
     """
-    xp, info = namespace(x), jnp.finfo(x.dtype)
+    xp = namespace(x)
     usable = xp.isfinite(x) & (x != 0)
     nearest = _nearest_power(xp.where(usable, xp.abs(x), xp.ones_like(x) / 2))
-    limit = 2.0 ** -(int(info.minexp) + 1)
+    limit = _largest_unit(x.dtype)
     return 2 * xp.clip(nearest, 0.5 / limit, 0.5 * limit)
+
+
+def _largest_unit(dtype: Any) -> float:
+    """Return the largest power of two whose reciprocal is normal with room to spare."""
+    return 2.0 ** -(int(jnp.finfo(dtype).minexp) + 1)
 
 
 def _nearest_power(x: Any) -> Any:
@@ -104,6 +109,26 @@ def rescaled(x: Array, power: Array | float) -> Array:
     xp = namespace(x)
     small = xp.where(whole >> whole.dtype.type(info.bits - 1) == 1, -small, small)
     return xp.where(is_subnormal(x), small, x * power)
+
+
+def unit_for(x: Array, factor: Array) -> Array:
+    """Return the power of two that brings max |factor·x| to 3/8 to 3/4, subnormal x included.
+
+    Factors are moderate. Where the power would be out of range, it is the nearest one within.
+    """
+    xp, limit = namespace(x, factor), _largest_unit(x.dtype)
+    # Twice, as factor·x may not be normal where x is not.
+    lift = 2.0 ** (int(jnp.finfo(x.dtype).nmant) + 2)  # makes every subnormal number normal
+    lift = xp.where(xp.max(xp.abs(x)) < 1, xp.ones_like(x, shape=()) * lift, 1)
+    largest = xp.max(xp.abs(rescaled(x, lift)))
+    first = xp.minimum(1 / power_of_two(largest), limit / lift) * lift
+    second = 1 / power_of_two(xp.max(xp.abs(factor * rescaled(x, first))))
+    return xp.where(largest > 0, xp.minimum(second, limit / first) * first, 1)
+
+
+def is_negative(x: Any) -> Any:
+    """Whether numbers are below zero, subnormal ones included."""
+    return (x < 0) | (is_subnormal(x) & namespace(x).signbit(x))
 
 
 def root(x: Array) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from ._exact import is_negative
 from ._fork import check_process
 from ._labels import check_labels
 from ._loss import SquaredLoss
@@ -46,6 +47,9 @@ class Problem(eqx.Module):
         problem, and (X, cy, cβ) has c² times its value.
     - `loss`: `SquaredLoss()`.
     - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
+
+    β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
+    (float64); all else may be subnormal.
 
     X, y and weights promote to one floating-point dtype; integers, of any size, become JAX's
     default float and half precisions float32. That is float32 throughout while JAX's 64-bit mode is
@@ -88,6 +92,8 @@ class Problem(eqx.Module):
         if is_concrete(self.beta) and np.any(np.asarray(self.beta) < tiny(dtype)):
             raise ValueError(f"`beta` is too small for {dtype}, got {beta}.")
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
+        if weight is not None and is_concrete(self.sample_weight):
+            _check_largest_weight(np.asarray(self.sample_weight))
         self.loss = SquaredLoss() if loss is None else loss
         if type(self.loss) is not SquaredLoss:  # what a subclass computes would be ignored
             raise TypeError(
@@ -117,9 +123,10 @@ class Problem(eqx.Module):
         """Whether the numbers make a problem, one answer per output; can be traced."""
         weight = self.weight
         xp = namespace(self.X, self.y, weight, self.beta)
-        shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & (weight >= 0))
-        shared = shared & xp.any(weight > 0)
-        penalty = xp.isfinite(self.beta) & (self.beta > 0)
+        shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & ~is_negative(weight))
+        least = tiny(self.X.dtype)
+        shared = shared & xp.any(weight >= least)
+        penalty = xp.isfinite(self.beta) & (self.beta >= least)
         return shared & penalty & xp.all(xp.isfinite(self.y), axis=0)
 
     @property
@@ -281,7 +288,12 @@ def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None
     if np.any(np.asarray(beta) <= 0):
         raise ValueError(f"`beta` must be positive, got {beta}.")
     if weight is not None:
-        if np.any(np.asarray(weight) < 0):
+        if np.any(is_negative(np.asarray(weight))):
             raise ValueError("`sample_weight` has negative entries; weights must be ≥ 0.")
         if not np.any(np.asarray(weight) > 0):
             raise ValueError("`sample_weight` is zero everywhere; no sample would count.")
+
+
+def _check_largest_weight(weight: np.ndarray) -> None:
+    if not np.any(weight >= tiny(weight.dtype)):
+        raise ValueError(f"`sample_weight` is too small for {weight.dtype} everywhere; rescale it.")

@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float
 from ._adjoint import AbstractAdjoint, Implicit
 from ._bound import dual_bound
 from ._control_flow import while_loop
+from ._exact import rescaled
+from ._exact import root as root_of
 from ._lift import quadratic_forms
 from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
@@ -195,20 +197,29 @@ def finish(running: Running) -> Solution:
     """Turn what a solve has reached into a solution with its certificate."""
     problem, X = running.problem, running.problem.X
     samples, root = _prepared(problem)
+
+    def left_out(y: Array, form: Array, units: Units) -> Scalar:
+        """Loss of samples whose weights are so small that the solver takes them for zero."""
+        weight = problem.weight
+        scale = jnp.where(samples.counted, 0, root_of(weight)) * jnp.sqrt(units.weight)
+        misfit = quadratic_forms(rescaled(X, units.feature), form) - rescaled(y, units.target)
+        return 0.5 * jnp.sum(jnp.where(scale > 0, jnp.square(scale * misfit), 0))
+
     tol, tol_residual = running.solver.tolerances(X.dtype)
 
     def finish_output(
         y: Array, beta: Scalar, usable: Array, process: AbstractProcess, state: Any
     ) -> Solution:
-        output = _Output.of(samples, y, beta, usable)
+        output, targets = _Output.of(samples, y, beta, usable), jnp.where(usable, y, 0)
         y, beta, units = output.y, output.beta, output.units
         iterate, report = process.result(state)
         dual = root * iterate.dual
         plus, minus = iterate.plus, iterate.minus
         predictions = quadratic_forms(samples.X, (plus - minus) / 2)
         point = feasible_point(predictions, y, samples.weight, beta, plus, minus)
+        value = point.value + left_out(targets, point.form, units)
         bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal)
-        gap = relative_gap(point.value, bound, y, samples.weight)
+        gap = relative_gap(value, bound, y, samples.weight)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = Status.where(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = Status.where(solved, Status.solved, status)
@@ -221,7 +232,7 @@ def finish(running: Running) -> Solution:
             samples.counted, units.restore_predictions(point.predictions), other
         )
         solution = Solution(
-            value=units.restore_value(point.value),
+            value=units.restore_value(value),
             lower_bound=units.restore_bound(bound),
             quadratic_form=form,
             scale=units.restore_form(point.scale),
@@ -233,7 +244,7 @@ def finish(running: Running) -> Solution:
             stats=Stats(report.num_steps, gap, report.residual),
             multi_output=False,
         )
-        underflown = (point.value > 0) & (solution.value < tiny(X.dtype))
+        underflown = (value > 0) & (solution.value < tiny(X.dtype))
         numbers = eqx.filter(solution, eqx.is_inexact_array)
         finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(numbers)]
         representable = jnp.all(jnp.stack(finite)) & ~underflown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 from jaxtyping import Array, Bool, Float
 
-from ._exact import power_of_two
+from ._exact import power_of_two, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
 
 
@@ -14,7 +14,8 @@ class Units(eqx.Module):
 
     The scaled problem is the exact image of the given one: its value is ωb² times as large, its
     quadratic form Z is b/a² times, its dual λ is ωb times and its diagonal p is a²bω times the
-    original's. Multiplying by a power of two rounds nothing unless the result underflows.
+    original's. Multiplying by a power of two rounds nothing unless the result underflows. Subnormal
+    entries of X, y and w, which XLA computes with as with zero, are scaled by their bits.
     """
 
     feature: Scalar  # a
@@ -41,14 +42,22 @@ class Units(eqx.Module):
 
     def restore_value(self, value: Array) -> Array:
         """Values back to the original units."""
-        return value / self.target / self.weight / self.target
+        return self._times_value(value, 1 / self.target, 1 / self.weight)
 
     def restore_bound(self, bound: Array) -> Array:
         """Lower bounds back to the original units: 0, which is always true, where out of range."""
         restored = self.restore_value(bound)
+        # A step that underflows may round up.
+        exact = self._times_value(restored, self.target, self.weight) == bound
         xp = namespace(restored)
-        within = xp.isfinite(restored) & (restored > tiny(restored.dtype))
+        within = exact & xp.isfinite(restored) & (restored > tiny(restored.dtype))
         return xp.where(within, restored, 0)
+
+    def _times_value(self, value: Array, target: Array, weight: Array) -> Array:
+        """Return target²·weight·value, the steps between kept within range at the edges of it."""
+        xp = namespace(self.target, value)  # values are moderate or else like b⁻²
+        room = xp.where(self.target > 1, 2.0**32, 2.0**-32).astype(value.dtype)
+        return value * room * target * weight * target / room
 
     def restore_form(self, form: Array) -> Array:
         """Z, V and ρ back to the original units."""
@@ -79,12 +88,13 @@ class Samples(eqx.Module):
     def units_for(self, y: Float[Array, " n"]) -> Units:
         """Return the units in which weighted targets are at most 1 in magnitude as well."""
         xp = namespace(y, self.weight)
-        largest = xp.max(xp.abs(xp.sqrt(self.weight) * xp.where(self.counted, y, 0)))
-        return Units(self.feature_unit, self.weight_unit, 1 / power_of_two(largest))
+        target = unit_for(xp.where(self.counted, y, 0), xp.sqrt(self.weight))
+        return Units(self.feature_unit, self.weight_unit, target)
 
     def scale_targets(self, y: Float[Array, " n"], units: Units) -> Float[Array, " n"]:
         """Return b·y, and zero for samples that do not count."""
-        return namespace(y, self.counted).where(self.counted, y * units.target, 0)
+        xp = namespace(y, self.counted)
+        return xp.where(self.counted, rescaled(y, units.target), 0)
 
 
 def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:
@@ -96,9 +106,8 @@ def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:
     """
     xp = namespace(X, weight)
     weight_unit = 1 / power_of_two(xp.max(weight))
-    weight = weight * weight_unit
+    weight = rescaled(weight, weight_unit)
     counted = weight > tiny(weight.dtype) ** 0.5
     weight, X = xp.where(counted, weight, 0), xp.where(counted[:, None], X, 0)
-    largest = xp.max(xp.abs(xp.sqrt(xp.sqrt(weight))[:, None] * X))
-    feature_unit = 1 / power_of_two(largest)
-    return Samples(X * feature_unit, weight, counted, feature_unit, weight_unit)
+    feature_unit = unit_for(X, xp.sqrt(xp.sqrt(weight))[:, None])
+    return Samples(rescaled(X, feature_unit), weight, counted, feature_unit, weight_unit)
