@@ -105,8 +105,10 @@ def rescaled(x: Array, power: Array | float) -> Array:
     mantissa = (whole & whole.dtype.type((1 << info.nmant) - 1)).astype(x.dtype)
     exponent = int(info.minexp) - int(info.nmant)  # of the smallest subnormal number
     half = exponent // 2
-    small = (mantissa * 2.0**half) * (power * 2.0 ** (exponent - half))
-    xp = namespace(x)
+    xp, lifted = namespace(x), mantissa * 2.0**half
+    if xp is jnp:  # XLA would multiply the constants first, which underflows
+        lifted = jax.lax.optimization_barrier(lifted)
+    small = lifted * (power * 2.0 ** (exponent - half))
     small = xp.where(whole >> whole.dtype.type(info.bits - 1) == 1, -small, small)
     return xp.where(is_subnormal(x), small, x * power)
 

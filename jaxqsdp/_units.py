@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._exact import power_of_two, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
+
+
+def _exponent(power: Any) -> int:
+    return int(np.frexp(power)[1]) - 1
+
+
+def _shifted(array: Any, exponent: int) -> Any:
+    """Return 2^exponent times an array of NumPy's: steps between would lose bits that XLA keeps."""
+    return np.ldexp(array, exponent)
 
 
 class Units(eqx.Module):
@@ -69,10 +81,16 @@ class Units(eqx.Module):
 
     def scale_diagonal(self, diagonal: Array) -> Array:
         """Inverse of `restore_diagonal`."""
+        powers = self.feature, self.target, self.weight, self.feature
+        if namespace(diagonal, *powers) is np:
+            return _shifted(diagonal, sum(map(_exponent, powers)))
         return diagonal * self.feature * self.target * self.weight * self.feature
 
     def restore_diagonal(self, diagonal: Array) -> Array:
         """P back to the original units."""
+        powers = self.feature, self.target, self.weight, self.feature
+        if namespace(diagonal, *powers) is np:
+            return _shifted(diagonal, -sum(map(_exponent, powers)))
         return diagonal / self.feature / self.target / self.weight / self.feature
 
 

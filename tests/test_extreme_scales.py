@@ -22,6 +22,7 @@ from test_certificate import exact_objective
 import jaxqsdp as qs
 from jaxqsdp._bound import bound_on_host, scaled_dual_bound
 from jaxqsdp._combinatorial import combinatorial_bound
+from jaxqsdp._exact import rescaled, root
 from jaxqsdp._objective import objective_above, on_host
 
 N, D = 4, 2
@@ -319,3 +320,15 @@ def test_proofs_survive_a_process_that_flushes_subnormals():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [[True] * 4] * 2
+
+
+def test_compiled_scaling_keeps_subnormal_numbers(dtype):
+    """XLA multiplies constants first where it may, and their product would underflow."""
+    tiny = np.finfo(dtype).tiny
+    x = np.array([0.3, -0.7, 0, 1, 2], dtype) * tiny
+    for power in (dtype(2.0**20), dtype(0.25) / tiny):
+        expected = rescaled(x, power)
+        assert np.all(expected[:2] != 0)
+        np.testing.assert_array_equal(jax.jit(rescaled)(x, power), expected)
+        np.testing.assert_array_equal(jax.jit(lambda x, p=power: rescaled(x, p))(x), expected)
+    np.testing.assert_allclose(jax.jit(root)(np.abs(x)), root(np.abs(x)), rtol=1e-6)
