@@ -33,6 +33,7 @@ from ._adjoint_report import AdjointStatus as AdjointStatus
 from ._adjoint_report import adjoint_report as adjoint_report
 from ._batch import solve_batch as solve_batch
 from ._beta_max import beta_max as beta_max
+from ._cache import enable_cache as enable_cache
 from ._certificate import Certificate as Certificate
 from ._certificate import certify as certify
 from ._cross_validation import CrossValidation as CrossValidation
@@ -98,6 +99,7 @@ __all__ = [
     "certify",
     "check_gradient",
     "cross_validate",
+    "enable_cache",
     "fit",
     "improve",
     "path",

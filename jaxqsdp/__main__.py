@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from numpy.typing import NDArray
 
+from ._blas import one_blas_thread
+from ._cache import enable_cache
 from ._demo import console
 from ._demo.errors import DataError
 
@@ -127,7 +129,6 @@ def _main(options: argparse.Namespace) -> int:
         import matplotlib  # noqa: F401
         import pandas  # noqa: F401
         import sklearn  # noqa: F401
-        from threadpoolctl import threadpool_limits
         from tqdm import tqdm  # noqa: F401
     except ImportError as error:
         return console.complain(f"{error.name} is missing; pip install 'jaxqsdp[demo]'")
@@ -143,8 +144,8 @@ def _main(options: argparse.Namespace) -> int:
     except DataError as error:
         return console.complain(str(error))
     jax.config.update("jax_enable_x64", True)
-    # Threads of BLAS spin while they wait, which on a busy machine is slower than none.
-    with threadpool_limits(1, user_api="blas"):
+    enable_cache()
+    with one_blas_thread():
         trained = train.train(
             split,
             accuracy=bool(data.classes),

@@ -13,8 +13,8 @@ from jaxtyping import Array
 from ._adjoint import Implicit, Scaling, linearization
 from ._central import Central, Data, Linearization
 from ._enumeration import ReadableMeta
-from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
+from ._programs import program
 from ._solution import Solution, Status, check_solution, outputs_first
 from ._text import numbers_of, outline
 from ._types import Scalar, highest_precision
@@ -101,8 +101,7 @@ def checked_adjoint(adjoint: Implicit | None) -> Implicit:
     return Implicit() if adjoint is None else adjoint
 
 
-@eqx.filter_jit
-@on_any_mesh
+@program(level=1)
 def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointReport:
     def one(y: Array, beta: Scalar, solution: Solution) -> AdjointReport:
         return _report_output(Data(problem.X, problem.weight, y, beta), solution, adjoint)

@@ -17,13 +17,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ._blas import one_blas_thread
 from ._buckets import Bucket, PaddedBucket, StackedBucket, sorted_into_buckets
 from ._checkpoint import Checkpoint, fingerprint
 from ._chunks import Job
 from ._problem import Problem, check_dtype, check_single
 from ._progress import progress_bar
+from ._running import begin, finish
 from ._solution import Solution, Status
-from ._solve import begin, finish, solver_for
+from ._solve_on_host import solver_for
 from ._solver import AbstractSolver
 from ._types import as_number, check_count, check_positive, is_concrete
 
@@ -123,7 +125,9 @@ def solve_batch(
 
                 waiting = np.flatnonzero(~results[index].done)
                 if len(waiting):
-                    Job(bucket, solvers[index], limits[index], put, deadline).run(waiting, lanes)
+                    job = Job(bucket, solvers[index], limits[index], put, deadline)
+                    with one_blas_thread():
+                        job.run(waiting, lanes)
         except KeyboardInterrupt:
             pass  # what has not ended says so in its status
         finally:

@@ -11,8 +11,8 @@ from ._control_flow import while_loop
 from ._exact import inner, power_of_two, weighted_rows
 from ._lift import slacks
 from ._linalg import norm_above, smallest_eigenvalue_bound
-from ._mesh import on_any_mesh
 from ._problem import Problem
+from ._programs import program
 from ._types import Scalar, epsilon, highest_precision, tiny
 from ._units import moderate
 
@@ -50,8 +50,7 @@ def check_one_target(problem: Problem) -> None:
         )
 
 
-@eqx.filter_jit
-@on_any_mesh
+@program(level=0)
 @highest_precision
 def _beta_max(problem: Problem) -> Scalar:
     samples = moderate(jnp.where((problem.y != 0)[:, None], problem.X, 0), problem.weight)

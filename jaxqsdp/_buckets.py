@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
+from ._padding import pad, rung, unpad
 from ._problem import Problem
 from ._solution import Solution
 
@@ -64,22 +63,12 @@ class PaddedBucket(Bucket):
 
     def fetch(self, places: np.ndarray) -> Problem:
         """Pad and stack some of them."""
-        padded = [_pad(self._problems[place], self.X_shape) for place in places]
+        padded = [pad(self._problems[place], self.X_shape) for place in places]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
 
     def slice(self, place: int, solution: Solution) -> Solution:
         """Return the solution of one problem without its padding."""
-        n, d = self._problems[place].X.shape
-        width = self.X_shape[1]
-        kept = np.concatenate([np.arange(d), width + np.arange(d)])
-        return dataclasses.replace(
-            solution,
-            quadratic_form=solution.quadratic_form[..., :d, :d],
-            gram=solution.gram[..., kept[:, None], kept],
-            dual=solution.dual[:n],
-            dual_diagonal=solution.dual_diagonal[..., :d],
-            predictions=solution.predictions[:n],
-        )
+        return unpad(solution, *self._problems[place].X.shape)
 
 
 def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
@@ -93,28 +82,3 @@ def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
         PaddedBucket([problems[index] for index in indices], indices, key[0])
         for key, indices in groups.items()
     ]
-
-
-def rung(size: int) -> int:
-    """Round up to 4, 5, 6, 7 or 8 times a power of two: a quarter more at most."""
-    power = max(1, 2 ** (max(size - 1, 1).bit_length() - 3))
-    return -(-size // power) * power
-
-
-def _pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
-    """Add features that are zero and samples of zero weight, which change nothing."""
-    n, d = problem.X.shape
-    rows, columns = shape[0] - n, shape[1] - d
-    y = np.asarray(problem.y)
-    leaves = (
-        np.pad(np.asarray(problem.X), ((0, rows), (0, columns))),
-        np.pad(y, ((0, rows),) + ((0, 0),) * (y.ndim - 1)),
-        np.asarray(problem.beta),
-        np.pad(np.asarray(problem.weight), (0, rows)),
-    )
-    return eqx.tree_at(
-        lambda p: (p.X, p.y, p.beta, p.sample_weight),
-        problem,
-        leaves,
-        is_leaf=lambda leaf: leaf is None,
-    )

@@ -19,6 +19,7 @@ from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
 from ._solve import solve
+from ._solve_on_host import solve_once
 from ._text import numbers_of, outline, shape_of
 from ._types import (
     Scalar,
@@ -123,7 +124,7 @@ def certify(
         return _certify(problem, network, solution.dual, solution.dual_diagonal)
     # Evaluated now even inside `jit`, which would stage what its body closes over.
     with jax.ensure_compile_time_eval():
-        solution = solve(problem, throw=False) if solution is None else solution
+        solution = solve_once(problem) if solution is None else solution
         check_solution(problem, solution)
         duals = [] if dual is None else [dual]
         many = problem.num_features > (MOST_FEATURES if duals else _FEW_FEATURES)

@@ -27,13 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ._buckets import Bucket, rung
+from ._buckets import Bucket
 from ._control_flow import while_loop
 from ._lift import lifted_size
-from ._mesh import on_any_mesh
+from ._padding import rung
 from ._problem import Problem
+from ._programs import HostProgram
+from ._running import Running, advance, begin, complete, finish
 from ._solution import Solution
-from ._solve import Running, advance, begin, complete, finish
 from ._solver import AbstractSolver
 
 _BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
@@ -163,14 +164,16 @@ def _work_on_problems(job: Job, queue: _Queue, width: int) -> None:
             owners = np.array([owner for owner, _ in some])
             padded = [lane for _, lane in some] + [some[0][1]] * (width - len(some))
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-            chunk, ended, solution = _resume(stacked, jnp.int32(len(owners)))
+            chunk, ended, solution = _resume_program(stacked, np.int32(len(owners)))
         else:
             owners = queue.take()
             if len(owners) == 0:
                 return
             problem = job.bucket.fetch(np.resize(owners, queue.lanes))
-            count = jnp.int32(len(owners))
-            chunk, ended, solution = _launch(problem, job.solver, job.max_steps, count, width)
+            count = np.int32(len(owners))
+            chunk, ended, solution = _launch_program(
+                problem, job.solver, job.max_steps, count, width
+            )
 
         has_ended = np.asarray(ended)[: len(owners)]
         job.put(owners[has_ended], _pick(solution, np.flatnonzero(has_ended)))
@@ -183,8 +186,6 @@ def _pick(tree: Any, lanes: Any) -> Any:
     return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[lanes]), tree)
 
 
-@eqx.filter_jit
-@on_any_mesh
 def _launch(
     problem: Problem, solver: AbstractSolver, max_steps: int, count: Int[Array, ""], width: int
 ) -> tuple[Running, Bool[Array, " lanes"], Solution]:
@@ -192,8 +193,6 @@ def _launch(
     return _visit(chunk, count, width)
 
 
-@eqx.filter_jit
-@on_any_mesh
 def _resume(
     chunk: Running, count: Int[Array, ""]
 ) -> tuple[Running, Bool[Array, " lanes"], Solution]:
@@ -261,12 +260,10 @@ def _work_on_outputs(job: Job, queue: _Queue, width: int) -> None:
         if len(places) == 0:
             return
         problem = job.bucket.fetch(np.resize(places, queue.lanes))
-        solution = _solve_outputs(problem, job.solver, job.max_steps)
+        solution = _outputs_program(problem, job.solver, job.max_steps)
         job.put(places, _pick(solution, slice(len(places))))
 
 
-@eqx.filter_jit
-@on_any_mesh
 def _solve_outputs(problem: Problem, solver: AbstractSolver, max_steps: int) -> Solution:
     """Solve a stacked problem whose X and weights are all the same."""
     shared = jax.tree.map(lambda leaf: leaf[0], problem)
@@ -276,3 +273,8 @@ def _solve_outputs(problem: Problem, solver: AbstractSolver, max_steps: int) -> 
         return finish(complete(begin(single, solver, max_steps)))
 
     return jax.vmap(one)(problem.y, problem.beta)
+
+
+_launch_program, _resume_program, _outputs_program = (
+    HostProgram(function, level=1) for function in (_launch, _resume, _solve_outputs)
+)

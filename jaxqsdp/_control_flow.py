@@ -22,8 +22,8 @@ def while_loop(goes_on: Callable[[_T], Any], step: Callable[[_T], _T], start: _T
     return jax.lax.while_loop(goes_on, step, _settled(step, start))
 
 
-def fori_loop(first: int, end: int, step: Callable[[Any, _T], _T], start: _T) -> _T:
-    """As `jax.lax.fori_loop`, between fixed bounds."""
+def fori_loop(first: Any, end: Any, step: Callable[[Any, _T], _T], start: _T) -> _T:
+    """As `jax.lax.fori_loop`."""
     return jax.lax.fori_loop(first, end, step, _settled(lambda carry: step(first, carry), start))
 
 

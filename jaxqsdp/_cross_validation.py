@@ -15,10 +15,10 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ._beta_max import beta_max
 from ._features import checked_constant, default_constant, with_constant
-from ._mesh import on_any_mesh
 from ._path import grid_of, repeated
 from ._plot import plot_cross_validation
 from ._problem import Problem
+from ._programs import program
 from ._round import round
 from ._solution import Solution, Status, outputs_first, outputs_last
 from ._solve import solve
@@ -197,8 +197,7 @@ def cross_validate(
     return _select(grid.reshape(-1), scales, scores, fold, status, gap, score, metric)
 
 
-@eqx.filter_jit
-@on_any_mesh
+@program(level=1)
 def _largest_betas(
     problem: Problem, constants: Float[Array, " s"] | None, standardize: bool
 ) -> Float[Array, " s"]:
@@ -212,8 +211,7 @@ def _largest_betas(
     return largest(None)[None] if constants is None else jax.vmap(largest)(constants)
 
 
-@eqx.filter_jit
-@on_any_mesh
+@program(level=1)
 @highest_precision
 def _scores(
     problem: Problem,
@@ -308,12 +306,14 @@ def _prepared(
     return X if constant is None else with_constant(X, constant)
 
 
+@program(level=0)
 def _assign(n: int, folds: int, key: PRNGKeyArray) -> Int[Array, " n"]:
     """Deal the samples, in random order, to the folds in turn."""
     order = jax.random.permutation(key, n)
     return jnp.zeros((n,), jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % folds)
 
 
+@program(level=0)
 def _select(
     betas: Float[Array, " k"],
     constants: Float[Array, " k"],

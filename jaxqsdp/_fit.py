@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import operator
+
 import equinox as eqx
 import jax
 from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import _improve
+from ._adjoint import Implicit
 from ._certificate import Certificate, certify
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
 from ._problem import Problem
 from ._round import round
 from ._solution import Solution
-from ._solve import solve
+from ._solve import check_arguments, raise_if_failed
+from ._solve_on_host import prepare_solve_once, solve_once
 from ._solver import AbstractSolver
-from ._types import is_concrete
+from ._types import check_count, is_concrete
 
 
 class FitResult(eqx.Module):
@@ -77,7 +81,13 @@ def fit(
             "`fit` prunes the network, which changes shapes: call it outside `jit` and `vmap`, or "
             "chain `solve`, `round` and `certify` inside."
         )
-    solution = solve(problem, solver, max_steps=max_steps)
+    check_arguments(problem, solver, max_steps, None, Implicit())
+    check_count(num_neurons, "num_neurons")
+    prepare_solve_once(problem, solver, max_steps)
+    if improve:
+        _improve.prepare_improve(problem, operator.index(num_neurons))
+    solution = solve_once(problem, solver, max_steps)
+    raise_if_failed(solution)
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
     if improve:
         network = _improve.improve(

@@ -12,8 +12,8 @@ from jaxtyping import Array
 from ._adjoint import Implicit, Scaling, linearization
 from ._adjoint_report import checked_adjoint, natural_sizes, norm, random_changes
 from ._central import Data
-from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
+from ._programs import program
 from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver
@@ -95,8 +95,7 @@ def check_gradient(
     return check
 
 
-@eqx.filter_jit
-@on_any_mesh
+@program(level=1)
 @highest_precision
 def _errors(
     problem: Problem, solution: Solution, solver: AbstractSolver | None, adjoint: Implicit

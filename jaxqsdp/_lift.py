@@ -48,7 +48,7 @@ def diagonal_index(d: int) -> np.ndarray:
 
 def quadratic_forms(X: Float[Array, "n d"], Z: Float[Array, "d d"]) -> Float[Array, " n"]:
     """A(Z)_i = x_iᵀ Z x_i."""
-    return jnp.sum((X @ Z) * X, axis=1)
+    return namespace(X, Z).sum((X @ Z) * X, axis=1)
 
 
 def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Array, "d d"]:

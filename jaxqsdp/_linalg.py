@@ -60,8 +60,9 @@ def _refuse_to_differentiate(primals: Any, tangents: Any) -> Any:
 
 def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """Symmetric square root of the positive part; unique, so reproducible across backends."""
-    eigenvalues, vectors = jnp.linalg.eigh(matrix)
-    return (vectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]) @ vectors.T
+    xp = namespace(matrix)
+    eigenvalues, vectors = xp.linalg.eigh(matrix)
+    return (vectors * xp.sqrt(xp.maximum(eigenvalues, 0))[None, :]) @ vectors.T
 
 
 def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:

@@ -16,13 +16,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 
-from ._control_flow import scan, while_loop
+from ._control_flow import fori_loop, scan, while_loop
 from ._solver.splitting import select
 from ._types import Scalar, epsilon, tiny
 
-_RANDOM_STARTS = 6  # of the flips of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
+RANDOM_STARTS = 6  # of the flips of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
 _FIRST_SWEEPS = 50  # of coordinate descent over α, ...
 _SWEEPS = 3  # ... and after each change of a neuron
 
@@ -33,36 +33,36 @@ def local_search(
     beta: Float[Array, " c"],
     u: Float[Array, "m d"],
     v: Float[Array, "m d"],
-    key: PRNGKeyArray,
-    num_sweeps: int,
-) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"], Scalar]:
-    """Improve the weights ±1 of a network, and return them with fitting α and the objective.
+    order: Int[Array, "sweeps m"],
+    starts: Float[Array, "sweeps m 2 starts d"],
+    num_neurons: Int[Array, ""],
+) -> Network:
+    """Improve the weights ±1 of a network, and return it with fitting α and the objective.
 
-    Each of `num_sweeps` sweeps visits all neurons in random order; the objective never rises.
-    Weights are absorbed into X and y, which are of moderate scale. α is nearly the best.
+    Each sweep visits the first `num_neurons` neurons, those that are in use, in its `order`, with
+    random signs to start from for either factor of the neuron; the objective never rises. Weights
+    of samples are absorbed into X and y, which are of moderate scale. α is nearly the best.
     """
     m = u.shape[0]
+    used = (jnp.arange(m, dtype=num_neurons.dtype) < num_neurons).astype(X.dtype)
 
-    def visit(network: _Network, item: tuple[Array, Array, PRNGKeyArray]) -> tuple[_Network, None]:
-        changed = _replace_neuron(X, y, beta, network, *item)
-        return select(changed.objective < network.objective, changed, network), None
+    def visit(count: Array, network: Network) -> Network:
+        sweep, place = count // num_neurons, count % num_neurons
+        joint = (1 - sweep % 2).astype(X.dtype)
+        random = starts[sweep, place].astype(X.dtype)
+        changed = _replace_neuron(X, y, beta, network, order[sweep, place], joint, random)
+        return select(changed.objective < network.objective, changed, network)
 
-    def sweep(network: _Network, item: tuple[Array, PRNGKeyArray]) -> tuple[_Network, None]:
-        joint, key = item
-        order_key, visits_key = jax.random.split(key)
-        order = jax.random.permutation(order_key, m)
-        items = order, jnp.broadcast_to(joint, (m,)), jax.random.split(visits_key, m)
-        return scan(visit, network, items)[0], None
-
+    u, v = u.astype(X.dtype), v.astype(X.dtype)
     alpha = jnp.zeros((m, y.shape[1]), X.dtype)
-    phi = (X @ u.T) * (X @ v.T)
-    network = _Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
-    joint = (1 - jnp.arange(num_sweeps) % 2).astype(X.dtype)
-    network, _ = scan(sweep, network, (joint, jax.random.split(key, num_sweeps)))
-    return network.u, network.v, network.alpha, network.objective
+    phi = (X @ u.T) * (X @ v.T) * used[None, :]
+    network = Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
+    if order.shape[0] == 0:
+        return network
+    return fori_loop(jnp.zeros_like(num_neurons), order.shape[0] * num_neurons, visit, network)
 
 
-class _Network(eqx.Module):
+class Network(eqx.Module):
     """Neurons, what they give, and the output weights."""
 
     u: Float[Array, "m d"]
@@ -82,17 +82,23 @@ class _Network(eqx.Module):
         beta: Array,
         alpha: Array,
         num_sweeps: int,
-    ) -> _Network:
+    ) -> Network:
         """Improve α from where it is, and evaluate."""
         alpha = coordinate_descent(gram, phi.T @ y, beta, alpha, num_sweeps)
         loss = 0.5 * jnp.sum(jnp.square(y - phi @ alpha))
         objective = loss + jnp.sum(beta * jnp.sum(jnp.abs(alpha), axis=0))
-        return _Network(u, v, phi, gram, alpha, objective)
+        return Network(u, v, phi, gram, alpha, objective)
 
 
 def _replace_neuron(
-    X: Array, y: Array, beta: Array, network: _Network, j: Array, joint: Array, key: PRNGKeyArray
-) -> _Network:
+    X: Array,
+    y: Array,
+    beta: Array,
+    network: Network,
+    j: Array,
+    joint: Array,
+    random: Float[Array, "2 starts d"],
+) -> Network:
     """Find a better neuron in place of the j-th.
 
     If `joint` is 1 the others are refitted, first with their signs; if it is 0 they stay.
@@ -122,19 +128,18 @@ def _replace_neuron(
         products = used[:, :, None] * (phi.T @ features)[None]
         return solve_triangular(lower, products, lower=True)
 
-    def best(features: Float[Array, "n d"], start: Float[Array, " d"], key: PRNGKeyArray) -> Array:
-        """Choose the signs in φ = features · signs."""
+    def best(factors: tuple[Array, Array], random: Array) -> tuple[tuple[Array, Array], None]:
+        """Choose the signs of the first factor, φ = features · signs, and exchange the two."""
+        start, other = factors
+        features = (X @ other)[:, None] * X
         linear = left @ features  # (c, d)
         others = reached(features)
         quadratic = (features.T @ features)[None] - jnp.swapaxes(others, 1, 2) @ others
-        random = jax.random.rademacher(key, (_RANDOM_STARTS, len(start)), start.dtype)
         greedy = jnp.where(jnp.sum(linear, axis=0) >= 0, 1, -1).astype(start.dtype)
         starts = jnp.concatenate([start[None], greedy[None], random])
-        return _flip(linear, quadratic, beta, starts)
+        return (other, _flip(linear, quadratic, beta, starts)), None
 
-    first, second = jax.random.split(key)
-    new_u = best((X @ v[j])[:, None] * X, u[j], first)
-    new_v = best((X @ new_u)[:, None] * X, v[j], second)
+    (new_u, new_v), _ = scan(best, (u[j], v[j]), random)
     new_phi = (X @ new_u) * (X @ new_v)
     others = reached(new_phi[:, None])[:, :, 0]  # (c, m)
     size = jnp.sum(jnp.square(new_phi)) - jnp.sum(jnp.square(others), axis=1)
@@ -145,7 +150,7 @@ def _replace_neuron(
     products = phi.T @ new_phi
     gram = gram.at[j].set(products).at[:, j].set(products)
     u, v = u.at[j].set(new_u), v.at[j].set(new_v)
-    return _Network.of(u, v, phi, gram, y, beta, alpha, _SWEEPS)
+    return Network.of(u, v, phi, gram, y, beta, alpha, _SWEEPS)
 
 
 def _worth(linear: Float[Array, "*s c"], quadratic: Float[Array, "*s c"], beta: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
+from jaxtyping import Array, ArrayLike, Float, UInt8
 
 from ._files import read_arrays, write_arrays
 from ._fork import check_process
@@ -79,7 +79,7 @@ class QuantizedNetwork(eqx.Module):
     @property
     def alpha_columns(self) -> Float[Array, "m c"]:
         """α as (m, c), with c = 1 for a scalar output."""
-        return self.alpha if self.alpha.ndim == 2 else self.alpha[:, None]
+        return _columns(self.alpha)
 
     @property
     def num_neurons(self) -> int:
@@ -111,10 +111,13 @@ class QuantizedNetwork(eqx.Module):
         """
         if not is_concrete(self.alpha):
             raise ValueError("`prune` changes shapes; call it outside `jit` and `vmap`.")
-        kept = np.flatnonzero(np.any(np.asarray(self.alpha_columns) != 0, axis=1))
-        return QuantizedNetwork(
-            self.packed_u[kept], self.packed_v[kept], self.alpha[kept], self.num_features
-        )
+        return self.subset(np.flatnonzero(np.any(np.asarray(_columns(self.alpha)) != 0, axis=1)))
+
+    def subset(self, neurons: np.ndarray) -> QuantizedNetwork:
+        """Return the network of some of the neurons; on the host, where nothing is compiled."""
+        leaves = (self.packed_u, self.packed_v, self.alpha)
+        u, v, alpha = (jnp.asarray(np.asarray(leaf)[neurons]) for leaf in leaves)
+        return QuantizedNetwork(u, v, alpha, self.num_features)
 
     def save(self, path: str | os.PathLike[str], **others: ArrayLike) -> Path:
         """Write the network to an NPZ file of packed weights and α, readable by plain NumPy.
@@ -170,11 +173,15 @@ class QuantizedNetwork(eqx.Module):
         )
 
 
-def pack(u: Bool[Array, "m d"], v: Bool[Array, "m d"], alpha: Array) -> QuantizedNetwork:
-    """Build a network from the positions of the +1 weights."""
-    return QuantizedNetwork(
-        jnp.packbits(u, axis=-1), jnp.packbits(v, axis=-1), alpha, num_features=u.shape[-1]
-    )
+def _columns(alpha: Array) -> Array:
+    return alpha if alpha.ndim == 2 else alpha[:, None]
+
+
+def pack(u: Any, v: Any, alpha: Any) -> QuantizedNetwork:
+    """Build a network from the positions (m, d) of the +1 weights, of NumPy or JAX, and α."""
+    packbits = namespace(u, v).packbits
+    packed_u, packed_v = (jnp.asarray(packbits(signs, axis=-1)) for signs in (u, v))
+    return QuantizedNetwork(packed_u, packed_v, jnp.asarray(alpha), num_features=u.shape[-1])
 
 
 def _plain_array(value: ArrayLike, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._lift import slacks, weighted_gram
-from ._types import Scalar, epsilon, tiny
+from ._types import Scalar, epsilon, namespace, tiny
 
 
 class FeasiblePoint(eqx.Module):
@@ -34,15 +34,16 @@ def feasible_point(
     max(0, (Σ w ŷ y − βρ)/Σ w ŷ²), for the squared loss. Raising the
     diagonal keeps both blocks positive semidefinite.
     """
+    xp = namespace(predictions, y, weight, plus, minus)
     form, block = (plus - minus) / 2, (plus + minus) / 2
-    scale = jnp.max(jnp.diag(block))
-    energy = jnp.sum(weight * jnp.square(predictions))
-    numerator = jnp.sum(weight * predictions * y) - beta * scale
-    factor = jnp.maximum(numerator, 0) / jnp.where(energy > 0, energy, 1)
+    scale = xp.max(xp.diag(block))
+    energy = xp.sum(weight * xp.square(predictions))
+    numerator = xp.sum(weight * predictions * y) - beta * scale
+    factor = xp.maximum(numerator, 0) / xp.where(energy > 0, energy, 1)
     scale, predictions = factor * scale, factor * predictions
-    diagonal = jnp.eye(form.shape[0], dtype=bool)
-    block = jnp.where(diagonal, scale, factor * block)
-    value = 0.5 * jnp.sum(weight * jnp.square(predictions - y)) + beta * scale
+    diagonal = xp.eye(form.shape[0], dtype=bool)
+    block = xp.where(diagonal, scale, factor * block)
+    value = 0.5 * xp.sum(weight * xp.square(predictions - y)) + beta * scale
     return FeasiblePoint(value, factor * form, block, scale, predictions)
 
 
@@ -78,5 +79,6 @@ def relative_gap(
     value: Scalar, lower_bound: Scalar, y: Array, weight: Float[Array, " n"]
 ) -> Scalar:
     """Return (value − bound) / max(value, 10·eps·½Σwy², tiny)."""
-    floor = 10 * epsilon(value.dtype) * 0.5 * jnp.sum(weight * jnp.square(y))
-    return (value - lower_bound) / jnp.maximum(jnp.maximum(value, floor), tiny(value.dtype))
+    xp = namespace(value, lower_bound, y, weight)
+    floor = 10 * epsilon(value.dtype) * 0.5 * xp.sum(weight * xp.square(y))
+    return (value - lower_bound) / xp.maximum(xp.maximum(value, floor), tiny(value.dtype))

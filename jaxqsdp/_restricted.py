@@ -19,6 +19,10 @@ _MAX_STEPS = 100
 _TO_BOUNDARY = 0.99
 _START_INSIDE = 0.95  # of the way to the constraints at most
 _LEAST_STEP = 1e-10
+_EXACT = 1e-10  # relative gap from which the entries that are not zero stand out
+_NEGLIGIBLE = 1e-9  # of ‖y‖: what a neuron that is dropped contributes at most
+_DEPENDENT = 1e-8  # columns
+_FEASIBLE = 1 + 1e-7  # |Φᵀr| / β at most
 
 Vector = NDArray[np.float64]
 
@@ -130,3 +134,48 @@ def basic_weights(columns: NDArray[np.float64], alpha: Vector) -> Vector:
     except RuntimeError:  # too many changes of the active set
         return alpha
     return signs * weights
+
+
+def best_weights(columns: NDArray[np.float64], y: Vector, beta: float) -> Vector:
+    """Return the α that minimizes ½‖Φα − y‖² + β‖α‖₁, zero where the minimizer is.
+
+    An interior point shows which entries are not zero, and those are solved for; where columns
+    depend on each other the minimizer is not unique, and one with few entries is chosen. If its
+    signs are not those of a minimizer, as next to ties, small entries become zero instead.
+    """
+    alpha = np.zeros(columns.shape[1])
+    if not np.abs(y @ columns).max(initial=0) > beta:
+        return alpha
+    size = np.linalg.norm(columns, axis=0)
+    some = columns[:, size > 0]
+    fitted = solve_restricted(some, y, beta, y, _EXACT)
+    reach = np.abs(fitted.alpha) * size[size > 0] / np.linalg.norm(y)
+    slack = 1 - np.abs(fitted.dual @ some) / beta
+    weights = np.where(reach > slack, fitted.alpha, 0)
+    polished = _polished(some, y, beta, np.sign(weights))
+    if polished is None:
+        weights = np.where(reach > _NEGLIGIBLE, fitted.alpha, 0)
+        used = np.flatnonzero(weights)
+        weights[used] = basic_weights(some[:, used], weights[used])
+        polished = _polished(some, y, beta, np.sign(weights))
+    alpha[size > 0] = weights if polished is None else polished
+    return alpha
+
+
+def _polished(columns: NDArray[np.float64], y: Vector, beta: float, signs: Vector) -> Vector | None:
+    """Return the weights that are optimal if they have these signs, and None if they have not."""
+    used = np.flatnonzero(signs)
+    some = columns[:, used]
+    # Φᵀ(y − Φα) = β·sign(α) through an orthogonal factor: the Gram matrix would square the errors.
+    left, upper = np.linalg.qr(some)
+    diagonal = np.abs(np.diagonal(upper))
+    if len(used) > len(y) or diagonal.min(initial=np.inf) <= _DEPENDENT * diagonal.max(initial=0):
+        return None
+    pull = linalg.solve_triangular(upper, signs[used], trans="T", check_finite=False)
+    weights = linalg.solve_triangular(upper, left.T @ y - beta * pull, check_finite=False)
+    residual = y - some @ weights
+    if np.any(weights * signs[used] < 0) or np.abs(residual @ columns).max() > beta * _FEASIBLE:
+        return None
+    alpha = np.zeros(columns.shape[1])
+    alpha[used] = weights
+    return alpha

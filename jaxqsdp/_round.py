@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+from numpy.typing import NDArray
 
+from ._core import Core
 from ._lasso import lasso
 from ._linalg import square_root
 from ._mesh import on_any_mesh
 from ._network import QuantizedNetwork, pack
 from ._problem import Problem, check_fits, check_single
+from ._programs import on_host
+from ._random import normal_numbers
+from ._restricted import best_weights
 from ._solution import Solution, check_solution
-from ._types import Scalar, check_count, check_key, highest_precision
+from ._types import Scalar, check_count, check_key, highest_precision, namespace, over_leading
 
 _GAMMA = math.asinh(1.0)  # ln(1 + √2)
 
@@ -65,6 +72,8 @@ def round(
     num_neurons = operator.index(num_neurons)
     key = check_key(key)
     check_solution(problem, solution)
+    if on_host(problem, solution, key):
+        return _round_on_host(problem, solution, num_neurons, key, refit)
     return _round(problem, solution, num_neurons, key, refit)
 
 
@@ -74,25 +83,56 @@ def round(
 def _round(
     problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
 ) -> QuantizedNetwork:
-    u, v, alpha = draw(solution, num_neurons, key)
+    normal = jax.random.normal(key, (2, num_neurons, problem.num_features), problem.X.dtype)
+    u, v, alpha = draw(solution, normal)
     network = pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
     return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
 
 
+def _round_on_host(
+    problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
+) -> QuantizedNetwork:
+    shape, dtype = (2, num_neurons, problem.num_features), problem.X.dtype
+    alpha: Any
+    u, v, alpha = draw(solution, normal_numbers(key, shape, dtype))
+    if refit:
+        core = Core.of(problem)
+        alpha = best_alpha(core, np.where(u >= 0, 1.0, -1.0), np.where(v >= 0, 1.0, -1.0))
+    alpha = alpha.astype(dtype)
+    return pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
+
+
+def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
+    """Return the best output weights (m, c) of some neurons, in the units of the problem."""
+    features = (core.X @ u.T) * (core.X @ v.T)
+    outputs = zip(core.y.T, core.beta, strict=True)
+    alpha = [best_weights(features, y, float(beta)) for y, beta in outputs]
+    return core.restore_alpha(np.stack(alpha, axis=1))
+
+
 def draw(
-    solution: Solution, num_neurons: int, key: PRNGKeyArray
+    solution: Solution, normal: Any
 ) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]:
-    """Draw (g_u, g_v) ~ N(0, S), whose signs are the neurons, and return them with unbiased α."""
-    scale = jnp.atleast_1d(solution.scale)
+    """Return (g_u, g_v) ~ N(0, S), whose signs are the neurons, and the unbiased α beside them.
+
+    From independent normal numbers (2, m, d); on the host if these are NumPy's.
+    """
+    if isinstance(normal, np.ndarray):
+        solution = jax.tree.map(np.asarray, solution)
+    xp, num_neurons = namespace(normal), normal.shape[1]
+    scale = xp.atleast_1d(solution.scale)
     c, d = scale.shape[0], solution.quadratic_form.shape[-1]
     forms = solution.quadratic_form.reshape(c, d, d)
     blocks = solution.block.reshape(c, d, d)
-    normal = jax.random.normal(key, (2, num_neurons, d), scale.dtype)
-    g_u, g_v = jax.vmap(_gaussians, in_axes=(0, 0, 0, None))(forms, blocks, scale, normal)
+
+    def gaussians(form: Array, block: Array, scale: Scalar) -> tuple[Array, Array]:
+        return _gaussians(form, block, scale, normal)
+
+    g_u, g_v = over_leading(gaussians, forms, blocks, scale)
     owner = _shares(scale, num_neurons)
-    neurons = jnp.arange(num_neurons)
-    owned = (owner[:, None] == jnp.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
-    count = jnp.maximum(jnp.sum(owned, axis=0), 1)
+    neurons = np.arange(num_neurons)
+    owned = (owner[:, None] == np.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
+    count = xp.maximum(xp.sum(owned, axis=0), 1)
     alpha = owned * (KRIVINE_CONSTANT * scale / count)[None, :]
     return g_u[owner, neurons], g_v[owner, neurons], alpha
 
@@ -109,7 +149,19 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     check_fits(problem, network)
     if network.num_neurons == 0:
         return network
+    if on_host(problem, network):
+        return _refit_on_host(problem, network)
     return _refit(problem, network, jnp.any(network.alpha_columns != 0, axis=1))
+
+
+def _refit_on_host(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
+    host = jax.tree.map(np.asarray, network)
+    kept = np.any(host.alpha_columns != 0, axis=1)
+    u, v = (np.asarray(signs, np.float64)[kept] for signs in (host.u, host.v))
+    alpha = np.zeros(host.alpha_columns.shape)
+    alpha[kept] = best_alpha(Core.of(problem), u, v)
+    alpha = alpha.reshape(network.alpha.shape).astype(problem.X.dtype)
+    return eqx.tree_at(lambda network: network.alpha, network, jnp.asarray(alpha))
 
 
 @eqx.filter_jit
@@ -140,11 +192,12 @@ def _gaussians(
 
     S has the invariant subspaces (x, ±x), so two d × d factors T± = sinh γV_s ± sin γZ_s do.
     """
+    xp = namespace(form, normal)
     positive = scale > 0
-    divisor = jnp.where(positive, scale, 1)
-    identity = jnp.eye(form.shape[0], dtype=form.dtype)
-    within = jnp.sinh(_GAMMA * jnp.where(positive, block / divisor, identity))
-    across = jnp.sin(_GAMMA * form / divisor)
+    divisor = xp.where(positive, scale, 1)
+    identity = xp.eye(form.shape[0], dtype=form.dtype)
+    within = xp.sinh(_GAMMA * xp.where(positive, block / divisor, identity))
+    across = xp.sin(_GAMMA * form / divisor)
     even = normal[0] @ square_root(within + across)
     odd = normal[1] @ square_root(within - across)
     return (even + odd) / 2**0.5, (even - odd) / 2**0.5
@@ -152,8 +205,9 @@ def _gaussians(
 
 def _shares(scale: Float[Array, " c"], num_neurons: int) -> Array:
     """Return which output each neuron is drawn for, in proportion to ρ."""
-    cumulative = jnp.cumsum(scale)
-    total = jnp.where(cumulative[-1] > 0, cumulative[-1], 1)
-    position = (jnp.arange(num_neurons, dtype=scale.dtype) + 0.5) / num_neurons
-    owner = jnp.searchsorted(cumulative / total, position, side="right")
-    return jnp.clip(owner, 0, scale.shape[0] - 1)
+    xp = namespace(scale)
+    cumulative = xp.cumsum(scale)
+    total = xp.where(cumulative[-1] > 0, cumulative[-1], 1)
+    position = (xp.arange(num_neurons, dtype=scale.dtype) + 0.5) / num_neurons
+    owner = xp.searchsorted(cumulative / total, position, side="right")
+    return xp.clip(owner, 0, scale.shape[0] - 1)

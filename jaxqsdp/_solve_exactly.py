@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
+from ._blas import with_one_blas_thread
 from ._certificate import Certificate, certify
 from ._columns import Round, Task, generate
 from ._network import QuantizedNetwork
@@ -25,7 +26,7 @@ from ._progress import progress_bar
 from ._restricted import basic_weights, solve_restricted
 from ._round import round
 from ._solution import Solution, check_solution
-from ._solve import solve
+from ._solve_on_host import solve_once
 from ._text import shape_of
 from ._types import check_count, check_positive, is_concrete
 
@@ -100,6 +101,7 @@ def solve_exactly(
         return _solve_exactly(problem, tol, solution, max_rounds, time_limit, progress)
 
 
+@with_one_blas_thread
 def _solve_exactly(
     problem: Problem,
     tol: float,
@@ -121,7 +123,7 @@ def _solve_exactly(
         raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
     _check_limits(tol, max_rounds, time_limit)
     if solution is None:
-        solution = solve(problem, throw=False)
+        solution = solve_once(problem)
     check_solution(problem, solution)
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import tempfile
 
 import jaxlib.version
 
@@ -18,6 +19,9 @@ if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
     if jaxlib.version.__version_info__ < (0, 10) and platform.machine() == "x86_64":
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=SSE4_2"
+
+# The main job keeps programs in the user's folder.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 
 import jax
 import numpy as np

@@ -236,9 +236,11 @@ def test_blocks_share_their_stragglers(solver, problems, monkeypatch):
 def test_stragglers_go_on_together(problems, expected, monkeypatch):
     """With two steps a visit every lane is a straggler several times."""
     visits = []
-    resume = _chunks._resume
+    resume = _chunks._resume_program
     monkeypatch.setattr(_chunks, "_STEPS", 2)
-    monkeypatch.setattr(_chunks, "_resume", lambda *chunk: visits.append(1) or resume(*chunk))
+    monkeypatch.setattr(
+        _chunks, "_resume_program", lambda *chunk: visits.append(1) or resume(*chunk)
+    )
     batch = qs.solve_batch(stack(problems), lanes=5)  # a number no other test has compiled
     assert_same(batch, expected)
     assert len(visits) >= np.min(expected.stats.num_steps) // 2

@@ -12,8 +12,13 @@ from problems import SMALL, Data, degenerate, planted
 
 import jaxqsdp as qs
 import jaxqsdp._improve as module
+from jaxqsdp import _kicks
+from jaxqsdp import _programs as programs
+from jaxqsdp._core import Core
+from jaxqsdp._generated import generate_and_prune
 from jaxqsdp._latent import descend, loss_of
 from jaxqsdp._local_search import coordinate_descent, local_search
+from jaxqsdp._padding import pad
 
 KEY = jax.random.key(3)
 from_weights = qs.QuantizedNetwork.from_weights
@@ -152,10 +157,20 @@ def test_local_search_never_raises_the_objective():
         loss = 0.5 * jnp.sum(jnp.square(phi @ alpha - y))
         return loss + jnp.sum(beta * jnp.sum(jnp.abs(alpha), axis=0))
 
-    search = jax.jit(
-        jax.vmap(lambda u, v, key: local_search(X, y, beta, u, v, key, 3)[:2], in_axes=(0, 0, 0))
+    def search(u, v, sweeps, rooms=3):
+        """Search in a program with room for more neurons than the three that are in use."""
+        order = np.zeros((sweeps, rooms), np.int32)
+        order[:, :3] = [rng.permutation(3) for _ in range(sweeps)]
+        starts = rng.choice((-1, 1), (sweeps, rooms, 2, 6, 6)).astype(np.int8)
+        u, v = (jnp.pad(signs, ((0, rooms - 3), (0, 0)), constant_values=1) for signs in (u, v))
+        found = jax.jit(local_search)(X, y, beta, u, v, order, starts, np.int32(3))
+        assert np.all(np.asarray(found.alpha)[3:] == 0)
+        return found.u[:3], found.v[:3]
+
+    found_u, found_v = (
+        jnp.stack(signs)
+        for signs in zip(*(search(u[k], v[k], 3, 3 + k % 2) for k in range(5)), strict=True)
     )
-    found_u, found_v = search(u, v, jax.random.split(KEY, 5))
     assert np.all(np.abs(found_u) == 1)
     assert np.all(np.abs(found_v) == 1)
     before, after = jax.vmap(objective)(u, v), jax.vmap(objective)(found_u, found_v)
@@ -164,7 +179,7 @@ def test_local_search_never_raises_the_objective():
     # No single flip helps much once sweeps change nothing.
     u, v = found_u[0], found_v[0]
     for _ in range(5):
-        u, v, *_ = local_search(X, y, beta, u, v, KEY, 4)
+        u, v = search(u, v, 4)
     best = float(objective(u, v))
     for j in range(3):
         for k in range(6):
@@ -227,7 +242,7 @@ def test_many_neurons_are_no_more_than_needed(monkeypatch):
     problem, solution, rounded, _ = improved()
     assert improve(problem, rounded, max_neurons=10**6, solution=solution).num_neurons <= 16
     monkeypatch.setattr(module, "_MOST_ENTRIES", 1)
-    monkeypatch.setattr(module, "_MOST_SEARCHED", 1)
+    monkeypatch.setattr(_kicks, "_MOST_SEARCHED", 1)
     network = improve(problem, rounded, max_neurons=9, solution=solution)
     assert problem.objective(network) <= problem.objective(rounded)
 
@@ -276,8 +291,10 @@ def test_what_does_not_count_may_be_huge(dtype):
 
 def test_outputs_of_different_size():
     def objective(problem, alone):
-        core, solution = module._core(problem), qs.solve(problem)
-        u, v = module._generate(core, solution, 8, KEY, lambda note: None)
+        core, solution = Core.of(problem), qs.solve(problem)
+        rng = np.random.default_rng(0)
+        arguments = core, solution, rng, 8, lambda note: None, lambda: False
+        u, v = generate_and_prune(*arguments)
         return alone.objective(qs.refit(alone, from_weights(u, v, np.ones(len(u)))))
 
     together = separately = 0
@@ -289,6 +306,73 @@ def test_outputs_of_different_size():
         separately += objective(alone, alone)
     # The first output hardly counts, so it takes hardly any neurons from the second.
     assert together < 1.1 * separately
+
+
+def test_a_time_limit_ends_the_search_early():
+    """Compilation does not count, and what is returned is no worse than what was given."""
+    problem, solution, rounded, _ = improved(np.float64, 9)
+    notes = []
+
+    class Bar:
+        def __init__(self, **options):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def set_postfix_str(self, note, refresh):
+            notes.append(note)
+
+        def update(self, count):
+            pass
+
+    for limit in (None, 1e-9):
+        notes.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tqdm.tqdm", Bar)
+            network = improve(
+                *(problem, rounded),
+                max_neurons=9,
+                solution=solution,
+                time_limit=limit,
+                progress=True,
+            )
+        assert problem.objective(network) <= problem.objective(rounded)
+        rounds = [note for note in notes if "gap" in note]
+        assert (len(rounds) == 1) == (limit is not None)
+        assert any("kick" in note for note in notes) == (limit is None)
+    with pytest.raises(ValueError, match="time_limit"):
+        improve(problem, rounded, max_neurons=9, time_limit=0)
+
+
+def test_shapes_that_are_near_share_programs():
+    """Padding changes no result but for rounding, and nothing is compiled for the second shape."""
+    programs._programs.clear()
+    counts = []
+    for n, d, m in ((30, 6, 12), (27, 6, 9)):
+        case = planted(0, n, d)
+        problem = qs.Problem(case.X, case.y, 0.3)
+        result = qs.fit(*(case.X, case.y), beta=0.3, num_neurons=m, key=KEY)
+        assert result.certificate.gap >= 0
+        counts.append(len(programs._programs))
+    assert counts[0] == counts[1]
+    padded = pad(problem, (40, 8))
+    rounded = qs.round(problem, result.solution, num_neurons=9, key=KEY)
+    for one, other in (
+        (problem.objective(rounded), padded_objective(padded, rounded)),
+        (result.solution.value, qs.solve(padded).value),
+        (result.solution.value, jax.jit(qs.solve)(problem).value),
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-8)
+
+
+def padded_objective(padded, network):
+    d = padded.X.shape[1] - network.num_features
+    u, v = (jnp.pad(signs, ((0, 0), (0, d)), constant_values=1) for signs in (network.u, network.v))
+    return padded.objective(qs.QuantizedNetwork.from_weights(u, v, network.alpha))
 
 
 def test_numpy_counts_and_invalid_problems():

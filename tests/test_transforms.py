@@ -12,6 +12,7 @@ from problems import SMALL, planted
 from referee import check
 
 import jaxqsdp as qs
+from jaxqsdp._padding import padded_shape
 
 LANES = 4
 
@@ -135,18 +136,20 @@ class Counted(qs.ADMM):
         return super().factorize(X)
 
 
-def test_a_second_call_of_the_same_shapes_does_not_retrace():
+def test_calls_of_the_same_shapes_do_not_retrace():
+    """One program for the padded shape, and one for what comes again and again."""
     X, y, beta = arguments(np.float64)
     solver = Counted(tol=3e-6)
     assert not Counted.traces
-    for index in range(2):
-        qs.solve(qs.Problem(X[index], y[index], beta[index]), solver)
+    (n, d), near = X.shape[1:], qs.Problem(X[0, :-1], y[0, :-1], beta[0])
+    qs.solve(qs.Problem(X[0], y[0], beta[0]), solver)
+    qs.solve(near, Counted(tol=3e-6))
     assert len(Counted.traces) == 1
-    qs.solve(qs.Problem(X[0], y[0], float(beta[0])), Counted(tol=3e-6))
-    assert len(Counted.traces) == 1
-    shorter = qs.Problem(X[0, :-1], y[0, :-1], beta[0])
-    jax.eval_shape(lambda problem: qs.solve(problem, solver), shorter)
-    assert len(Counted.traces) == 2
+    for index in range(5):
+        qs.solve(qs.Problem(X[index % 2], y[index % 2], float(beta[index % 2])), solver)
+    assert sorted(Counted.traces) == [(n, d), padded_shape(n, d)]
+    jax.eval_shape(lambda problem: qs.solve(problem, solver), near)
+    assert len(Counted.traces) == 3
 
 
 def test_exports_to_every_platform_in_float32():

@@ -1,0 +1,93 @@
+"""Solve one problem whose numbers are concrete: with little to compile, or fast if it comes again.
+
+once:   padded shape ──► program that compiles quickly ──► iterate ──► solution, by NumPy
+often:  the same twice, then a program for this very shape, the whole of `solve` in it
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._blas import threads_for
+from ._lift import lifted_size
+from ._padding import pad, padded_shape, unpad
+from ._problem import Problem
+from ._programs import HostProgram
+from ._running import assemble, begin, complete, finish, reached
+from ._solution import Solution
+from ._solver import AbstractSolver, Iterate, default_solver
+from ._solver.base import Report
+
+
+def solver_for(shape: tuple[int, ...], dtype: Any, solver: AbstractSolver | None) -> AbstractSolver:
+    """Return the solver given, or the one for problems with X of this shape and dtype."""
+    n, d = shape
+    return default_solver(n, d, dtype) if solver is None else solver
+
+
+def solve_often(
+    problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None
+) -> Solution:
+    """Solve a problem, one of many of its shape perhaps: the third has a program of its own."""
+    arguments: tuple[Any, Any] = jax.tree.map(np.asarray, (problem, warm_start))
+    if _whole.is_repeated(*arguments, solver, max_steps):
+        with threads_for(_unknowns(*problem.X.shape)):
+            return jax.block_until_ready(_whole(*arguments, solver, max_steps))
+    return _by_parts(*arguments, solver, max_steps)
+
+
+def solve_once(
+    problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
+) -> Solution:
+    """Solve a problem for a caller to whom that is one step of several; never raises."""
+    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    limit = solver.max_steps if max_steps is None else max_steps
+    return _by_parts(jax.tree.map(np.asarray, problem), None, solver, limit)
+
+
+def prepare_solve_once(
+    problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
+) -> None:
+    """Start to compile what `solve_once` runs."""
+    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    limit = solver.max_steps if max_steps is None else max_steps
+    _parts.prepare(pad(problem, padded_shape(*problem.X.shape)), None, solver, limit)
+
+
+def _by_parts(
+    problem: Problem, warm_start: Solution | None, solver: AbstractSolver, max_steps: int
+) -> Solution:
+    n, d = problem.X.shape
+    # A warm start is of the shape of its problem.
+    shape = (n, d) if warm_start is not None else padded_shape(n, d)
+    problem = pad(problem, shape)
+    with threads_for(_unknowns(n, d)):
+        reached_parts = jax.block_until_ready(_parts(problem, warm_start, solver, max_steps))
+    iterates, reports = jax.tree.map(np.asarray, reached_parts)
+    with np.errstate(all="ignore"):  # what overflows is marked by a status
+        solution = assemble(problem, solver, iterates, reports)
+    return jax.tree.map(jnp.asarray, unpad(solution, n, d))
+
+
+def _unknowns(n: int, d: int) -> int:
+    return min(n, lifted_size(d))
+
+
+def _reach(
+    problem: Problem, warm_start: Solution | None, solver: AbstractSolver, max_steps: int
+) -> tuple[Iterate, Report]:
+    return reached(complete(begin(problem, solver, max_steps, warm_start)))
+
+
+def _solve(
+    problem: Problem, warm_start: Solution | None, solver: AbstractSolver, max_steps: int
+) -> Solution:
+    return finish(complete(begin(problem, solver, max_steps, warm_start)))
+
+
+_parts = HostProgram(_reach, level=0)
+_whole = HostProgram(_solve, level=1)
