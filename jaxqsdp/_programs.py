@@ -59,7 +59,7 @@ class HostProgram:
     def __call__(self, *arguments: Any) -> Any:
         """Run the program, compiling it first where that has not been done."""
         start = time.monotonic()
-        compiled = self._future(arguments).result()
+        compiled = self._future(arguments, in_turn=False).result()
         _compiling.seconds = seconds_spent_compiling() + time.monotonic() - start
         return compiled(_arrays(arguments))
 
@@ -72,18 +72,18 @@ class HostProgram:
 
     def prepare(self, *arguments: Any) -> None:
         """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`."""
-        self._future(arguments, _threads())
+        self._future(arguments, in_turn=True)
 
-    def _future(
-        self, arguments: Any, executor: concurrent.futures.Executor | None = None
-    ) -> concurrent.futures.Future[Any]:
+    def _future(self, arguments: Any, in_turn: bool) -> concurrent.futures.Future[Any]:
         future, is_new = _programs.get_or_add(self._key(arguments))
         if is_new:
             work = self._compiler(arguments)
-            if executor is None:
-                _run(future, work)
+            # In another thread even if it is waited for: what the caller has set for tracing, such
+            # as to evaluate at once, would hold for the program, and take long.
+            if in_turn:
+                _threads().submit(_run, future, work)
             else:
-                executor.submit(_run, future, work)
+                threading.Thread(target=_run, args=(future, work)).start()
         return future
 
     def _key(self, arguments: Any) -> Any:
