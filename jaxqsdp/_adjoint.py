@@ -5,16 +5,20 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool
 
 from ._central import Central, Data, Linearization, central_point
+from ._mesh import on_any_mesh
 from ._problem import Problem
-from ._solution import Solution, Status, outputs_first, outputs_last
+from ._programs import program
+from ._solution import Solution, Status, outputs_first, outputs_last, solution_like
 from ._types import Scalar, as_number, epsilon, highest_precision, tiny
 from ._units import Units, moderate
 
@@ -22,30 +26,48 @@ from ._units import Units, moderate
 _LEAST = {64: 1e-10, 32: 1e-4}  # smoothing that can be followed
 _EXTRAPOLATED = {64: 1e-7, 32: 3e-4}  # smoothing from which none is extrapolated
 
+_T = TypeVar("_T")
+
 
 class AbstractAdjoint(eqx.Module):
     """A way to differentiate a solution with respect to X, y, β and weights."""
 
     @abc.abstractmethod
-    def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
-        """Return the numbers of a solution of one output, with derivatives if it is usable."""
+    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+        """Return the numbers of a solution, with derivatives for each output that was solved."""
+
+    def prepare(self, problem: Problem) -> None:
+        """Start to compile what the derivatives at concrete numbers take, if that is known."""
 
     def attach(self, problem: Problem, solution: Solution) -> Solution:
         """Return the solution, with derivatives."""
         numbers, rest = eqx.partition(solution, eqx.is_inexact_array)
-        usable = (solution.status == Status.solved) | (solution.status == Status.dtype_accuracy)
-        X, weight = problem.X, problem.weight
+        return eqx.combine(self.attach_numbers(data_of(problem), numbers, solution.status), rest)
 
-        def attach(y: Array, beta: Scalar, numbers: Solution, usable: Array) -> Solution:
-            return self.attach_output(Data(X, weight, y, beta), numbers, usable)
 
-        if problem.y.ndim == 1:
-            numbers = attach(problem.y, problem.beta, numbers, usable)
-        else:
-            columns = problem.columns
-            arguments = columns.y.T, columns.beta, outputs_first(numbers), usable
-            numbers = outputs_last(jax.vmap(attach)(*arguments))
-        return eqx.combine(numbers, rest)
+def data_of(problem: Problem) -> Data:
+    """Return what the relaxation depends on."""
+    return Data(problem.X, problem.weight, problem.y, problem.beta)
+
+
+def is_usable(status: Status) -> Bool[Array, ...]:
+    """Whether an output was solved, as well as the dtype allows."""
+    return (status == Status.solved) | (status == Status.dtype_accuracy)
+
+
+def each_output(function: Callable[..., _T], data: Data, *lanes: Any) -> _T:
+    """Apply a function of the data of one output to the columns of y (n, c), or to y (n,).
+
+    The other arguments, and what is returned, have the outputs first.
+    """
+    if data.y.ndim == 1:
+        return function(data, *lanes)
+
+    def one(y: Array, beta: Scalar, *lanes: Any) -> _T:
+        return function(dataclasses.replace(data, y=y, beta=beta), *lanes)
+
+    betas = jnp.broadcast_to(data.beta, data.y.shape[1:])
+    return jax.vmap(one)(data.y.T, betas, *lanes)
 
 
 def _number(smoothing: Any) -> float:
@@ -80,49 +102,101 @@ class Implicit(AbstractAdjoint):
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"`smoothing` must be at least 0 and below 1, got {self.smoothing}.")
 
-    def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
-        """Return the numbers of a solution of one output, with derivatives if it is usable."""
-        return _with_derivatives(self.smoothing, data, numbers, usable)
+    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+        """Return the numbers of a solution, with derivatives for each output that was solved."""
+        return _with_derivatives(self.smoothing, data, numbers, status)
+
+    def prepare(self, problem: Problem) -> None:
+        """Start to compile what the derivatives at concrete numbers take."""
+        (n, d), outputs = problem.X.shape, problem.y.shape[1:]
+        solution = solution_like(n, d, outputs, problem.y.dtype)
+        data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data_of(problem))
+        numbers = jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, solution
+        )
+        _places.prepare(self.smoothing, data, numbers, solution.status)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_derivatives(
-    smoothing: float, data: Data, numbers: Solution, usable: Bool[Array, ""]
-) -> Solution:
-    """Return the numbers of a solution of one output, a function of the data."""
+def _with_derivatives(smoothing: float, data: Data, numbers: Solution, status: Status) -> Solution:
+    """Return the numbers of a solution, a function of the data."""
     return numbers
 
 
-@_with_derivatives.defjvp
-@highest_precision
+@functools.partial(_with_derivatives.defjvp, symbolic_zeros=True)
 def _with_derivatives_jvp(
     smoothing: float, primals: Any, tangents: Any
 ) -> tuple[Solution, Solution]:
-    data, numbers, usable = primals
-    numbers = _with_derivatives(smoothing, data, numbers, usable)
-    zeros = jax.tree.map(jnp.zeros_like, numbers)
-    units, data = Scaling.of(data, usable)
-    change = units.scale(tangents[0])
-    linear = linearization(smoothing, data, numbers, units)
-    step = linear.derivative(change)
-    value = _envelope(data, change, numbers, units)
+    data, numbers, status = primals
+    numbers = _with_derivatives(smoothing, data, numbers, status)
+    places = _places(smoothing, data, numbers, status)
+    change = jax.tree.map(lambda t: None if isinstance(t, SymbolicZero) else t, tangents[0])
+    return numbers, _tangents(smoothing, data, places, numbers, change)
 
-    restore, smooth = units.units, smoothing > 0
-    form = restore.restore_form(step.form)
-    block = restore.restore_form(step.block)
-    dual = data.weight * step.residual + linear.central.residual * change.weight
-    tangent = dataclasses.replace(
-        zeros,
-        value=restore.restore_value(value),
-        lower_bound=restore.restore_value(value),
-        quadratic_form=form,
-        scale=restore.restore_form(step.scale),
-        gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
-        dual=restore.restore_dual(dual),
-        dual_diagonal=(restore.restore_diagonal(step.diagonal) if smooth else zeros.dual_diagonal),
-        predictions=restore.restore_predictions(change.y - step.residual),
+
+class _Place(eqx.Module):
+    """Where the derivatives of an output are taken: all that they depend on but the change."""
+
+    scaling: Scaling
+    data: Data  # in moderate units
+    linear: Linearization
+
+
+@program(level=0, often=1)
+@highest_precision
+def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Place:
+    def place(data: Data, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
+        scaling, data = Scaling.of(data, usable)
+        return _Place(scaling, data, linearization(smoothing, data, numbers, scaling))
+
+    return each_output(place, data, _lanes(numbers), is_usable(status))
+
+
+# Linear in the change, so that only this is left to trace, and to transpose, where the primals are
+# concrete.
+@eqx.filter_jit
+@on_any_mesh
+@highest_precision
+def _tangents(
+    smoothing: float, data: Data, places: _Place, numbers: Solution, change: Data
+) -> Solution:
+    """Return the derivative of the numbers by a change of the data, None where there is none."""
+    change = jax.tree.map(
+        lambda leaf, like: jnp.zeros_like(like) if leaf is None else leaf,
+        change,
+        data,
+        is_leaf=lambda leaf: leaf is None,
     )
-    return numbers, tangent
+
+    def tangent(change: Data, place: _Place, numbers: Solution) -> Solution:
+        change = place.scaling.scale(change)
+        step = place.linear.derivative(change)
+        value = _envelope(place.data, change, numbers, place.scaling)
+        zeros = jax.tree.map(jnp.zeros_like, numbers)
+        restore, smooth = place.scaling.units, smoothing > 0
+        form = restore.restore_form(step.form)
+        block = restore.restore_form(step.block)
+        central = place.linear.central
+        dual = place.data.weight * step.residual + central.residual * change.weight
+        diagonal = restore.restore_diagonal(step.diagonal)
+        return dataclasses.replace(
+            zeros,
+            value=restore.restore_value(value),
+            lower_bound=restore.restore_value(value),
+            quadratic_form=form,
+            scale=restore.restore_form(step.scale),
+            gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
+            dual=restore.restore_dual(dual),
+            dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
+            predictions=restore.restore_predictions(change.y - step.residual),
+        )
+
+    lanes = each_output(tangent, change, places, _lanes(numbers))
+    return outputs_last(lanes) if numbers.multi_output else lanes
+
+
+def _lanes(numbers: Solution) -> Solution:
+    return outputs_first(numbers) if numbers.multi_output else numbers
 
 
 def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Scalar:

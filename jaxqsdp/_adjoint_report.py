@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._adjoint import Implicit, Scaling, linearization
+from ._adjoint import Implicit, Scaling, is_usable, linearization
 from ._central import Central, Data, Linearization
 from ._enumeration import ReadableMeta
 from ._problem import Problem, check_single
 from ._programs import program
-from ._solution import Solution, Status, check_solution, outputs_first
+from ._solution import Solution, check_solution, outputs_first
 from ._text import numbers_of, outline
 from ._types import Scalar, highest_precision
 
@@ -114,7 +114,7 @@ def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointR
 
 @highest_precision
 def _report_output(data: Data, solution: Solution, adjoint: Implicit) -> AdjointReport:
-    usable = (solution.status == Status.solved) | (solution.status == Status.dtype_accuracy)
+    usable = is_usable(solution.status)
     numbers = eqx.filter(solution, eqx.is_inexact_array)
     scaling, data = Scaling.of(data, usable)
     changes = random_changes(data)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from ._control_flow import while_loop
+from ._control_flow import fori_loop, while_loop
 from ._lift import quadratic_forms, slacks, weighted_gram
 from ._mesh import varying_alike
 from ._solver.central_path import CentralPath, Point
@@ -244,13 +244,16 @@ def _refined(
 ) -> Float[Array, " size"]:
     """Solve by an approximate inverse, refined as long as that helps."""
     step = once(asked)
-    left = asked - mv(step)
-    for _ in range(_REFINEMENTS):
+
+    def refine(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        step, left = state
         refined = step + once(left)
         still_left = asked - mv(refined)
         better = jnp.linalg.norm(still_left) < jnp.linalg.norm(left)
-        step, left = jnp.where(better, refined, step), jnp.where(better, still_left, left)
-    return step
+        return jnp.where(better, refined, step), jnp.where(better, still_left, left)
+
+    # A loop compiles sooner than its steps, one after the other.
+    return fori_loop(0, _REFINEMENTS, refine, (step, asked - mv(step)))[0]
 
 
 class _Inverse(eqx.Module):

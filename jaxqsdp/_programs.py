@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -89,7 +89,7 @@ class HostProgram:
     def _key(self, arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         like = tuple((leaf.shape, leaf.dtype) if _is_array_like(leaf) else leaf for leaf in leaves)
-        return self._function, structure, like, _context(), _flags()
+        return self._function, self._level, structure, like, _context(), _flags()
 
     def _compiler(self, arguments: Any) -> Callable[[], Any]:
         shapes = jax.tree.map(_shape, _arrays(arguments))
@@ -107,22 +107,38 @@ class HostProgram:
         return compile
 
 
-def program(level: int) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Compile a function: by `HostProgram` where numbers are concrete, else with its caller."""
+class Program(Generic[_P, _T]):
+    """A function that is a `HostProgram` where numbers are concrete, else part of its caller's.
 
-    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
-        host, traced = HostProgram(function, level), eqx.filter_jit(on_any_mesh(function))
+    **Arguments:** `function`, `level`: as those of `HostProgram`; `often`: another level, for the
+    third call with the same shapes and later ones.
+    """
 
-        @functools.wraps(function)
-        def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            if kwargs or not on_host(args):
-                return traced(*args, **kwargs)
-            with one_blas_thread():
-                return cast(_T, jax.block_until_ready(host(*args)))
+    def __init__(self, function: Callable[_P, _T], level: int, often: int | None):
+        functools.update_wrapper(self, function)
+        self._traced = eqx.filter_jit(on_any_mesh(function))
+        self._once = HostProgram(function, level)
+        self._often = None if often is None else HostProgram(function, often)
 
-        return wrapped
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Apply the function."""
+        if kwargs or not on_host(args):
+            return self._traced(*args, **kwargs)
+        with one_blas_thread():
+            return cast(_T, jax.block_until_ready(self._for(args)(*args)))
 
-    return decorate
+    def prepare(self, *arguments: Any) -> None:
+        """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`."""
+        self._once.prepare(*arguments)
+
+    def _for(self, args: Any) -> HostProgram:
+        repeated = self._often is not None and self._often.is_repeated(*args)
+        return self._often if self._often is not None and repeated else self._once
+
+
+def program(level: int, often: int | None = None) -> Callable[[Callable[_P, _T]], Program[_P, _T]]:
+    """Make a `Program` of a function, as a decorator."""
+    return lambda function: Program(function, level, often)
 
 
 class _Programs:

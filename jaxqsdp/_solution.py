@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, cast
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -144,6 +145,32 @@ def outputs_first(solution: Solution) -> Solution:
 def outputs_last(lanes: Solution) -> Solution:
     """Inverse of `outputs_first`."""
     return dataclasses.replace(outputs_first(lanes), multi_output=True)
+
+
+def solution_like(n: int, d: int, outputs: tuple[int, ...], dtype: Any) -> Solution:
+    """Return what a solution of these sizes looks like, of `jax.ShapeDtypeStruct`."""
+
+    def numbers(*shape: int, outputs: tuple[int, ...] = outputs) -> Any:
+        return jax.ShapeDtypeStruct((*outputs, *shape), dtype)
+
+    def integers() -> Any:
+        return jax.ShapeDtypeStruct(outputs, np.int32)
+
+    one = numbers()
+    samples = numbers(n, *outputs, outputs=())
+    return Solution(
+        value=one,
+        lower_bound=one,
+        quadratic_form=numbers(d, d),
+        scale=one,
+        gram=numbers(2 * d, 2 * d),
+        dual=samples,
+        dual_diagonal=numbers(d),
+        predictions=samples,
+        status=jax.tree.map(lambda _: integers(), Status.solved),
+        stats=Stats(integers(), one, one),
+        multi_output=bool(outputs),
+    )
 
 
 def sum_below(bounds: Float[Array, " c"]) -> Scalar:

@@ -70,8 +70,12 @@ def solve(
     check_arguments(problem, solver, max_steps, warm_start, adjoint)
     solver = solver_for(problem.X.shape, problem.X.dtype, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
+    fixed = jax.lax.stop_gradient((problem, warm_start))
     if on_host(problem, warm_start):
         solution = solve_often(problem, solver, limit, warm_start)
+    elif on_host(fixed):  # inside `jax.grad` alone, to which concrete numbers stay so
+        adjoint.prepare(problem)
+        solution = adjoint.attach(problem, solve_often(fixed[0], solver, limit, fixed[1]))
     else:
         solution = _solve(problem, solver, limit, warm_start, adjoint)
     if throw and is_concrete(solution):

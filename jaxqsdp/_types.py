@@ -64,11 +64,13 @@ def widened(array: np.ndarray) -> np.ndarray:
     return np.where(subnormal, small, array.astype(np.float64))
 
 
-def over_leading(function: Callable[..., Any], *arrays: Any) -> Any:
-    """Map over the leading axis: `jax.vmap`, and a loop for NumPy arrays."""
-    if namespace(*arrays) is jnp:
-        return jax.vmap(function)(*arrays)
-    results = [function(*one) for one in zip(*arrays, strict=True)]
+def over_leading(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Map over the leading axis of all arrays: `jax.vmap`, and a loop where all are NumPy's."""
+    leaves, structure = jax.tree.flatten(arguments)
+    if namespace(*leaves) is jnp:
+        return jax.vmap(function)(*arguments)
+    lanes = (jax.tree.unflatten(structure, lane) for lane in zip(*leaves, strict=True))
+    results = [function(*lane) for lane in lanes]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.scipy.linalg import lu_factor, lu_solve
 from jaxtyping import Array, Bool
 
-from ._adjoint import AbstractAdjoint, Scaling
+from ._adjoint import AbstractAdjoint, Scaling, each_output, is_usable
 from ._central import Data
 from ._control_flow import scan
 from ._lift import quadratic_forms, slacks, weighted_gram
 from ._linalg import positive_part
-from ._solution import Solution
+from ._solution import Solution, Status, outputs_first, outputs_last
 from ._types import Scalar, check_count, highest_precision, tiny
 
 
@@ -41,8 +41,15 @@ class Unrolled(AbstractAdjoint):
         check_count(self.num_steps, "num_steps")
 
     @highest_precision
-    def attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
-        """Return the numbers of a solution of one output, with derivatives."""
+    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+        """Return the numbers of a solution, with derivatives for each output that was solved."""
+        usable = is_usable(status)
+        if data.y.ndim == 1:
+            return self._attach_output(data, numbers, usable)
+        lanes = outputs_first(numbers)
+        return outputs_last(each_output(self._attach_output, data, lanes, usable))
+
+    def _attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
         scaling, data = Scaling.of(data, usable)
         units = scaling.units
         split = _Split.of(data, units.scale_form(numbers.scale))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._control_flow import scan, while_loop
-from .._types import Scalar, epsilon
+from .._types import Scalar, epsilon, namespace
 from .acceleration import Anderson, norm
 
 _Candidate = TypeVar("_Candidate")
@@ -187,7 +187,7 @@ class Splitting(eqx.Module, Generic[_Candidate]):
 
 def select(condition: Array, new: Any, old: Any) -> Any:
     """Return `new` where the scalar condition holds and `old` elsewhere, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+    return jax.tree.map(lambda a, b: namespace(condition, a, b).where(condition, a, b), new, old)
 
 
 def _step(split: AbstractSplit, relaxation: float, sigma: Scalar, sweep: _Sweep) -> _Sweep:
