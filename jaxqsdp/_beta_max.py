@@ -5,15 +5,20 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from ._blas import one_blas_thread
+from ._bound import rounded_below
 from ._control_flow import while_loop
 from ._exact import inner, power_of_two, weighted_rows
 from ._lift import slacks
-from ._linalg import norm_above, smallest_eigenvalue_bound
+from ._linalg import definite_solve, norm_above, smallest_eigenvalue_bound
+from ._mesh import on_any_mesh
+from ._objective import in_float64
 from ._problem import Problem
-from ._programs import program
-from ._types import Scalar, epsilon, highest_precision, tiny
+from ._programs import on_host
+from ._types import Scalar, epsilon, highest_precision, namespace, over_leading, tiny
 from ._units import moderate
 
 _SHRINK = 0.05  # of the barrier, whenever its minimizer is near
@@ -38,7 +43,9 @@ def beta_max(X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None)
     """
     problem = Problem(X, y, 1.0, sample_weight=sample_weight)
     check_one_target(problem)
-    return _beta_max(problem)
+    if on_host(problem):
+        return _beta_max_on_host(problem)
+    return _beta_max_traced(problem)
 
 
 def check_one_target(problem: Problem) -> None:
@@ -50,18 +57,33 @@ def check_one_target(problem: Problem) -> None:
         )
 
 
-@program(level=0)
+def _beta_max_on_host(problem: Problem) -> Scalar:
+    """Compute in float64 NumPy, in which float32 data are exact; nothing is compiled."""
+    narrow = problem.X.dtype
+    valid = jax.tree.map(np.asarray, problem).is_valid
+    with np.errstate(all="ignore"), one_blas_thread():
+        result = _beta_max(in_float64(problem)) if valid else np.float64(np.nan)
+        above = 0.0 - rounded_below(-result, narrow)
+        above = np.maximum(above, tiny(narrow)) if above > 0 else above
+    return jnp.asarray(np.asarray(above, narrow))
+
+
 @highest_precision
 def _beta_max(problem: Problem) -> Scalar:
-    samples = moderate(jnp.where((problem.y != 0)[:, None], problem.X, 0), problem.weight)
-    units = samples.units_for(problem.y)
-    dual = samples.weight * samples.scale_targets(problem.y, units)
+    X, y, weight = problem.X, problem.y, problem.weight
+    xp = namespace(X, y, weight)
+    samples = moderate(xp.where((y != 0)[:, None], X, 0), weight)
+    units = samples.units_for(y)
+    dual = samples.weight * samples.scale_targets(y, units)
     # Error-free, as a plain float32 sum is wrong by more than what is left after cancellation.
     left, rows = weighted_rows(dual, samples.X)
     gram, error = inner(left, rows)
-    budget = jnp.maximum(units.restore_diagonal(_dual_norm(gram, error)), tiny(gram.dtype))
-    result = jnp.where(jnp.any(gram != 0), budget, 0)
-    return jnp.where(problem.is_valid, result, jnp.nan)
+    budget = xp.maximum(units.restore_diagonal(_dual_norm(gram, error)), tiny(gram.dtype))
+    result = xp.where(xp.any(gram != 0), budget, 0)
+    return xp.where(problem.is_valid, result, xp.nan)
+
+
+_beta_max_traced = eqx.filter_jit(on_any_mesh(_beta_max))
 
 
 class _State(eqx.Module):
@@ -81,41 +103,41 @@ def _dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
 
     Source: Nesterov & Nemirovskii, *Interior-point polynomial algorithms* (1994), for the steps.
     """
-    d, dtype, eps = gram.shape[0], gram.dtype, epsilon(gram.dtype)
-    size = power_of_two(jnp.max(jnp.abs(gram)))
+    xp, d, dtype, eps = namespace(gram), gram.shape[0], gram.dtype, epsilon(gram.dtype)
+    size = power_of_two(xp.max(xp.abs(gram)))
     gram, error = gram / size, error / size
     tol = 1e-6 if jnp.finfo(dtype).bits > 32 else 1e-4
-    eye = jnp.eye(d, dtype=dtype)
+    eye = xp.eye(d, dtype=dtype)
 
     def inverse(slack: Array) -> Array:
-        return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(slack), True), eye)
+        return definite_solve(slack, eye)
 
     def body(state: _State) -> _State:
         p, mu = state.diagonal, state.barrier
-        inverses = jax.vmap(inverse)(slacks(p, gram))
-        gradient = 1 - mu * jnp.sum(jnp.diagonal(inverses, axis1=1, axis2=2), axis=0)
-        hessian = mu * jnp.sum(jnp.square(inverses), axis=0)
-        step = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(hessian), True), gradient)
-        decrement = jnp.sqrt(jnp.maximum(-jnp.sum(gradient * step) / mu, 0))
+        inverses = over_leading(inverse, slacks(p, gram))
+        gradient = 1 - mu * xp.sum(xp.diagonal(inverses, axis1=1, axis2=2), axis=0)
+        hessian = mu * xp.sum(xp.square(inverses), axis=0)
+        step = -definite_solve(hessian, gradient)
+        decrement = xp.sqrt(xp.maximum(-xp.sum(gradient * step) / mu, 0))
         near = decrement <= _NEAR
-        moved = p + jnp.where(near, 1, 1 / (1 + decrement)) * step
-        broken = ~jnp.all(jnp.isfinite(moved))
-        p = jnp.where(broken, p, moved)
+        moved = p + xp.where(near, 1, 1 / (1 + decrement)) * step
+        broken = ~xp.all(xp.isfinite(moved))
+        p = xp.where(broken, p, moved)
         # Entries of G reach 3/8 after scaling, so the optimum is at least that, unless G = 0.
-        enough = 2 * d * mu <= tol * jnp.maximum(jnp.sum(p), 0.375)
+        enough = 2 * d * mu <= tol * xp.maximum(xp.sum(p), 0.375)
         return _State(
-            p, jnp.where(near, _SHRINK * mu, mu), state.steps + 1, broken | (near & enough)
+            p, xp.where(near, _SHRINK * mu, mu), state.steps + 1, broken | (near & enough)
         )
 
     # Diagonally dominant, hence strictly feasible.
-    start = jnp.sum(jnp.abs(gram), axis=1) + 0.1
-    initial = _State(start, jnp.sum(start) / (2 * d), jnp.zeros((), jnp.int32), jnp.zeros((), bool))
-    final = while_loop(lambda s: ~s.done & (s.steps < _MAX_STEPS), body, initial)
+    start = xp.sum(xp.abs(gram), axis=1) + 0.1
+    initial = _State(start, xp.sum(start) / (2 * d), xp.zeros((), np.int32), xp.zeros((), bool))
+    final = while_loop(lambda s: ~s.done & (s.steps < _MAX_STEPS), body, initial, xp)
 
     # As in `_bound`: whatever p is, p + shift is feasible, rounding errors included.
-    p, shift = final.diagonal, jnp.zeros((), dtype)
+    p, shift = final.diagonal, xp.zeros((), dtype)
     for sign in (-1.0, 1.0):
-        slack = jnp.diag(p) + sign * gram
-        doubt = norm_above(error + eps * jnp.diag(jnp.abs(jnp.diag(slack))))
-        shift = jnp.maximum(shift, (doubt - smallest_eigenvalue_bound(slack)) * (1 + 2 * eps))
-    return jnp.sum(jnp.maximum(p + shift, 0)) * (1 + (d + 8) * eps) * size
+        slack = xp.diag(p) + sign * gram
+        doubt = norm_above(error + eps * xp.diag(xp.abs(xp.diag(slack))))
+        shift = xp.maximum(shift, (doubt - smallest_eigenvalue_bound(slack)) * (1 + 2 * eps))
+    return xp.sum(xp.maximum(p + shift, 0)) * (1 + (d + 8) * eps) * size

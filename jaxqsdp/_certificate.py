@@ -14,7 +14,7 @@ from ._bound import rounded_below, scaled_dual_bound
 from ._combinatorial import combinatorial_bound
 from ._mesh import on_any_mesh
 from ._network import QuantizedNetwork
-from ._objective import objective_above, on_host, predictions_of
+from ._objective import in_float64, objective_above, predictions_of
 from ._pricing import MOST_FEATURES
 from ._problem import Problem, check_fits
 from ._solution import Solution, check_solution, sum_below
@@ -137,8 +137,8 @@ def _certify_on_host(
     problem: Problem, network: QuantizedNetwork, solution: Solution, duals: list[Any], kind: str
 ) -> Certificate:
     """Certify in float64 NumPy, in which float32 data are exact; nothing is compiled."""
-    wide, narrow = on_host((problem, network)), problem.X.dtype
-    lambdas = on_host((solution.dual, solution.dual_diagonal))
+    wide, narrow = in_float64((problem, network)), problem.X.dtype
+    lambdas = in_float64((solution.dual, solution.dual_diagonal))
     above = objective_above(*wide)
     below: Any = -np.inf
     which = "relaxation"

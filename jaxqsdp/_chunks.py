@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from ._programs import HostProgram
 from ._running import Running, advance, begin, complete, finish
 from ._solution import Solution
 from ._solver import AbstractSolver
+from ._threads import in_context, threads_for_solves
 
 _BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
 _WIDTH = (2, 64)  # lanes of a block, fewest and most on a CPU
@@ -63,7 +63,7 @@ class Job:
 
     def run(self, waiting: np.ndarray, lanes: int | None) -> None:
         """Solve what is waiting, in chunks of so many lanes; return early at the deadline."""
-        threads = self._threads()
+        threads = threads_for_solves(self.solver, self.bucket.dtype)
         width, blocks = self._sizes(-(-len(waiting) // threads), lanes)
         work = _work_on_outputs if self.bucket.shares_features else _work_on_problems
         queue = _Queue(waiting, blocks * width)
@@ -84,27 +84,14 @@ class Job:
 
     def _in_threads(self, count: int, work: Callable[[], None]) -> None:
         """Do the same work in so many threads, which end early if one or the caller fails."""
-        # A thread does not see what the caller has set by a context manager.
-        config: Any = jax.config
-        double, device = config.jax_enable_x64, config.jax_default_device
-
-        def work_in_context() -> None:
-            with jax.enable_x64(double), jax.default_device(device):
-                work()
-
         with concurrent.futures.ThreadPoolExecutor(count) as executor:
-            futures = [executor.submit(work_in_context) for _ in range(count)]
+            futures = [executor.submit(in_context(work)) for _ in range(count)]
             try:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()
             except BaseException:
                 self.cancelled.set()
                 raise
-
-    def _threads(self) -> int:
-        if jax.default_backend() != "cpu" or not self.solver.is_thread_safe(self.bucket.dtype):
-            return 1
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     def _sizes(self, share: int, lanes: int | None) -> tuple[int, int]:
         """Return the lanes of a block and the blocks of a chunk, for a thread's share of the work.

@@ -11,14 +11,22 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ._mesh import Axes, axes_of, cast, in_shard_map
 
 _T = TypeVar("_T")
 
 
-def while_loop(goes_on: Callable[[_T], Any], step: Callable[[_T], _T], start: _T) -> _T:
-    """As `jax.lax.while_loop`."""
+def while_loop(
+    goes_on: Callable[[_T], Any], step: Callable[[_T], _T], start: _T, xp: Any = jnp
+) -> _T:
+    """As `jax.lax.while_loop`; a loop of Python's if `xp` is NumPy."""
+    if xp is np:
+        while goes_on(start):
+            start = step(start)
+        return start
     return jax.lax.while_loop(goes_on, step, _settled(step, start))
 
 

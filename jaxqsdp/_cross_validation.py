@@ -14,17 +14,18 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ._beta_max import beta_max
-from ._features import checked_constant, default_constant, with_constant
-from ._path import grid_of, repeated
+from ._features import checked_constant, default_constant
+from ._path import grid_of
 from ._plot import plot_cross_validation
 from ._problem import Problem
-from ._programs import program
-from ._round import round
-from ._solution import Solution, Status, outputs_first, outputs_last
-from ._solve import solve
+from ._programs import on_host, program
+from ._scoring import Scoring, prepared
+from ._solution import Status
+from ._solve import check_limits
+from ._solve_on_host import solver_for
 from ._solver import AbstractSolver
 from ._text import is_traced, numbers_of, outline, shape_of
-from ._types import Scalar, check_count, check_key, epsilon, highest_precision, is_concrete
+from ._types import Scalar, check_count, check_key, is_concrete, namespace, over_leading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,139 +182,57 @@ def cross_validate(
     _check_options(problem, score, num_neurons, metric)
     folds = _check_folds(folds, problem.num_samples)
     constants = _checked_constants(constant, problem)
-    shuffle_key, draw_key = jax.random.split(check_key(key))
-    fold = _assign(problem.num_samples, folds, shuffle_key)
+    key = check_key(key)
+    check_limits(solver, max_steps)
+    count = 1 if constants is None else len(constants)
+    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    limit = solver.max_steps if max_steps is None else operator.index(max_steps)
+    scoring = Scoring(standardize, num_neurons, metric, solver, limit)
+    training = None
+    if on_host(problem, constants, key):
+        several = num_betas if betas is None else np.size(betas)
+        training = scoring.prepare(problem, several, constants is not None, folds)
+    fold, keys = _assign(problem.num_samples, folds, key)
     _check_weights(problem, fold, folds)
     largest = functools.partial(_largest_betas, problem, constants, standardize)
     grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
-    count = 1 if constants is None else len(constants)
     grid = jnp.broadcast_to(grid, (count, grid.shape[-1]))
-    keys = jax.random.split(draw_key, folds)
-    scores, status, gap = _scores(
-        problem, grid, constants, fold, keys, standardize, num_neurons, metric, solver, max_steps
-    )
+    drawn = None if num_neurons is None else keys
+    scores, status, gap = scoring.scores(problem, grid, constants, fold, drawn, folds, training)
+    xp = namespace(*jax.tree.leaves((scores, status, gap)))
     scales = jnp.zeros((1,), grid.dtype) if constants is None else constants
-    scales = jnp.repeat(scales, grid.shape[1])
-    return _select(grid.reshape(-1), scales, scores, fold, status, gap, score, metric)
+    candidates = xp.asarray(grid).reshape(-1), xp.repeat(xp.asarray(scales), grid.shape[1])
+    result = _select(*candidates, scores, xp.asarray(fold), status, gap, score, metric)
+    return jax.tree.map(jnp.asarray, result)
 
 
-@program(level=1)
 def _largest_betas(
     problem: Problem, constants: Float[Array, " s"] | None, standardize: bool
 ) -> Float[Array, " s"]:
     """Return β_max for each constant, the largest of all columns."""
+    if on_host(problem, constants):
+        problem, constants = jax.tree.map(np.asarray, (problem, constants))
 
-    def largest(constant: Scalar | None) -> Scalar:
-        features = _prepared(problem.X, problem.weight, standardize, constant)
-        each = jax.vmap(lambda y: beta_max(features, y, problem.sample_weight), in_axes=1)
-        return jnp.max(each(problem.columns.y))
+    def largest(constant: Any) -> Scalar:
+        features = prepared(problem.X, problem.weight, standardize, constant)
+        each = over_leading(
+            lambda y: beta_max(features, y, problem.sample_weight), problem.columns.y.T
+        )
+        return namespace(each).max(each)
 
-    return largest(None)[None] if constants is None else jax.vmap(largest)(constants)
-
-
-@program(level=1)
-@highest_precision
-def _scores(
-    problem: Problem,
-    betas: Float[Array, "s b"],
-    constants: Float[Array, " s"] | None,
-    fold: Int[Array, " n"],
-    keys: PRNGKeyArray,
-    standardize: bool,
-    num_neurons: int | None,
-    metric: str,
-    solver: AbstractSolver | None,
-    max_steps: int | None,
-) -> tuple[Float[Array, "folds k"], Status, Scalar]:
-    y, weight = problem.y, problem.weight
-    targets = problem.columns.y
-    num_betas, outputs = betas.shape[1], targets.shape[1]
-
-    def each_output(leaf: Array) -> Array:
-        return leaf.reshape((num_betas, outputs, *leaf.shape[1:]))
-
-    def score_lane(
-        index: Array, key: PRNGKeyArray, betas: Array, constant: Scalar | None = None
-    ) -> tuple[Array, Status, Array]:
-        train = jnp.where(fold == index, 0, weight)
-        held_out = jnp.where(fold == index, weight, 0)
-        features = _prepared(problem.X, train, standardize, constant)
-        single = Problem(features, y, 1.0, sample_weight=train)
-        scaled = betas * (jnp.sum(train) / jnp.sum(weight))
-        solution = solve(repeated(single, scaled), solver, max_steps=max_steps, throw=False)
-
-        def network_predictions(beta: Scalar, solution: Solution) -> Float[Array, "n c"]:
-            one = Problem(features, y, beta, sample_weight=train)
-            assert num_neurons is not None
-            network = round(one, solution, num_neurons=num_neurons, key=key)
-            return jax.vmap(network)(features).reshape(targets.shape)
-
-        lanes = outputs_first(solution)
-        if num_neurons is None:
-            predictions = jnp.moveaxis(each_output(lanes.predictions), 1, 2)
-        else:
-            if y.ndim == 2:
-                lanes = jax.vmap(outputs_last)(jax.tree.map(each_output, lanes))
-            predictions = jax.vmap(network_predictions)(scaled, lanes)
-        point_scores = _point_scores(predictions, targets, metric)
-        # Samples that do not count may hold anything.
-        point_scores = jnp.where((held_out > 0)[None, :], point_scores, 0)
-        score = (point_scores @ held_out) / jnp.sum(held_out)
-        status = jax.tree.map(lambda leaf: jnp.max(each_output(leaf), axis=1), solution.status)
-        invalid = status == Status.invalid_data
-        return jnp.where(invalid, jnp.nan, score), status, solution.stats.gap
-
-    # A lane is a fold with a constant. One after the other, as the penalties of a lane are a batch
-    # already: on 398 × 31 that is a quarter faster and takes half the memory, to compile too.
-    folds, count = keys.shape[0], betas.shape[0]
-    indices = jnp.repeat(jnp.arange(folds, dtype=fold.dtype), count)
-    lanes = indices, keys[indices], jnp.tile(betas, (folds, 1))
-    scales = () if constants is None else (jnp.tile(constants, folds),)
-    scores, status, gaps = jax.lax.map(lambda lane: score_lane(*lane), (*lanes, *scales))
-    by_fold = jax.tree.map(lambda leaf: leaf.reshape(folds, -1), (scores, status))
-    return *by_fold, jnp.max(gaps)
-
-
-def _point_scores(
-    predictions: Float[Array, "b n c"], targets: Float[Array, "n c"], metric: str
-) -> Float[Array, "b n"]:
-    if metric == "mse":
-        return jnp.mean(jnp.square(predictions - targets[None]), axis=2)
-    if targets.shape[1] == 1:
-        right = (predictions[..., 0] >= 0) == (targets[:, 0] > 0)[None]
-    else:
-        right = jnp.argmax(predictions, axis=2) == jnp.argmax(targets, axis=1)[None]
-    return right.astype(targets.dtype)
-
-
-def _prepared(
-    X: Float[Array, "n p"],
-    weight: Float[Array, " n"],
-    standardize: bool,
-    constant: Scalar | float | None,
-) -> Float[Array, "n d"]:
-    """Standardize by the samples that count, and append the constant feature if there is one."""
-    if standardize:
-        share = (weight / jnp.sum(weight))[:, None]
-        counted = jnp.where(share > 0, X, 0)
-        center = jnp.sum(share * counted, axis=0)
-        deviation = jnp.where(share > 0, X - center[None, :], 0)
-        spread = jnp.sqrt(jnp.sum(share * jnp.square(deviation), axis=0))
-        # A constant feature has the spread of rounding errors.
-        varies = spread > 10 * epsilon(X.dtype) * jnp.max(jnp.abs(counted), axis=0)
-        factor = jnp.where(varies, 1 / jnp.where(varies, spread, 1), 0)
-        X = (X - center[None, :]) * factor[None, :]
-    return X if constant is None else with_constant(X, constant)
+    result = largest(None)[None] if constants is None else over_leading(largest, constants)
+    return jnp.asarray(result)
 
 
 @program(level=0)
-def _assign(n: int, folds: int, key: PRNGKeyArray) -> Int[Array, " n"]:
-    """Deal the samples, in random order, to the folds in turn."""
-    order = jax.random.permutation(key, n)
-    return jnp.zeros((n,), jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % folds)
+def _assign(n: int, folds: int, key: PRNGKeyArray) -> tuple[Int[Array, " n"], PRNGKeyArray]:
+    """Deal the samples, in random order, to the folds in turn, and give each fold a key."""
+    shuffle_key, draw_key = jax.random.split(key)
+    order = jax.random.permutation(shuffle_key, n)
+    fold = jnp.zeros((n,), jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32) % folds)
+    return fold, jax.random.split(draw_key, folds)
 
 
-@program(level=0)
 def _select(
     betas: Float[Array, " k"],
     constants: Float[Array, " k"],
@@ -324,14 +243,15 @@ def _select(
     predictor: str,
     metric: str,
 ) -> CrossValidation:
-    mean = jnp.mean(scores, axis=0)
-    error = jnp.std(scores, axis=0, ddof=1) / scores.shape[0] ** 0.5
+    xp = namespace(betas, constants, scores)
+    mean = xp.mean(scores, axis=0)
+    error = xp.std(scores, axis=0, ddof=1) / scores.shape[0] ** 0.5
     # Penalties of a constant descend, so the first of equals is the largest.
     cost = mean if metric == "mse" else -mean
-    cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
-    best = jnp.argmin(cost)
+    cost = xp.where(xp.isnan(cost), xp.inf, cost)
+    best = xp.argmin(cost)
     alike = constants == constants[best]
-    simple = jnp.argmax(alike & (cost <= cost[best] + error[best]))
+    simple = xp.argmax(alike & (cost <= cost[best] + error[best]))
     return CrossValidation(
         betas, constants, scores, mean, error, best, simple, fold, status, gap, predictor, metric
     )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float
 
 from ._control_flow import fori_loop, scan
@@ -104,6 +105,19 @@ def _eigh(matrix: Any) -> tuple[Any, Any]:
         with contextlib.suppress(np.linalg.LinAlgError):
             return np.linalg.eigh(matrix)
     return np.full_like(matrix[0], np.nan), np.full_like(matrix, np.nan)
+
+
+def definite_solve(matrix: Any, right: Any) -> Any:
+    """Solve with a symmetric positive definite matrix; NaN if it is not."""
+    if namespace(matrix, right) is jnp:
+        return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), right)
+    with contextlib.suppress(np.linalg.LinAlgError):
+        return scipy.linalg.cho_solve(
+            scipy.linalg.cho_factor(matrix, lower=True, check_finite=False),
+            right,
+            check_finite=False,
+        )
+    return np.full_like(right, np.nan)
 
 
 def norm_above(matrix: Array) -> Scalar:

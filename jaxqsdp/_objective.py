@@ -73,7 +73,7 @@ def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     return xp.where(xp.isfinite(total), total, xp.inf)
 
 
-def on_host(tree: Any) -> Any:
+def in_float64(tree: Any) -> Any:
     """Return a pytree with NumPy leaves, float64 in place of float32, in which it is exact."""
 
     def leaf_on_host(leaf: Array) -> np.ndarray:

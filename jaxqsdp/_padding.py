@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
@@ -44,17 +43,11 @@ def pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
     y = np.asarray(problem.y)
     given = problem.sample_weight
     weight = np.ones(n, problem.X.dtype) if given is None else np.asarray(given)
-    leaves = (
-        np.pad(np.asarray(problem.X), ((0, rows), (0, columns))),
-        np.pad(y, ((0, rows),) + ((0, 0),) * (y.ndim - 1)),
-        np.asarray(problem.beta),
-        np.pad(weight, (0, rows)),
-    )
-    return eqx.tree_at(
-        lambda p: (p.X, p.y, p.beta, p.sample_weight),
-        problem,
-        leaves,
-        is_leaf=lambda leaf: leaf is None,
+    return problem.with_numbers(
+        X=np.pad(np.asarray(problem.X), ((0, rows), (0, columns))),
+        y=np.pad(y, ((0, rows),) + ((0, 0),) * (y.ndim - 1)),
+        beta=np.asarray(problem.beta),
+        sample_weight=np.pad(weight, (0, rows)),
     )
 
 

@@ -21,7 +21,7 @@ from ._solution import Solution, Stats, Status, outputs_first
 from ._solve import solve
 from ._solver import AbstractSolver
 from ._text import is_traced, numbers_of, outline, shape_of
-from ._types import as_float_array, cast, check_count, check_positive, is_concrete
+from ._types import as_float_array, cast, check_count, check_positive, is_concrete, namespace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,9 +190,9 @@ def path(
 
 def repeated(problem: Problem, betas: Float[Array, " k"]) -> Problem:
     """Return the problem with all its targets for one penalty after the other, k·c columns."""
-    columns = problem.columns.y
+    xp, columns = namespace(problem.y, betas), problem.columns.y
     k, c = betas.shape[0], columns.shape[1]
-    return dataclasses.replace(problem, y=jnp.tile(columns, (1, k)), beta=jnp.repeat(betas, c))
+    return problem.with_numbers(y=xp.tile(columns, (1, k)), beta=xp.repeat(betas, c))
 
 
 def grid_of(

@@ -17,7 +17,7 @@ from ._fork import check_process
 from ._labels import check_labels
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
-from ._objective import objective, on_host
+from ._objective import in_float64, objective
 from ._text import numbers_of, outline, shape_of
 from ._types import Scalar, as_float_array, cast, highest_precision, is_concrete, namespace, tiny
 
@@ -101,6 +101,15 @@ class Problem(eqx.Module):
                 "supported yet."
             )
 
+    def with_numbers(self, **numbers: Any) -> Problem:
+        """Return the problem with other X, y, beta or sample_weight, taken as they are."""
+        names = tuple(numbers)
+
+        def parts(problem: Problem) -> list[Any]:
+            return [getattr(problem, name) for name in names]
+
+        return eqx.tree_at(parts, self, list(numbers.values()), is_leaf=lambda leaf: leaf is None)
+
     @property
     def num_samples(self) -> int:
         """Return n."""
@@ -146,7 +155,7 @@ class Problem(eqx.Module):
         if not is_concrete(self, network):
             return objective(self, network)
         with np.errstate(all="ignore"):
-            return jnp.asarray(np.asarray(objective(*on_host((self, network))), self.X.dtype))
+            return jnp.asarray(np.asarray(objective(*in_float64((self, network))), self.X.dtype))
 
     def to_cvxpy(
         self, output: int | None = None

@@ -32,6 +32,7 @@ import numpy as np
 
 from ._blas import one_blas_thread
 from ._mesh import on_any_mesh
+from ._threads import in_context
 from ._types import is_concrete
 
 _P = ParamSpec("_P")
@@ -94,17 +95,15 @@ class HostProgram:
     def _compiler(self, arguments: Any) -> Callable[[], Any]:
         shapes = jax.tree.map(_shape, _arrays(arguments))
         static = eqx.filter(arguments, _is_array_like, inverse=True)
-        options, (double, device) = _options(self._level), _context()
+        options = _options(self._level)
 
         def compile() -> Any:
             def function(arrays: Any) -> Any:
                 return self._function(*eqx.combine(arrays, static))
 
-            # A thread does not see what the caller has set by a context manager.
-            with jax.enable_x64(double), jax.default_device(device):
-                return jax.jit(function).lower(shapes).compile(compiler_options=options)
+            return jax.jit(function).lower(shapes).compile(compiler_options=options)
 
-        return compile
+        return in_context(compile)
 
 
 class Program(Generic[_P, _T]):

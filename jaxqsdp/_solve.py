@@ -106,10 +106,7 @@ def check_arguments(
     if not isinstance(adjoint, AbstractAdjoint):
         raise TypeError(f"`adjoint` must be an adjoint such as `Implicit()`, got {adjoint!r}.")
     check_single(problem)
-    if not (solver is None or isinstance(solver, AbstractSolver)):
-        raise TypeError(f"`solver` must be a solver such as `ADMM()`, got {solver!r}.")
-    if max_steps is not None:
-        check_count(max_steps, "max_steps")
+    check_limits(solver, max_steps)
     if warm_start is None:
         return
     check_solution(problem, warm_start, "warm_start")
@@ -117,6 +114,14 @@ def check_arguments(
         raise ValueError(
             f"`warm_start` has dtype {warm_start.dual.dtype}, `problem` {problem.y.dtype}."
         )
+
+
+def check_limits(solver: AbstractSolver | None, max_steps: int | None) -> None:
+    """Raise `TypeError` or `ValueError` unless these can be used."""
+    if not (solver is None or isinstance(solver, AbstractSolver)):
+        raise TypeError(f"`solver` must be a solver such as `ADMM()`, got {solver!r}.")
+    if max_steps is not None:
+        check_count(max_steps, "max_steps")
 
 
 def raise_if_failed(solution: Solution) -> None:

@@ -58,19 +58,50 @@ def prepare_solve_once(
     _parts.prepare(pad(problem, padded_shape(*problem.X.shape)), None, solver, limit)
 
 
+def numbers(
+    problem: Problem,
+    shape: tuple[int, ...],
+    solver: AbstractSolver,
+    max_steps: int,
+    warm_start: Solution | None = None,
+    *,
+    often: bool = False,
+) -> Solution:
+    """Solve a problem of NumPy arrays, padded to a shape, and return such.
+
+    By parts, or `often` by the program that `come_often` has prepared.
+    """
+    n, d = problem.X.shape
+    arguments = pad(problem, shape), warm_start, solver, max_steps
+    with threads_for(_unknowns(n, d)):
+        outcome = jax.block_until_ready((_whole if often else _parts)(*arguments))
+    outcome = jax.tree.map(np.asarray, outcome)
+    if not often:
+        with np.errstate(all="ignore"):  # what overflows is marked by a status
+            outcome = assemble(arguments[0], solver, *outcome)
+    return unpad(outcome, n, d)
+
+
+def come_often(
+    problem: Problem, shape: tuple[int, ...], solver: AbstractSolver, max_steps: int
+) -> bool:
+    """Whether `numbers` is asked a third time for problems that look like this one.
+
+    It starts to compile what that takes, the first and the second time too.
+    """
+    arguments = pad(problem, shape), None, solver, max_steps
+    often = _whole.is_repeated(*arguments)
+    if not often:
+        _parts.prepare(*arguments)
+    return often
+
+
 def _by_parts(
     problem: Problem, warm_start: Solution | None, solver: AbstractSolver, max_steps: int
 ) -> Solution:
-    n, d = problem.X.shape
     # A warm start is of the shape of its problem.
-    shape = (n, d) if warm_start is not None else padded_shape(n, d)
-    problem = pad(problem, shape)
-    with threads_for(_unknowns(n, d)):
-        reached_parts = jax.block_until_ready(_parts(problem, warm_start, solver, max_steps))
-    iterates, reports = jax.tree.map(np.asarray, reached_parts)
-    with np.errstate(all="ignore"):  # what overflows is marked by a status
-        solution = assemble(problem, solver, iterates, reports)
-    return jax.tree.map(jnp.asarray, unpad(solution, n, d))
+    shape = problem.X.shape if warm_start is not None else padded_shape(*problem.X.shape)
+    return jax.tree.map(jnp.asarray, numbers(problem, shape, solver, max_steps, warm_start))
 
 
 def _unknowns(n: int, d: int) -> int:

@@ -13,7 +13,8 @@ from matplotlib import pyplot as plt
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._cross_validation import _assign, _point_scores, _prepared, _select
+from jaxqsdp._cross_validation import _assign, _select
+from jaxqsdp._scoring import prepared, scores_of_points
 
 mpl.use("Agg")
 
@@ -270,13 +271,13 @@ def test_one_column_is_no_column():
 def test_accuracy_by_hand():
     signs = jnp.array([[1.0], [-1.0], [1.0]])
     predictions = jnp.array([[[0.2], [0.1], [-3.0]], [[0.0], [-1.0], [2.0]]])
-    scores = _point_scores(predictions, signs, "accuracy")
+    scores = scores_of_points(predictions, signs, "accuracy")
     np.testing.assert_array_equal(scores, [[1, 0, 0], [1, 1, 1]])
     classes = jnp.array([[1.0, -1, -1], [-1, -1, 1]])
     predictions = jnp.array([[[-0.5, -0.6, -2], [3, 1, 2]]])
-    np.testing.assert_array_equal(_point_scores(predictions, classes, "accuracy"), [[1, 0]])
+    np.testing.assert_array_equal(scores_of_points(predictions, classes, "accuracy"), [[1, 0]])
     squares = [[(2.25 + 0.16 + 1) / 3, (16 + 4 + 1) / 3]]
-    np.testing.assert_allclose(_point_scores(predictions, classes, "mse"), squares, rtol=1e-6)
+    np.testing.assert_allclose(scores_of_points(predictions, classes, "mse"), squares, rtol=1e-6)
 
 
 def test_three_classes():
@@ -303,14 +304,37 @@ def test_invalid_column_fails_the_lane():
     assert np.isnan(result.best_beta)
 
 
+@pytest.mark.parametrize("score", ["relaxation", "network"])
+def test_jit_gives_the_same(score):
+    """One program, or lanes on the host that leave held-out samples out, whatever they hold."""
+    X, y, weight = noisy()
+    X, weight = X.copy(), weight.copy()
+    X[3], weight[3] = 1e9, 0
+    targets = np.column_stack([y, np.roll(y, 1)])
+    options = {"key": KEY, "folds": 3, "num_betas": 3, "ratio": 0.1, "constant": [1.0, 2.0]}
+    options |= {"solver": TIGHT, "score": score}
+    if score == "network":
+        options["num_neurons"] = NUM_NEURONS
+
+    def validate(X, targets, weight):
+        return qs.cross_validate(X, targets, sample_weight=weight, **options)
+
+    host, traced = validate(X, targets, weight), jax.jit(validate)(X, targets, weight)
+    np.testing.assert_array_equal(host.fold, traced.fold)
+    np.testing.assert_allclose(host.betas, traced.betas, rtol=1e-9)
+    np.testing.assert_allclose(host.scores, traced.scores, rtol=1e-4)
+    again = [validate(X, targets, weight) for _ in range(2)][1]  # by the program for many calls
+    np.testing.assert_allclose(host.scores, again.scores, rtol=1e-4)
+
+
 def test_folds_partition_the_samples():
     for n, folds in ((24, 5), (24, 24), (7, 2)):
-        fold = np.asarray(_assign(n, folds, KEY))
+        fold = np.asarray(_assign(n, folds, KEY)[0])
         sizes = np.bincount(fold, minlength=folds)
         assert len(sizes) == folds
         assert sizes.max() - sizes.min() <= 1
-    others = _assign(24, 5, jax.random.key(4))
-    assert not np.array_equal(_assign(24, 5, KEY), others)
+    others = _assign(24, 5, jax.random.key(4))[0]
+    assert not np.array_equal(_assign(24, 5, KEY)[0], others)
     np.testing.assert_array_equal(np.bincount(validated("network").fold), [6] * FOLDS)
     np.testing.assert_array_equal(validated("network").fold, validated("relaxation").fold)
 
@@ -322,12 +346,14 @@ def test_preparation(dtype):
     rows = np.arange(5, len(X))
     expected = standardized(X.astype(float), weight.astype(float), [0, 1, *rows])[rows]
     expected[:, 1] = 0
-    prepared = _prepared(jnp.asarray(X), jnp.asarray(weight), standardize=True, constant=1.0)
-    assert prepared.dtype == dtype
-    np.testing.assert_allclose(prepared[5:], expected, atol=1e-6 if dtype == np.float32 else 1e-12)
-    np.testing.assert_array_equal(prepared[:, 1], np.zeros(len(X)))
+    for kind in (jnp.asarray, np.asarray):
+        features = prepared(kind(X), kind(weight), standardize=True, constant=1.0)
+        assert features.dtype == dtype
+        atol = 1e-6 if dtype == np.float32 else 1e-12
+        np.testing.assert_allclose(features[5:], expected, atol=atol)
+        np.testing.assert_array_equal(features[:, 1], np.zeros(len(X)))
     for constant in (None, 0.5):
-        plain = _prepared(jnp.asarray(X), jnp.asarray(weight), False, constant)
+        plain = prepared(jnp.asarray(X), jnp.asarray(weight), False, constant)
         assert plain.dtype == dtype
         np.testing.assert_array_equal(plain[:, :4], X)
         np.testing.assert_array_equal(

@@ -23,7 +23,7 @@ import jaxqsdp as qs
 from jaxqsdp._bound import bound_on_host, scaled_dual_bound
 from jaxqsdp._combinatorial import combinatorial_bound
 from jaxqsdp._exact import rescaled, root
-from jaxqsdp._objective import objective_above, on_host
+from jaxqsdp._objective import in_float64, objective_above
 
 N, D = 4, 2
 bound_of = jax.jit(scaled_dual_bound)
@@ -138,7 +138,7 @@ def test_no_objective_is_below_the_exact_one(number):
         network = qs.QuantizedNetwork.from_weights(u, v, alpha.astype(number))
         exact = exact_objective(problem, network)
         with np.errstate(all="ignore"):
-            host = objective_above(*on_host((problem, network)))
+            host = objective_above(*in_float64((problem, network)))
         for above in (host, above_of(problem, network)):
             assert above == np.inf or Fraction(float(above)) >= exact
 
@@ -294,7 +294,7 @@ for dtype in (np.float32, np.float64):
     problem = qs.Problem(X, y, beta, sample_weight=weight)
     network = qs.QuantizedNetwork.from_weights([[1, 1]], [[1, 1]], np.zeros(1, dtype))
     with np.errstate(all="ignore"):
-        above = float(cases.objective_above(*cases.on_host((problem, network))))
+        above = float(cases.objective_above(*cases.in_float64((problem, network))))
     write(ctypes.addressof(plain))
     exact = cases.exact_objective(problem, network)
     found.append([
