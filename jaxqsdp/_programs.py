@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import equinox as eqx
@@ -41,7 +42,7 @@ _T = TypeVar("_T")
 _MOST_PROGRAMS = 64  # kept in memory, some 10 MB each
 _MOST_COUNTED = 512
 _OFTEN = 3  # calls with arguments of the same shapes
-_THREADS = 3  # that compile: tracing takes turns, what XLA does is parallel
+_THREADS = 3  # that compile: what XLA does is parallel
 
 
 class HostProgram:
@@ -60,7 +61,7 @@ class HostProgram:
     def __call__(self, *arguments: Any) -> Any:
         """Run the program, compiling it first where that has not been done."""
         start = time.monotonic()
-        compiled = self._future(arguments, in_turn=False).result()
+        compiled = _wait_for(self._job(arguments))
         _compiling.seconds = seconds_spent_compiling() + time.monotonic() - start
         return compiled(_arrays(arguments))
 
@@ -73,37 +74,102 @@ class HostProgram:
 
     def prepare(self, *arguments: Any) -> None:
         """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`."""
-        self._future(arguments, in_turn=True)
+        self._job(arguments)
 
-    def _future(self, arguments: Any, in_turn: bool) -> concurrent.futures.Future[Any]:
-        future, is_new = _programs.get_or_add(self._key(arguments))
-        if is_new:
-            work = self._compiler(arguments)
-            # In another thread even if it is waited for: what the caller has set for tracing, such
-            # as to evaluate at once, would hold for the program, and take long.
-            if in_turn:
-                _threads().submit(_run, future, work)
-            else:
-                threading.Thread(target=_run, args=(future, work)).start()
-        return future
+    def _job(self, arguments: Any) -> _Job:
+        key = self._key(arguments)
+        return _programs.get_or_add(key, lambda: _Job(*self._stages(arguments)))
 
     def _key(self, arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         like = tuple((leaf.shape, leaf.dtype) if _is_array_like(leaf) else leaf for leaf in leaves)
         return self._function, self._level, structure, like, _context(), _flags()
 
-    def _compiler(self, arguments: Any) -> Callable[[], Any]:
+    def _stages(self, arguments: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        """Return functions that trace the program, and that compile what is traced."""
         shapes = jax.tree.map(_shape, _arrays(arguments))
         static = eqx.filter(arguments, _is_array_like, inverse=True)
         options = _options(self._level)
 
-        def compile() -> Any:
-            def function(arrays: Any) -> Any:
-                return self._function(*eqx.combine(arrays, static))
+        def function(arrays: Any) -> Any:
+            return self._function(*eqx.combine(arrays, static))
 
-            return jax.jit(function).lower(shapes).compile(compiler_options=options)
+        def trace() -> Any:
+            return jax.jit(function).lower(shapes)
 
-        return in_context(compile)
+        def compile(traced: Any) -> Any:
+            return traced.compile(compiler_options=options)
+
+        return in_context(trace), in_context(compile)
+
+
+class _Job:
+    """A program to compile, in a thread of its own.
+
+    Not in the one that waits for it: what the caller has set for tracing, such as to evaluate at
+    once, would hold for the program, and take long.
+    """
+
+    def __init__(self, trace: Callable[[], Any], compile: Callable[[Any], Any]):
+        self._trace, self._compile = trace, compile
+        self._started, self._lock = False, threading.Lock()
+        self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.is_urgent = False
+
+    def run(self) -> None:
+        """Compile, unless another thread does."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        try:
+            with _turns.take(self):
+                traced = self._trace()
+            self.future.set_result(self._compile(traced))
+        except BaseException as error:  # for those who wait
+            self.future.set_exception(error)
+
+
+class _Turns:
+    """Jobs trace in turn, as Python works at one only, and first those that are waited for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[_Job] = []
+        self._busy = False
+
+    @contextlib.contextmanager
+    def take(self, job: _Job) -> Iterator[None]:
+        """Wait for the turn of a job, which ends with the context."""
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.wait_for(lambda: self._is_next(job))
+            self._waiting.remove(job)
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def hurry(self, job: _Job) -> None:
+        """Let a job go first."""
+        with self._changed:
+            job.is_urgent = True
+            self._changed.notify_all()
+
+    def _is_next(self, job: _Job) -> bool:
+        urgent = [other for other in self._waiting if other.is_urgent]
+        return not self._busy and job is (urgent or self._waiting)[0]
+
+
+def _wait_for(job: _Job) -> Any:
+    """Return the compiled program of a job, which is not left to wait for others."""
+    if not job.future.done():
+        _turns.hurry(job)
+        threading.Thread(target=job.run).start()
+    return job.future.result()
 
 
 class Program(Generic[_P, _T]):
@@ -141,35 +207,35 @@ def program(level: int, often: int | None = None) -> Callable[[Callable[_P, _T]]
 
 
 class _Programs:
-    """The programs used last, each as a future, so that nobody compiles what another does."""
+    """The programs used last, each as a job, so that nobody compiles what another does."""
 
     def __init__(self) -> None:
-        self._futures: collections.OrderedDict[Any, concurrent.futures.Future[Any]]
-        self._futures = collections.OrderedDict()
+        self._jobs: collections.OrderedDict[Any, _Job] = collections.OrderedDict()
         self._lock = threading.Lock()
 
-    def get_or_add(self, key: Any) -> tuple[concurrent.futures.Future[Any], bool]:
-        """Return the future of a program, and whether the caller is the one to compile it."""
+    def get_or_add(self, key: Any, make: Callable[[], _Job]) -> _Job:
+        """Return the job of a program, which is made and set to run if there is none."""
         with self._lock:
-            future = self._futures.get(key)
-            if future is not None and not (future.done() and future.exception() is not None):
-                self._futures.move_to_end(key)
-                return future, False
-            future = self._futures[key] = concurrent.futures.Future()
-            dropped = len(self._futures) > _MOST_PROGRAMS
+            job = self._jobs.get(key)
+            if job is not None and not (job.future.done() and job.future.exception() is not None):
+                self._jobs.move_to_end(key)
+                return job
+            job = self._jobs[key] = make()
+            dropped = len(self._jobs) > _MOST_PROGRAMS
             if dropped:
-                self._futures.popitem(last=False)
+                self._jobs.popitem(last=False)
         if dropped:
             _give_back_memory()
-        return future, True
+        _threads().submit(job.run)
+        return job
 
     def __len__(self) -> int:
-        return len(self._futures)
+        return len(self._jobs)
 
     def clear(self) -> None:
         """Forget all programs."""
         with self._lock:
-            self._futures.clear()
+            self._jobs.clear()
         _give_back_memory()
 
 
@@ -192,7 +258,7 @@ class _Calls:
         return count
 
 
-_programs, _calls = _Programs(), _Calls()
+_programs, _calls, _turns = _Programs(), _Calls(), _Turns()
 _executor: concurrent.futures.ThreadPoolExecutor | None = None
 _compiling = threading.local()
 
@@ -222,13 +288,6 @@ def _is_staging() -> bool:
 def seconds_spent_compiling() -> float:
     """Return how long this thread has waited for programs, which time limits do not count."""
     return getattr(_compiling, "seconds", 0.0)
-
-
-def _run(future: concurrent.futures.Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # for those who wait; the caller among them raises it
-        future.set_exception(error)
 
 
 def _threads() -> concurrent.futures.Executor:
