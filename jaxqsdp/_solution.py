@@ -47,6 +47,12 @@ def status_text(status: Status) -> str:
     return cast(str, cast(Any, Status)[status])
 
 
+def has_status(solution: Solution, status: Status) -> np.ndarray:
+    """Whether each output of a concrete solution has a status; with nothing to compile."""
+    found, sought = (np.asarray(*jax.tree.leaves(each)) for each in (solution.status, status))
+    return found == sought
+
+
 class Stats(eqx.Module):
     """What the solver measured. `gap` is certified: it uses the rigorous lower bound."""
 

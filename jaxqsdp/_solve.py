@@ -14,7 +14,7 @@ from ._mesh import on_any_mesh
 from ._problem import Problem, check_single
 from ._programs import on_host
 from ._running import begin, complete, finish
-from ._solution import Solution, Status, check_solution, status_text
+from ._solution import Solution, Status, check_solution, has_status, status_text
 from ._solve_on_host import solve_often, solver_for
 from ._solver import AbstractSolver
 from ._types import check_count, is_concrete
@@ -70,10 +70,10 @@ def solve(
     check_arguments(problem, solver, max_steps, warm_start, adjoint)
     solver = solver_for(problem.X.shape, problem.X.dtype, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
-    fixed = jax.lax.stop_gradient((problem, warm_start))
     if on_host(problem, warm_start):
         solution = solve_often(problem, solver, limit, warm_start)
-    elif on_host(fixed):  # inside `jax.grad` alone, to which concrete numbers stay so
+    elif on_host(fixed := jax.lax.stop_gradient((problem, warm_start))):
+        # Inside `jax.grad` alone, where numbers can be looked at but for their changes.
         adjoint.prepare(problem)
         solution = adjoint.attach(problem, solve_often(fixed[0], solver, limit, fixed[1]))
     else:
@@ -126,7 +126,7 @@ def check_limits(solver: AbstractSolver | None, max_steps: int | None) -> None:
 
 def raise_if_failed(solution: Solution) -> None:
     for failure in (Status.invalid_data, Status.max_steps):
-        failed = np.atleast_1d(np.asarray(solution.status == failure))
+        failed = np.atleast_1d(has_status(solution, failure))
         if np.any(failed):
             outputs = ""
             if solution.multi_output:

@@ -11,7 +11,7 @@ import numpy as np
 import jaxqsdp as qs
 
 from .._improve import prepare_improve
-from .._solution import status_text
+from .._solution import has_status, status_text
 from .._solve_on_host import solve_once
 from .prepare import Split
 from .progress import Stages
@@ -98,7 +98,7 @@ def train(
 
 def _status(solution: qs.Solution) -> str:
     for status in (qs.Status.invalid_data, qs.Status.max_steps, qs.Status.dtype_accuracy):
-        if bool(np.any(np.asarray(solution.status == status))):
+        if np.any(has_status(solution, status)):
             return status_text(status)
     return status_text(qs.Status.solved)
 
