@@ -15,11 +15,11 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool
 
 from ._central import Central, Data, Linearization, central_point
-from ._mesh import on_any_mesh
+from ._linear_program import LinearProgram
 from ._problem import Problem
 from ._programs import program
 from ._solution import Solution, Status, outputs_first, outputs_last, solution_like
-from ._types import Scalar, as_number, epsilon, highest_precision, tiny
+from ._types import Scalar, as_number, epsilon, highest_precision, is_concrete, tiny
 from ._units import Units, moderate
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
@@ -110,11 +110,18 @@ class Implicit(AbstractAdjoint):
         """Start to compile what the derivatives at concrete numbers take."""
         (n, d), outputs = problem.X.shape, problem.y.shape[1:]
         solution = solution_like(n, d, outputs, problem.y.dtype)
-        data = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data_of(problem))
+        data = data_of(problem)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+        # What is traced here is what derivatives are taken by.
+        change = jax.tree.map(lambda x, like: None if is_concrete(x) else like, data, like)
         numbers = jax.tree.map(
             lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, solution
         )
-        _places.prepare(self.smoothing, data, numbers, solution.status)
+
+        def prepare_transpose(places: _Place) -> None:
+            _tangents.prepare_transpose((places, like, numbers), change)
+
+        _places.prepare(self.smoothing, like, numbers, solution.status, then=prepare_transpose)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -131,7 +138,7 @@ def _with_derivatives_jvp(
     numbers = _with_derivatives(smoothing, data, numbers, status)
     places = _places(smoothing, data, numbers, status)
     change = jax.tree.map(lambda t: None if isinstance(t, SymbolicZero) else t, tangents[0])
-    return numbers, _tangents(smoothing, data, places, numbers, change)
+    return numbers, _tangents((places, data, numbers), change)
 
 
 class _Place(eqx.Module):
@@ -140,6 +147,7 @@ class _Place(eqx.Module):
     scaling: Scaling
     data: Data  # in moderate units
     linear: Linearization
+    is_smooth: bool = eqx.field(static=True)
 
 
 @program(level=0, often=1)
@@ -147,20 +155,17 @@ class _Place(eqx.Module):
 def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Place:
     def place(data: Data, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
         scaling, data = Scaling.of(data, usable)
-        return _Place(scaling, data, linearization(smoothing, data, numbers, scaling))
+        linear = linearization(smoothing, data, numbers, scaling)
+        return _Place(scaling, data, linear, smoothing > 0)
 
     return each_output(place, data, _lanes(numbers), is_usable(status))
 
 
-# Linear in the change, so that only this is left to trace, and to transpose, where the primals are
-# concrete.
-@eqx.filter_jit
-@on_any_mesh
+@LinearProgram
 @highest_precision
-def _tangents(
-    smoothing: float, data: Data, places: _Place, numbers: Solution, change: Data
-) -> Solution:
+def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
     """Return the derivative of the numbers by a change of the data, None where there is none."""
+    places, data, numbers = fixed
     change = jax.tree.map(
         lambda leaf, like: jnp.zeros_like(like) if leaf is None else leaf,
         change,
@@ -173,7 +178,7 @@ def _tangents(
         step = place.linear.derivative(change)
         value = _envelope(place.data, change, numbers, place.scaling)
         zeros = jax.tree.map(jnp.zeros_like, numbers)
-        restore, smooth = place.scaling.units, smoothing > 0
+        restore, smooth = place.scaling.units, place.is_smooth
         form = restore.restore_form(step.form)
         block = restore.restore_form(step.block)
         central = place.linear.central

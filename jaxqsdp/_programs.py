@@ -30,6 +30,7 @@ import equinox as eqx
 import jax
 import jaxlib.version
 import numpy as np
+from jax._src import core
 
 from ._blas import one_blas_thread
 from ._mesh import on_any_mesh
@@ -42,6 +43,7 @@ _T = TypeVar("_T")
 _MOST_PROGRAMS = 64  # kept in memory, some 10 MB each
 _MOST_COUNTED = 512
 _OFTEN = 3  # calls with arguments of the same shapes
+_SWITCH_INTERVAL = 1e-4  # seconds
 _THREADS = 3  # that compile: what XLA does is parallel
 
 
@@ -72,13 +74,16 @@ class HostProgram:
             self.prepare(*arguments)
         return count >= _OFTEN
 
-    def prepare(self, *arguments: Any) -> None:
-        """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`."""
-        self._job(arguments)
+    def prepare(self, *arguments: Any, then: Callable[[Any], None] | None = None) -> None:
+        """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`.
 
-    def _job(self, arguments: Any) -> _Job:
+        If that is new, `then` is called with what the results look like, as soon as that is known.
+        """
+        self._job(arguments, then)
+
+    def _job(self, arguments: Any, then: Callable[[Any], None] | None = None) -> _Job:
         key = self._key(arguments)
-        return _programs.get_or_add(key, lambda: _Job(*self._stages(arguments)))
+        return _programs.get_or_add(key, lambda: _Job(*self._stages(arguments), then))
 
     def _key(self, arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
@@ -110,8 +115,13 @@ class _Job:
     once, would hold for the program, and take long.
     """
 
-    def __init__(self, trace: Callable[[], Any], compile: Callable[[Any], Any]):
-        self._trace, self._compile = trace, compile
+    def __init__(
+        self,
+        trace: Callable[[], Any],
+        compile: Callable[[Any], Any],
+        then: Callable[[Any], None] | None,
+    ):
+        self._trace, self._compile, self._then = trace, compile, then
         self._started, self._lock = False, threading.Lock()
         self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self.is_urgent = False
@@ -125,6 +135,8 @@ class _Job:
         try:
             with _turns.take(self):
                 traced = self._trace()
+            if self._then is not None:
+                self._then(jax.tree.map(_shape, traced.out_info))
             self.future.set_result(self._compile(traced))
         except BaseException as error:  # for those who wait
             self.future.set_exception(error)
@@ -146,9 +158,13 @@ class _Turns:
             self._changed.wait_for(lambda: self._is_next(job))
             self._waiting.remove(job)
             self._busy = True
+        # Whoever compiles beside it releases the interpreter often, and would wait 5 ms each time.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         try:
             yield
         finally:
+            sys.setswitchinterval(interval)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
@@ -192,9 +208,9 @@ class Program(Generic[_P, _T]):
         with one_blas_thread():
             return cast(_T, jax.block_until_ready(self._for(args)(*args)))
 
-    def prepare(self, *arguments: Any) -> None:
-        """Start to compile for arguments like these, arrays or `jax.ShapeDtypeStruct`."""
-        self._once.prepare(*arguments)
+    def prepare(self, *arguments: Any, then: Callable[[Any], None] | None = None) -> None:
+        """Start to compile, as `HostProgram.prepare` does."""
+        self._once.prepare(*arguments, then=then)
 
     def _for(self, args: Any) -> HostProgram:
         repeated = self._often is not None and self._often.is_repeated(*args)
@@ -279,7 +295,7 @@ def on_host(*values: Any) -> bool:
 
 def _is_staging() -> bool:
     """Whether a transform such as `jit` records operations, even on concrete numbers."""
-    if jax.core.trace_ctx.is_top_level():
+    if core.trace_ctx.is_top_level():  # no public function tells
         return False
     zero = np.float32(0)
     return isinstance(jax.lax.add(zero, zero), jax.core.Tracer)
