@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-from numpy.typing import NDArray
 
 from ._blas import one_blas_thread
 from ._cache import enable_cache
@@ -148,13 +147,12 @@ def _main(options: argparse.Namespace) -> int:
     with one_blas_thread():
         trained = train.train(
             split,
-            accuracy=bool(data.classes),
             beta=options.beta,
             most_neurons=options.neurons,
             seed=options.seed,
         )
-        facts = report.facts(data, split, trained, options.neurons)
-    return _write(options, facts, trained, split.units)
+        facts = report.facts(data, trained, options.neurons)
+    return _write(options, facts, trained)
 
 
 def _check_places(options: argparse.Namespace) -> None:
@@ -179,9 +177,7 @@ def _check_places(options: argparse.Namespace) -> None:
         raise DataError(f"--json: cannot write {options.json}: {error.strerror}") from None
 
 
-def _write(
-    options: argparse.Namespace, facts: dict[str, Any], trained: Trained, units: dict[str, NDArray]
-) -> int:
+def _write(options: argparse.Namespace, facts: dict[str, Any], trained: Trained) -> int:
     """Write network, picture and report, each even if another cannot be written."""
     from ._demo import picture, report
 
@@ -196,7 +192,11 @@ def _write(
             code = console.complain(f"cannot write {path}: {error.strerror or error}")
 
     data = facts["data"]
-    attempt("network", options.output / _NETWORK, lambda path: trained.network.save(path, **units))
+    attempt(
+        "network",
+        options.output / _NETWORK,
+        lambda path: trained.network.save(path, **trained.data.units),
+    )
     attempt(
         "picture",
         options.output / _PICTURE,

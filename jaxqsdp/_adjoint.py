@@ -19,7 +19,7 @@ from ._linear_program import LinearProgram
 from ._problem import Problem
 from ._programs import program
 from ._solution import Solution, Status, outputs_first, outputs_last, solution_like
-from ._types import Scalar, as_number, epsilon, highest_precision, is_concrete, tiny
+from ._types import Scalar, as_number, epsilon, highest_precision, is_concrete, is_inexact, tiny
 from ._units import Units, moderate
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
@@ -114,9 +114,7 @@ class Implicit(AbstractAdjoint):
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
         # What is traced here is what derivatives are taken by.
         change = jax.tree.map(lambda x, like: None if is_concrete(x) else like, data, like)
-        numbers = jax.tree.map(
-            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None, solution
-        )
+        numbers = eqx.filter(solution, is_inexact)
 
         def prepare_transpose(places: _Place) -> None:
             _tangents.prepare_transpose((places, like, numbers), change)

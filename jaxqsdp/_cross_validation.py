@@ -191,7 +191,7 @@ def cross_validate(
     training = None
     if on_host(problem, constants, key):
         several = num_betas if betas is None else np.size(betas)
-        training = scoring.prepare(problem, several, constants is not None, folds)
+        training = scoring.prepare(problem, several, 0 if constants is None else count, folds)
     fold, keys = _assign(problem.num_samples, folds, key)
     _check_weights(problem, fold, folds)
     largest = functools.partial(_largest_betas, problem, constants, standardize)

@@ -29,7 +29,7 @@ from ._solution import Solution, Stats, Status, outputs_first, outputs_last
 from ._solver import AbstractSolver, Iterate
 from ._solver.base import AbstractProcess, CoreProblem, Report
 from ._solver.splitting import select
-from ._types import Scalar, highest_precision, namespace, over_leading, tiny
+from ._types import Scalar, highest_precision, is_inexact, namespace, over_leading, tiny
 from ._units import Samples, Units, moderate
 
 
@@ -191,7 +191,7 @@ def assemble(
             multi_output=False,
         )
         underflown = (value > 0) & (solution.value < tiny(solution.value.dtype))
-        numbers = jax.tree.leaves(eqx.filter(solution, eqx.is_inexact_array_like))
+        numbers = [leaf for leaf in jax.tree.leaves(solution) if is_inexact(leaf)]
         finite = [xp.all(xp.isfinite(number)) for number in numbers]
         representable = xp.all(xp.stack(finite)) & ~underflown
         return _marked_invalid(solution, ~(output.usable & representable))

@@ -53,12 +53,12 @@ class Scoring:
     max_steps: int
 
     def prepare(
-        self, problem: Problem, num_betas: int, with_constant: bool, folds: int
+        self, problem: Problem, num_betas: int, num_constants: int, folds: int
     ) -> _Training:
-        """Start to compile what the scores of a problem take on the host."""
+        """Start to compile what the scores of a problem take on the host, 0 for no constant."""
         n, d, outputs = *problem.X.shape, problem.columns.y.shape[1] * num_betas
-        # The samples of the smallest fold are left out of most: all get that shape.
-        shape = padded_shape(n - n // folds, d + with_constant)
+        # All get the shape of the training samples of the smallest fold.
+        shape = padded_shape(n - n // folds, d + (num_constants > 0))
 
         def zeros(*sizes: int) -> Any:
             return np.zeros(sizes, problem.X.dtype)
@@ -69,7 +69,9 @@ class Scoring:
             beta=zeros(outputs),
             sample_weight=zeros(shape[0]),
         )
-        return _Training(shape, come_often(like, shape, self.solver, self.max_steps))
+        lanes = folds * max(num_constants, 1)
+        often = come_often(like, shape, self.solver, self.max_steps, lanes)
+        return _Training(shape, often)
 
     def scores(
         self,

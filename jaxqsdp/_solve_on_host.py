@@ -22,6 +22,8 @@ from ._solution import Solution
 from ._solver import AbstractSolver, Iterate, default_solver
 from ._solver.base import Report
 
+_MUCH_WORK = 1e10  # cubes of unknowns: a few seconds, in which the program for many compiles
+
 
 def solver_for(shape: tuple[int, ...], dtype: Any, solver: AbstractSolver | None) -> AbstractSolver:
     """Return the solver given, or the one for problems with X of this shape and dtype."""
@@ -83,14 +85,19 @@ def numbers(
 
 
 def come_often(
-    problem: Problem, shape: tuple[int, ...], solver: AbstractSolver, max_steps: int
+    problem: Problem, shape: tuple[int, ...], solver: AbstractSolver, max_steps: int, count: int
 ) -> bool:
-    """Whether `numbers` is asked a third time for problems that look like this one.
+    """Whether so many problems that look like this one are worth the program for many.
 
-    It starts to compile what that takes, the first and the second time too.
+    They are if together they take longer than that takes to compile, or the third time they come.
+    It starts to compile what they take, and for the third time.
     """
     arguments = pad(problem, shape), None, solver, max_steps
-    often = _whole.is_repeated(*arguments)
+    solves = count * problem.columns.y.shape[1]
+    much = solves * _unknowns(*shape) ** 3 >= _MUCH_WORK
+    if much:
+        _whole.prepare(*arguments)
+    often = much or _whole.is_repeated(*arguments)
     if not often:
         _parts.prepare(*arguments)
     return often

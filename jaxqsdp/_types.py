@@ -41,6 +41,11 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf looks like an array of floating-point numbers."""
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
 def namespace(*arrays: Any) -> Any:
     """Return `numpy` if all arrays are NumPy's, else `jax.numpy`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,14 @@ class Split:
     units: dict[str, NDArray]
     left_out: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+
+    def with_constant(self, scale: float) -> Split:
+        """Return the same data with another constant feature."""
+        train_X, test_X = (
+            np.asarray(with_constant(X[:, :-1], scale)) for X in (self.train_X, self.test_X)
+        )
+        units = self.units | {"constant": np.array(scale)}
+        return replace(self, train_X=train_X, test_X=test_X, units=units)
 
 
 def split(table: Table, seed: int) -> Split:

@@ -11,7 +11,6 @@ import numpy as np
 
 from .console import one_line
 from .errors import listed, quoted
-from .prepare import Split
 from .score import baseline, score
 from .table import Table
 from .train import Trained
@@ -19,9 +18,9 @@ from .train import Trained
 _FLOAT32_BITS = 32
 
 
-def facts(table: Table, data: Split, trained: Trained, most_neurons: int) -> dict[str, Any]:
+def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
     """Return what there is to report, as JSON takes it but for numbers that are not finite."""
-    network, certificate = trained.network, trained.certificate
+    data, network, certificate = trained.data, trained.network, trained.certificate
     predict = jax.jit(jax.vmap(network))
     name, baseline_train, baseline_test = baseline(data, table.classes)
     (n, d), test_rows = data.train_X.shape, len(data.test_X)
@@ -42,6 +41,7 @@ def facts(table: Table, data: Split, trained: Trained, most_neurons: int) -> dic
             "notes": data.notes,
         },
         "beta": trained.beta,
+        "constant": float(data.units["constant"]),
         "beta_choice": trained.beta_choice,
         "relaxation_value": trained.relaxation_value,
         "lower_bound": float(certificate.lower_bound),
@@ -102,7 +102,11 @@ def as_text(facts: dict[str, Any]) -> str:
             f"test samples, {data['features']} features",
         ),
         *_about(data),
-        ("penalty β", f"{facts['beta']:.5g}  ({facts['beta_choice']})"),
+        (
+            "penalty β",
+            f"{facts['beta']:.5g}, constant feature {facts['constant']:.4g}  "
+            f"({facts['beta_choice']})",
+        ),
         ("relaxation value", f"{facts['relaxation_value']:.7g}"),
         (
             "proven lower bound",
@@ -124,7 +128,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ),
         (
             "seconds",
-            f"choosing β {seconds['choice']:.1f}, solving {seconds['solution']:.2f}, training "
+            f"choosing both {seconds['choice']:.1f}, solving {seconds['solution']:.2f}, training "
             f"{sizes} neurons {seconds['training']:.1f}, certifying {seconds['certification']:.1f}",
         ),
         ("status", f"{facts['status']} ({facts['steps']} steps)"),

@@ -16,8 +16,12 @@ from .._solve_on_host import solve_once
 from .prepare import Split
 from .progress import Stages
 
-_FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-2  # of the cross-validation that chooses β
-_CHOICE, _SOLUTION = "choosing the penalty", "solving"
+# Of the cross-validation that chooses β and the constant; by squared error for classes, too, which
+# is what the fit minimizes and chooses better than accuracy, of which there are few values.
+_FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
+_CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
+_MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
+_CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
 _CERTIFICATE = "certifying"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
 _SECONDS_OF_TRAINING = 2.0
@@ -27,10 +31,13 @@ _SECONDS_OF_TRAINING = 2.0
 class Trained:
     """The penalty and how it was chosen, networks of several sizes, and what is proven.
 
+    `data` has the constant that was chosen with the penalty.
+
     `rounded` and `objectives` go with `sizes`, before and after improvement; `network` is the
     largest. `status` is the worst of the outputs' solves, `steps` the most; `seconds` by stage.
     """
 
+    data: Split
     beta: float
     beta_choice: str
     relaxation_value: float
@@ -44,13 +51,8 @@ class Trained:
     seconds: dict[str, float]
 
 
-def train(
-    data: Split, *, accuracy: bool, beta: float | None, most_neurons: int, seed: int
-) -> Trained:
-    """Choose the penalty unless it is given, solve the relaxation, train three sizes, certify.
-
-    The penalty is chosen by accuracy for two classes, where targets are ±1, else by mean square.
-    """
+def train(data: Split, *, beta: float | None, most_neurons: int, seed: int) -> Trained:
+    """Choose the penalty unless it is given, solve the relaxation, train three sizes, certify."""
     sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
     names = {size: _training(size) for size in sizes}
     stages = Stages(_SECONDS | dict.fromkeys(names.values(), _SECONDS_OF_TRAINING))
@@ -61,7 +63,7 @@ def train(
     for size in sizes:  # side by side with what follows, for which their programs are ready then
         prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0), size)
     with stages.stage(_CHOICE):
-        beta, choice = _penalty(data, accuracy, beta, key)
+        data, beta, choice = _choice(data, beta, key)
         clock.lap("choice")
     problem = qs.Problem(data.train_X, data.train_y, beta)
     with stages.stage(_SOLUTION, f" the relaxation, {n} samples × {d} features"):
@@ -82,6 +84,7 @@ def train(
         clock.lap("certification")
     stages.close("done")
     return Trained(
+        data=data,
         beta=beta,
         beta_choice=choice,
         relaxation_value=float(solution.total_value),
@@ -117,24 +120,28 @@ class _Clock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _penalty(data: Split, accuracy: bool, given: float | None, key: jax.Array) -> tuple[float, str]:
-    """Return β and how it was chosen."""
+def _choice(data: Split, given: float | None, key: jax.Array) -> tuple[Split, float, str]:
+    """Return the data with a constant, β, and how they were chosen."""
     if given is not None:
-        return given, "given"
-    n, d = data.train_X.shape
-    if data.train_y.ndim > 1:
-        rule = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
-        return rule, "0.02 · n · d · rms(y)"
+        return data, given, "given"
+    (n, d), outputs = data.train_X.shape, data.train_y[0].size
     folds = min(_FOLDS, n)
+    work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
+    constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
+    if len(constants) * work > _MOST_WORK:
+        constants = [float(data.units["constant"])]
+    if outputs > 1 and work > _MOST_WORK:
+        rule = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
+        return data, rule, "0.02 · n · d · rms(y)"
     result = qs.cross_validate(
-        data.train_X,
+        data.train_X[:, :-1],
         data.train_y,
         key=key,
         folds=folds,
         num_betas=_PENALTIES,
         ratio=_RATIO,
         standardize=False,
-        constant=False,
-        metric="accuracy" if accuracy else "mse",
+        constant=constants,
     )
-    return float(result.best_beta), f"{folds}-fold cross-validation"
+    chosen = data.with_constant(float(result.best_constant))
+    return chosen, float(result.best_beta), f"{folds}-fold cross-validation"
