@@ -13,7 +13,7 @@ the bits of what has to be stored, for
 - MLP m: a float32 two-layer network of m ReLU units, weight decay of three by 3-fold
   cross-validation, L-BFGS; 32 bits a weight;
 - quantized m: `qs.fit` to at most m neurons, penalty and constant of ten × three by 5-fold
-  `qs.cross_validate` of the relaxation; one bit a weight of the first layer and 32 an α, of the
+  `qs.cross_validate` of the relaxation, by squared error for classes, too; one bit a weight of the first layer and 32 an α, of the
   neurons kept. The gap is the certified one.
 
 All see the same standardized features; their means and spreads are not counted. What the JSON file
@@ -114,7 +114,6 @@ def _quantized(data: Split, seed: int, neurons: list[int]) -> Iterator[tuple[str
         key=key,
         num_betas=BETAS,
         constant=[factor * rule for factor in CONSTANTS],
-        metric="accuracy" if data.classes else "mse",
     )
     beta, constant = float(choice.best_beta), float(choice.best_constant)
     X, test_X = (qs.with_constant(part, constant) for part in (data.X, data.test_X))

@@ -342,3 +342,56 @@ def test_a_failed_solve_does_not_raise_under_transforms():
     assert jax.jvp(value, (beta,), (beta,))[1] == 0
     with pytest.raises(qs.SolveError):
         value(beta)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1e-3])
+@pytest.mark.parametrize("several", [False, True], ids=["one target", "two targets"])
+def test_outside_jit_derivatives_are_those_inside(several, smoothing):
+    """There the solve and the linearization are programs of their own, and so is the transpose."""
+    X, y, beta, weight = numbers_of(SOUND["sound 1"])
+    weight = weight.at[0].set(0)
+    if several:
+        y = jnp.stack([y, jnp.roll(y, 1)], axis=1)
+
+    def weighed(*numbers):
+        at = outputs(numbers, solver=TIGHT, adjoint=qs.Implicit(smoothing))[0]
+        return sum(jnp.sum(jnp.sin(jnp.arange(at[name].size)) * at[name].ravel()) for name in at)
+
+    numbers = X, y, beta, weight
+    change = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), numbers)
+    gradient = jax.grad(weighed, argnums=(0, 1, 2, 3))
+    expected = jax.jit(gradient)(*numbers)
+    for found, leaf in zip(gradient(*numbers), expected, strict=True):
+        assert relative_error(found, np.asarray(leaf)) <= 1e-7
+    dot = sum(jnp.vdot(g, dx) for g, dx in zip(expected, change, strict=True))
+    _, forward = jax.jvp(weighed, numbers, change)
+    np.testing.assert_allclose(forward, dot, rtol=1e-7)
+    # What JAX compiles, maps or differentiates after all.
+    of_y = lambda y: weighed(X, y, beta, weight)  # noqa: E731
+    value, pull_back = jax.vjp(of_y, y)
+    one = jnp.ones_like(value)
+    for pulled in (pull_back(one), jax.jit(pull_back)(one)):
+        assert relative_error(pulled[0], np.asarray(expected[1])) <= 1e-7
+    (mapped,) = jax.vmap(pull_back)(jnp.array([1.0, -2.0]))
+    assert relative_error(mapped[1], -2 * np.asarray(expected[1])) <= 1e-7
+    _, moved_back = jax.jvp(lambda ct: pull_back(ct)[0], (one,), (2 * one,))
+    assert relative_error(moved_back, 2 * np.asarray(expected[1])) <= 1e-7
+    _, push = jax.linearize(of_y, y)
+    np.testing.assert_allclose(
+        jax.jit(push)(change[1]), jnp.vdot(expected[1], change[1]), rtol=1e-7
+    )
+
+
+def test_second_derivatives_outside_jit():
+    numbers, change = partly_weighted()
+    (X, y, beta, weight), dy = numbers, change[1]
+    of_y = lambda y: loss((X, y, beta, weight))  # noqa: E731
+    _, found = jax.jvp(jax.grad(of_y), (y,), (dy,))
+    _, expected = jax.jit(lambda y, dy: jax.jvp(jax.grad(of_y), (y,), (dy,)))(y, dy)
+    assert relative_error(found, np.asarray(expected)) <= 1e-6
+
+
+def test_outside_jit_a_failed_solve_has_zero_derivatives():
+    X, y, beta, weight = numbers_of(SOUND["sound 0"])
+    gradient = jax.grad(lambda y: loss((X, y, beta, weight)))(y.at[0].set(jnp.nan))
+    np.testing.assert_array_equal(gradient, 0)

@@ -93,7 +93,13 @@ def test_beta_and_seed_change_the_result(capsys, tmp_path):
     arguments = (path, "--neurons", 8, "--output", tmp_path)
     outputs = {run(capsys, *arguments, *extra)[1] for extra in ((), ("--beta", 3), ("--seed", 1))}
     assert len(outputs) == 3
-    assert sum(bool(re.search(r"penalty β +3, constant feature [0-9.]+  \(given\)\n", out)) for out in outputs) == 1
+    assert (
+        sum(
+            bool(re.search(r"penalty β +3, constant feature [0-9.]+  \(given\)\n", out))
+            for out in outputs
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

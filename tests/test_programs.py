@@ -14,8 +14,10 @@ from threadpoolctl import threadpool_info
 
 import jaxqsdp as qs
 from jaxqsdp import _programs as programs
+from jaxqsdp import _solve_on_host as solve_on_host
 from jaxqsdp._blas import one_blas_thread
 from jaxqsdp._padding import coarse_rung, rung
+from jaxqsdp._running import assemble
 
 
 def twice(array, factor):
@@ -181,3 +183,71 @@ def test_blas_threads():
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     with one_blas_thread():
         assert {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"} == {1}
+
+
+def test_what_is_waited_for_goes_first():
+    """The one at work ends, then comes the program that is asked for, then what was prepared."""
+    programs.clear_programs()
+    order, started, go_on = [], threading.Event(), threading.Event()
+
+    def traced(array, name):
+        order.append(name)
+        if name == "first":
+            started.set()
+            assert go_on.wait(30)
+        return array + 1
+
+    program, array, seen = programs.HostProgram(traced, level=0), np.zeros(2), []
+    program.prepare(array, "first", then=seen.append)
+    assert started.wait(30)
+    for name in ("second", "third", "fourth", "fifth"):
+        program.prepare(array, name)
+    asker = threading.Thread(target=program, args=(array, "fourth"))
+    asker.start()
+    while not programs._programs.get_or_add(program._key((array, "fourth")), list).is_urgent:
+        pass
+    go_on.set()
+    asker.join()
+    np.testing.assert_array_equal(program(array, "fifth"), [1, 1])
+    program(array, "second"), program(array, "third")
+    assert order[:2] == ["first", "fourth"]
+    assert sorted(order) == ["fifth", "first", "fourth", "second", "third"]
+    (like,) = seen
+    assert (like.shape, like.dtype) == ((2,), np.float64)
+    assert sys.getswitchinterval() > 1e-3  # as it was
+
+
+def test_what_is_waited_for_may_not_be_traced_as_the_caller_is():
+    """Where the caller evaluates at once, constants of the program would compile one by one."""
+    program = programs.HostProgram(lambda array: array * jnp.sum(jnp.ones(7)), level=0)
+    with jax.ensure_compile_time_eval():
+        assert program(np.ones(3))[0] == 7
+
+
+def test_failures_after_tracing_are_raised():
+    def refuse(like):
+        raise ValueError(f"not {like.shape}")
+
+    program = programs.HostProgram(lambda array: array, level=0)
+    program.prepare(np.zeros(5), then=refuse)
+    with pytest.raises(ValueError, match="not"):
+        program(np.zeros(5))
+    assert program(np.zeros(5)).shape == (5,)
+
+
+def test_first_solves_assemble_without_jax(monkeypatch):
+    """Solutions of several outputs too: to map over them by `vmap` would compile for seconds."""
+    case = planted(0, 21, 5)
+    problem = qs.Problem(case.X, np.column_stack([case.y, -2 * case.y]), 0.5)
+    seen = []
+
+    def assembled(*arguments):
+        solution = assemble(*arguments)
+        seen.extend(jax.tree.leaves(solution))
+        return solution
+
+    programs.clear_programs()
+    monkeypatch.setattr(solve_on_host, "assemble", assembled)
+    assert qs.solve(problem).value.shape == (2,)
+    assert seen
+    assert not any(isinstance(leaf, jax.Array) for leaf in seen)
