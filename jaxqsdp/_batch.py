@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
@@ -22,6 +21,7 @@ from ._buckets import Bucket, PaddedBucket, StackedBucket, sorted_into_buckets
 from ._checkpoint import Checkpoint, fingerprint
 from ._chunks import Job
 from ._problem import Problem, check_dtype, check_single
+from ._programs import Stopwatch
 from ._progress import progress_bar
 from ._running import begin, finish
 from ._solution import Solution, Status
@@ -80,8 +80,8 @@ def solve_batch(
     - `max_steps`: step limit of each problem; default the solver's own.
     - `lanes`: problems in a chunk, of which every core works at one; default up to eight times
         what fits the caches of a CPU core, or 256 MiB of an accelerator.
-    - `time_limit`: seconds. What is not finished by then has the status `interrupted`, value +inf
-        and bound −inf; the same holds after Ctrl-C.
+    - `time_limit`: seconds, compilation not counted. What is not finished by then has the status
+        `interrupted`, value +inf and bound −inf; the same holds after Ctrl-C.
     - `checkpoint`: a folder. Results are written there as they come, and a later call with the same
         problems goes on from there: a kill loses the last 1024 results or five seconds at most.
     - `progress`: show a bar; by default if tqdm is installed and a terminal is there.
@@ -94,7 +94,7 @@ def solve_batch(
         raise TypeError(f"`problems` must be a stacked `Problem` or a list of them, got {given!r}.")
     given = _with_arrays(given) if stacked else list(map(_with_arrays, given))
     _check_arguments(given, solver, max_steps, lanes, time_limit)
-    deadline = np.inf if time_limit is None else time.monotonic() + float(time_limit)
+    watch, seconds = Stopwatch(), np.inf if time_limit is None else float(time_limit)
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)
     solvers = [solver_for(bucket.X_shape, bucket.dtype, solver) for bucket in buckets]
@@ -125,7 +125,7 @@ def solve_batch(
 
                 waiting = np.flatnonzero(~results[index].done)
                 if len(waiting):
-                    job = Job(bucket, solvers[index], limits[index], put, deadline)
+                    job = Job(bucket, solvers[index], limits[index], put, watch, seconds)
                     with one_blas_thread():
                         job.run(waiting, lanes)
         except KeyboardInterrupt:

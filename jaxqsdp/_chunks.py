@@ -16,7 +16,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +30,7 @@ from ._control_flow import while_loop
 from ._lift import lifted_size
 from ._padding import rung
 from ._problem import Problem
-from ._programs import HostProgram
+from ._programs import HostProgram, Stopwatch, seconds_spent_compiling
 from ._running import Running, advance, begin, complete, finish
 from ._solution import Solution
 from ._solver import AbstractSolver
@@ -58,11 +57,12 @@ class Job:
     solver: AbstractSolver
     max_steps: int
     put: Put
-    deadline: float  # by `time.monotonic()`
+    watch: Stopwatch
+    time_limit: float
     cancelled: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def run(self, waiting: np.ndarray, lanes: int | None) -> None:
-        """Solve what is waiting, in chunks of so many lanes; return early at the deadline."""
+        """Solve what is waiting, in chunks of so many lanes; return early at the time limit."""
         threads = threads_for_solves(self.solver, self.bucket.dtype)
         width, blocks = self._sizes(-(-len(waiting) // threads), lanes)
         work = _work_on_outputs if self.bucket.shares_features else _work_on_problems
@@ -80,12 +80,18 @@ class Job:
     @property
     def is_stopped(self) -> bool:
         """Whether to end early."""
-        return self.cancelled.is_set() or time.monotonic() >= self.deadline
+        return self.cancelled.is_set() or self.watch.seconds >= self.time_limit
 
     def _in_threads(self, count: int, work: Callable[[], None]) -> None:
         """Do the same work in so many threads, which end early if one or the caller fails."""
+        waited = seconds_spent_compiling()
+
+        def work_in_thread() -> None:
+            self.watch.join(waited)
+            work()
+
         with concurrent.futures.ThreadPoolExecutor(count) as executor:
-            futures = [executor.submit(in_context(work)) for _ in range(count)]
+            futures = [executor.submit(in_context(work_in_thread)) for _ in range(count)]
             try:
                 for future in concurrent.futures.as_completed(futures):
                     future.result()

@@ -6,6 +6,7 @@ import operator
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import _improve
@@ -14,12 +15,15 @@ from ._certificate import Certificate, certify
 from ._loss import SquaredLoss
 from ._network import QuantizedNetwork
 from ._problem import Problem
+from ._programs import Stopwatch
 from ._round import round
-from ._solution import Solution
-from ._solve import check_arguments, raise_if_failed
+from ._solution import Solution, Status, has_status
+from ._solve import check_arguments, raise_if_failed, solve
 from ._solve_on_host import prepare_solve_once, solve_once
 from ._solver import AbstractSolver
-from ._types import check_count, is_concrete
+from ._types import check_count, check_positive, is_concrete
+
+_LEAST_SECONDS = 1e-6  # left to improve in when the time is over
 
 
 class FitResult(eqx.Module):
@@ -50,6 +54,7 @@ def fit(
     max_steps: int | None = None,
     refit: bool = True,
     improve: bool | None = None,
+    time_limit: float | None = None,
     progress: bool | None = None,
 ) -> FitResult:
     """Train a quantized two-layer network and prove how close to the global optimum it is.
@@ -64,6 +69,8 @@ def fit(
     - `num_neurons`: the most that the network may have.
     - `improve`: whether to look for the best network of that size or to keep what rounding gives.
         None (default) means to look, unless `refit=False` asks for the paper's algorithm.
+    - `time_limit`: seconds, compilation not counted, for the solve and the improvement together.
+        A solve that it ends has the status `interrupted`; its bound holds, and so does the proof.
     - `progress`: whether to show that of `improve`; None means if there is a terminal.
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate` and `.problem`.
@@ -83,11 +90,21 @@ def fit(
         )
     check_arguments(problem, solver, max_steps, None, Implicit())
     check_count(num_neurons, "num_neurons")
-    prepare_solve_once(problem, solver, max_steps)
+    if time_limit is not None:
+        time_limit = check_positive(time_limit, "time_limit")
+    if time_limit is None:
+        prepare_solve_once(problem, solver, max_steps)
     if improve:
         _improve.prepare_improve(problem, operator.index(num_neurons))
-    solution = solve_once(problem, solver, max_steps)
-    raise_if_failed(solution)
+    watch = Stopwatch()
+    if time_limit is None:
+        solution = solve_once(problem, solver, max_steps)
+    else:
+        solution = solve(problem, solver, max_steps=max_steps, time_limit=time_limit, throw=False)
+    if not np.any(has_status(solution, Status.interrupted)):
+        raise_if_failed(solution)
+    if time_limit is not None:
+        time_limit = max(time_limit - watch.seconds, _LEAST_SECONDS)
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
     if improve:
         network = _improve.improve(
@@ -96,6 +113,7 @@ def fit(
             max_neurons=num_neurons,
             key=jax.random.fold_in(key, 1),
             solution=solution,
+            time_limit=time_limit,
             progress=progress,
         )
     return FitResult(network, solution, certify(problem, network, solution), problem)

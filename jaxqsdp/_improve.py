@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -28,7 +26,7 @@ from ._lift import lifted_size
 from ._network import QuantizedNetwork, pack
 from ._padding import coarse_rung, padded_shape
 from ._problem import Problem, check_fits
-from ._programs import seconds_spent_compiling
+from ._programs import Stopwatch
 from ._progress import progress_bar
 from ._random import generator
 from ._round import refit
@@ -125,7 +123,12 @@ def _improve(
         solution = solve_once(problem)
     check_solution(problem, solution)
     start = _largest(problem, network, given)
-    (n, d), rng, is_late = problem.X.shape, generator(key), _clock(time_limit)
+    (n, d), rng, watch = problem.X.shape, generator(key), Stopwatch()
+    limit = np.inf if time_limit is None else float(time_limit)
+
+    def is_late() -> bool:
+        return watch.seconds > limit
+
     with progress_bar(3, progress, "stage") as advance:
         report = functools.partial(advance, 0)
         starts = [_signs(_largest(problem, start, max_neurons))]
@@ -172,18 +175,6 @@ def _prepared(
     prepare_search(padded, slots)
     prepare_descents(padded, num_starts, num_steps, slots)
     return padded, slots, max_neurons
-
-
-def _clock(time_limit: float | None) -> Callable[[], bool]:
-    """Return a function that tells whether the time is over, compilation not counted."""
-    start, compiling = time.monotonic(), seconds_spent_compiling()
-    limit = np.inf if time_limit is None else float(time_limit)
-
-    def is_late() -> bool:
-        spent = time.monotonic() - start - (seconds_spent_compiling() - compiling)
-        return bool(spent > limit)
-
-    return is_late
 
 
 def _network(problem: Problem, u: NDArray, v: NDArray) -> QuantizedNetwork:

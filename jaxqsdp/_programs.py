@@ -302,8 +302,28 @@ def _is_staging() -> bool:
 
 
 def seconds_spent_compiling() -> float:
-    """Return how long this thread has waited for programs, which time limits do not count."""
+    """Return how long this thread has waited for programs."""
     return getattr(_compiling, "seconds", 0.0)
+
+
+class Stopwatch:
+    """Seconds since it was made, but for those that were spent waiting for programs.
+
+    That is what time limits count. Another thread has to `join` with the number it had waited for.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.monotonic() - seconds_spent_compiling()
+
+    @property
+    def seconds(self) -> float:
+        """What has passed."""
+        return time.monotonic() - seconds_spent_compiling() - self._start
+
+    @staticmethod
+    def join(waited: float) -> None:
+        """Let this thread have waited as long as another one, whose stopwatch it looks at."""
+        _compiling.seconds = waited
 
 
 def _threads() -> concurrent.futures.Executor:

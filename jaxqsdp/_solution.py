@@ -33,8 +33,9 @@ class Status(eqx.Enumeration, metaclass=ReadableMeta):
         "`max_steps`, loosen the solver's `tol`, or pass `throw=False` to use the point as it is."
     )
     interrupted: Any = (
-        "Not finished: the time limit or an interrupt came first. Call `solve_batch` again, with "
-        "`checkpoint` so that it goes on from there."
+        "Not finished: the time limit or an interrupt came first. Allow more time, or use what "
+        "there is by `throw=False`, as its bounds hold; `solve_batch` with `checkpoint` goes on "
+        "where it was."
     )
     invalid_data: Any = (
         "Invalid data: X, y, beta and sample_weight must be finite, beta > 0, weights ≥ 0 and not "

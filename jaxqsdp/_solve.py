@@ -15,9 +15,9 @@ from ._problem import Problem, check_single
 from ._programs import on_host
 from ._running import begin, complete, finish
 from ._solution import Solution, Status, check_solution, has_status, status_text
-from ._solve_on_host import solve_often, solver_for
+from ._solve_on_host import solve_often, solve_within, solver_for
 from ._solver import AbstractSolver
-from ._types import check_count, is_concrete
+from ._types import check_count, check_positive, is_concrete
 
 
 class SolveError(RuntimeError):
@@ -38,6 +38,7 @@ def solve(
     max_steps: int | None = None,
     warm_start: Solution | None = None,
     adjoint: AbstractAdjoint = Implicit(),
+    time_limit: float | None = None,
     throw: bool = True,
 ) -> Solution:
     """Solve the semidefinite relaxation, with a proven lower bound on the training problem.
@@ -60,8 +61,10 @@ def solve(
     - `warm_start`: a `Solution` of a problem of the same shapes. `InteriorPoint` needs none and
         ignores it.
     - `adjoint`: how the solution is differentiated with respect to X, y, beta and sample_weight.
-    - `throw`: raise `SolveError` if the solve failed (step limit, invalid data) and the status can
-        be looked at, that is, outside every transform. Otherwise read `solution.status`.
+    - `time_limit`: seconds, compilation not counted, outside transforms only. The solve ends with
+        the step that is under way then, with the status `interrupted` and bounds that hold.
+    - `throw`: raise `SolveError` if the solve failed (step or time limit, invalid data) and the
+        status can be looked at, that is, outside every transform. Otherwise read `solution.status`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument; `SolveError`.
 
@@ -70,7 +73,12 @@ def solve(
     check_arguments(problem, solver, max_steps, warm_start, adjoint)
     solver = solver_for(problem.X.shape, problem.X.dtype, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
-    if on_host(problem, warm_start):
+    if time_limit is not None:
+        time_limit = check_positive(time_limit, "time_limit")
+        if not on_host(problem, warm_start):
+            raise ValueError("`time_limit` works outside transforms only; use `max_steps` inside.")
+        solution = solve_within(problem, solver, limit, warm_start, time_limit)
+    elif on_host(problem, warm_start):
         solution = solve_often(problem, solver, limit, warm_start)
     elif on_host(fixed := jax.lax.stop_gradient((problem, warm_start))):
         # Inside `jax.grad` alone, where numbers can be looked at but for their changes.
@@ -125,7 +133,8 @@ def check_limits(solver: AbstractSolver | None, max_steps: int | None) -> None:
 
 
 def raise_if_failed(solution: Solution) -> None:
-    for failure in (Status.invalid_data, Status.max_steps):
+    """Raise `SolveError` if an output of a concrete solution was not solved."""
+    for failure in (Status.invalid_data, Status.max_steps, Status.interrupted):
         failed = np.atleast_1d(has_status(solution, failure))
         if np.any(failed):
             outputs = ""

@@ -1,27 +1,33 @@
 """Solve one problem whose numbers are concrete: with little to compile, or fast if it comes again.
 
 once:   padded shape ──► program that compiles quickly ──► iterate ──► solution, by NumPy
+within: begin ──► some steps, as long as there is time ──► solution
 often:  the same twice, then a program for this very shape, the whole of `solve` in it
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ._blas import threads_for
+from ._control_flow import while_loop
 from ._lift import lifted_size
 from ._padding import pad, padded_shape, unpad
 from ._problem import Problem
-from ._programs import HostProgram
-from ._running import assemble, begin, complete, finish, reached
-from ._solution import Solution
+from ._programs import HostProgram, Stopwatch
+from ._running import Running, advance, assemble, begin, complete, finish, reached
+from ._solution import Solution, Status, has_status
 from ._solver import AbstractSolver, Iterate, default_solver
 from ._solver.base import Report
+from ._solver.splitting import select
 
+_SLICE = 0.05  # seconds at least, or half of that, between two looks at the clock
 _MUCH_WORK = 1e10  # cubes of unknowns: a few seconds, in which the program for many compiles
 
 
@@ -111,6 +117,35 @@ def _by_parts(
     return jax.tree.map(jnp.asarray, numbers(problem, shape, solver, max_steps, warm_start))
 
 
+def solve_within(
+    problem: Problem,
+    solver: AbstractSolver,
+    max_steps: int,
+    warm_start: Solution | None,
+    time_limit: float,
+) -> Solution:
+    """Solve a problem in slices of time, and stop with what there is when the time is over."""
+    problem, warm_start = jax.tree.map(np.asarray, (problem, warm_start))
+    n, d = problem.X.shape
+    problem = pad(problem, (n, d) if warm_start is not None else padded_shape(n, d))
+    watch, steps, ended = Stopwatch(), 1, False
+    with threads_for(_unknowns(n, d)):
+        running = _begun(problem, warm_start, solver, max_steps)
+        while not ended and watch.seconds < time_limit:
+            start = watch.seconds
+            running, is_over = _advanced(running, np.int32(steps))
+            ended = bool(is_over)
+            steps *= 2 if watch.seconds - start < _SLICE else 1
+        iterates, reports = jax.tree.map(np.asarray, _reached(running))
+    with np.errstate(all="ignore"):
+        solution = unpad(assemble(problem, solver, iterates, reports), n, d)
+    if not ended:
+        stopped = has_status(solution, Status.max_steps)
+        status = select(stopped, Status.interrupted, solution.status)
+        solution = dataclasses.replace(solution, status=status)
+    return jax.tree.map(jnp.asarray, solution)
+
+
 def _unknowns(n: int, d: int) -> int:
     return min(n, lifted_size(d))
 
@@ -127,5 +162,26 @@ def _solve(
     return finish(complete(begin(problem, solver, max_steps, warm_start)))
 
 
+def _begin(
+    problem: Problem, warm_start: Solution | None, solver: AbstractSolver, max_steps: int
+) -> Running:
+    return begin(problem, solver, max_steps, warm_start)
+
+
+def _advance(running: Running, steps: Array) -> tuple[Running, Array]:
+    """Take so many steps, unless the solve ends before; return whether it has."""
+
+    def at(state: Any) -> Running:
+        return dataclasses.replace(running, state=state)
+
+    state, _ = while_loop(
+        lambda carry: ~at(carry[0]).finished & (carry[1] < steps),
+        lambda carry: (advance(at(carry[0])).state, carry[1] + 1),
+        (running.state, jnp.zeros_like(steps)),
+    )
+    return at(state), at(state).finished
+
+
 _parts = HostProgram(_reach, level=0)
 _whole = HostProgram(_solve, level=1)
+_begun, _advanced, _reached = (HostProgram(part, level=0) for part in (_begin, _advance, reached))

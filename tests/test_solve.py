@@ -1,6 +1,7 @@
 """The relaxation's optimum and its proof: against Clarabel, brute force and known solutions."""
 
 import dataclasses
+import time
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ from problems import BETAS, SIZES, SMALL, Data, built_from_solution, planted, re
 from referee import GROTHENDIECK, brute_force, check
 
 import jaxqsdp as qs
+from jaxqsdp._programs import HostProgram, clear_programs
 
 
 def assert_default_accuracy(data, dtype, fractions=BETAS, referenced=()):
@@ -135,3 +137,79 @@ def shortened(solution):
 
 def single(solution):
     return dataclasses.replace(solution, dual=solution.dual.astype(np.float32))
+
+
+# Time limits
+
+
+def test_time_over_at_once_leaves_bounds_that_hold(dtype):
+    case = planted(0, 21, 5).astype(dtype)
+    targets = np.column_stack([case.y, 2 * case.y])
+    for y in (case.y, targets):
+        problem = qs.Problem(case.X, y, dtype(0.5))
+        exact = qs.solve(problem)
+        first = qs.solve(problem, time_limit=1e-9, throw=False)
+        assert np.all(first.status == qs.Status.interrupted)
+        assert first.value.dtype == dtype
+        assert np.all(first.lower_bound <= exact.value)
+        assert np.all(first.value >= exact.lower_bound)
+        with pytest.raises(qs.SolveError, match="time limit") as caught:
+            qs.solve(problem, time_limit=1e-9)
+        assert caught.value.solution.dual.shape == y.shape
+
+
+@pytest.mark.parametrize("solver", [None, qs.ADMM()], ids=["default", "ADMM"])
+def test_enough_time_gives_what_there_is_without_a_limit(solver):
+    case = planted(0, 21, 5)
+    problem = qs.Problem(case.X, case.y, 0.5)
+    limited = qs.solve(problem, solver, time_limit=60)
+    free = qs.solve(problem, solver)
+    assert limited.status == free.status == qs.Status.solved
+    np.testing.assert_allclose(limited.value, free.value, rtol=1e-8)
+    assert limited.stats.num_steps == free.stats.num_steps
+    warm = qs.solve(problem, solver, time_limit=60, warm_start=free)
+    assert warm.status == qs.Status.solved
+    few = qs.solve(problem, solver, time_limit=60, max_steps=1, throw=False)
+    if solver is None:  # a step of ADMM is a look at what it has
+        assert few.status == qs.Status.max_steps
+
+
+def test_time_limits_leave_out_compilation(monkeypatch):
+    """Each program takes longer to compile than there is time."""
+    limit, trace = 0.5, HostProgram._stages
+
+    def slowly(self, arguments):
+        stages = trace(self, arguments)
+        return (lambda: time.sleep(1.2 * limit) or stages[0](), stages[1])
+
+    monkeypatch.setattr(HostProgram, "_stages", slowly)
+    clear_programs()
+    case = planted(0, 21, 5)
+    problem = qs.Problem(case.X, case.y, 0.5)
+    assert qs.solve(problem, time_limit=limit).status == qs.Status.solved
+    batch = qs.solve_batch([problem, qs.Problem(case.X[1:], case.y[1:], 0.5)], time_limit=limit)
+    assert all(solution.status == qs.Status.solved for solution in batch)
+    key = jax.random.key(0)
+    fitted = qs.fit(case.X, case.y, beta=0.5, num_neurons=3, key=key, time_limit=limit)
+    assert fitted.solution.status == qs.Status.solved
+
+
+def test_a_fit_uses_what_there_is_when_the_time_is_over():
+    case, key = planted(0, 21, 5), jax.random.key(0)
+    fitted = qs.fit(case.X, case.y, beta=0.5, num_neurons=3, key=key, time_limit=1e-9)
+    assert fitted.solution.status == qs.Status.interrupted
+    assert fitted.certificate.lower_bound <= fitted.certificate.objective
+    problem = qs.Problem(case.X, case.y, 0.5)
+    assert fitted.certificate.lower_bound <= qs.solve(problem).value
+
+
+def test_bad_time_limits():
+    case = planted(0, 21, 5)
+    problem = qs.Problem(case.X, case.y, 0.5)
+    for bad in (0, -1.0, "1", np.nan):
+        with pytest.raises(ValueError, match="`time_limit`"):
+            qs.solve(problem, time_limit=bad)
+        with pytest.raises(ValueError, match="`time_limit`"):
+            qs.fit(case.X, case.y, beta=0.5, num_neurons=3, key=jax.random.key(0), time_limit=bad)
+    with pytest.raises(ValueError, match="outside transforms"):
+        jax.jit(lambda problem: qs.solve(problem, time_limit=1.0))(problem)

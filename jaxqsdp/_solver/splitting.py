@@ -185,7 +185,7 @@ class Splitting(eqx.Module, Generic[_Candidate]):
         return State(sweep, new_sigma, tests, best_merit, progress_at, outcome)
 
 
-def select(condition: Array, new: Any, old: Any) -> Any:
+def select(condition: Any, new: Any, old: Any) -> Any:
     """Return `new` where the scalar condition holds and `old` elsewhere, leaf by leaf."""
     return jax.tree.map(lambda a, b: namespace(condition, a, b).where(condition, a, b), new, old)
 
