@@ -65,7 +65,7 @@ def _beta_max_on_host(problem: Problem) -> Scalar:
         result = _beta_max(in_float64(problem)) if valid else np.float64(np.nan)
         above = 0.0 - rounded_below(-result, narrow)
         above = np.maximum(above, tiny(narrow)) if above > 0 else above
-    return jnp.asarray(np.asarray(above, narrow))
+    return jax.device_put(np.asarray(above, narrow))
 
 
 @highest_precision

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
@@ -150,7 +149,7 @@ def _certify_on_host(
         if kind == "combinatorial" or bound > below:
             below, which = bound, "combinatorial"
     numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
-    lower_bound, objective, gap = (jnp.asarray(np.asarray(number)) for number in numbers)
+    lower_bound, objective, gap = (jax.device_put(np.asarray(number)) for number in numbers)
     return Certificate(lower_bound, objective, gap, which)
 
 

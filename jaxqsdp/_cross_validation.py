@@ -203,7 +203,7 @@ def cross_validate(
     scales = jnp.zeros((1,), grid.dtype) if constants is None else constants
     candidates = xp.asarray(grid).reshape(-1), xp.repeat(xp.asarray(scales), grid.shape[1])
     result = _select(*candidates, scores, xp.asarray(fold), status, gap, score, metric)
-    return jax.tree.map(jnp.asarray, result)
+    return jax.device_put(result)
 
 
 def _largest_betas(

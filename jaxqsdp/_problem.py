@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
@@ -155,7 +154,7 @@ class Problem(eqx.Module):
         if not is_concrete(self, network):
             return objective(self, network)
         with np.errstate(all="ignore"):
-            return jnp.asarray(np.asarray(objective(*in_float64((self, network))), self.X.dtype))
+            return jax.device_put(np.asarray(objective(*in_float64((self, network))), self.X.dtype))
 
     def to_cvxpy(
         self, output: int | None = None

@@ -114,7 +114,7 @@ def _by_parts(
 ) -> Solution:
     # A warm start is of the shape of its problem.
     shape = problem.X.shape if warm_start is not None else padded_shape(*problem.X.shape)
-    return jax.tree.map(jnp.asarray, numbers(problem, shape, solver, max_steps, warm_start))
+    return jax.device_put(numbers(problem, shape, solver, max_steps, warm_start))
 
 
 def solve_within(
@@ -143,7 +143,7 @@ def solve_within(
         stopped = has_status(solution, Status.max_steps)
         status = select(stopped, Status.interrupted, solution.status)
         solution = dataclasses.replace(solution, status=status)
-    return jax.tree.map(jnp.asarray, solution)
+    return jax.device_put(solution)
 
 
 def _unknowns(n: int, d: int) -> int:

@@ -50,7 +50,12 @@ class Units(eqx.Module):
 
     def restore_dual(self, dual: Array) -> Array:
         """λ back to the original units."""
-        return dual / self.target / self.weight
+        return dual / self._dual_unit
+
+    @property
+    def _dual_unit(self) -> Scalar:
+        """b·ω, which is within range wherever λ is, though b and ω may be at its ends."""
+        return self.target * self.weight
 
     def restore_value(self, value: Array) -> Array:
         """Values back to the original units."""
@@ -91,7 +96,7 @@ class Units(eqx.Module):
         powers = self.feature, self.target, self.weight, self.feature
         if namespace(diagonal, *powers) is np:
             return _shifted(diagonal, -sum(map(_exponent, powers)))
-        return diagonal / self.feature / self.target / self.weight / self.feature
+        return diagonal / self.feature / self._dual_unit / self.feature
 
 
 class Samples(eqx.Module):
