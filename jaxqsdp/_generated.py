@@ -42,11 +42,13 @@ def generate_and_prune(
 
     ones = np.ones(len(core.X))
     tasks = [Task.of(core.X, y, ones, beta) for y, beta in zip(core.y.T, core.beta, strict=True)]
+    # Outputs share the neurons, and each gets its share of the rounds.
+    most_rounds = min(max_neurons // (2 * len(tasks)) + _MORE_ROUNDS, _MOST_ROUNDS)
     parts = []
     for index, task in enumerate(tasks):
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
         name = f" of output {index + 1}" if len(tasks) > 1 else ""
-        for last in itertools.islice(rounds, min(max_neurons // 2 + _MORE_ROUNDS, _MOST_ROUNDS)):
+        for last in itertools.islice(rounds, most_rounds):
             report(f"column generation{name}, gap {last.gap:.1e}")
             if is_late():
                 break
