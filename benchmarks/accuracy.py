@@ -13,8 +13,8 @@ the bits of what has to be stored, for
 - MLP m: a float32 two-layer network of m ReLU units, weight decay of three by 3-fold
   cross-validation, L-BFGS; 32 bits a weight;
 - quantized m: `qs.fit` to at most m neurons, penalty and constant of ten × three by 5-fold
-  `qs.cross_validate` of the relaxation, by squared error for classes, too; one bit a weight of the first layer and 32 an α, of the
-  neurons kept. The gap is the certified one.
+  `qs.cross_validate` of the relaxation, by squared error for classes, too; one bit a weight of the
+  first layer and 32 an α, of the neurons kept. The gap is the certified one.
 
 All see the same standardized features; their means and spreads are not counted. What the JSON file
 has already is not measured again, so a run cut short goes on where it was, and the file may be made
