@@ -44,7 +44,7 @@ def beta_max(X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None)
     problem = Problem(X, y, 1.0, sample_weight=sample_weight)
     check_one_target(problem)
     if on_host(problem):
-        return _beta_max_on_host(problem)
+        return beta_max_on_host(problem)
     return _beta_max_traced(problem)
 
 
@@ -57,7 +57,7 @@ def check_one_target(problem: Problem) -> None:
         )
 
 
-def _beta_max_on_host(problem: Problem) -> Scalar:
+def beta_max_on_host(problem: Problem) -> Scalar:
     """Compute in float64 NumPy, in which float32 data are exact; nothing is compiled."""
     narrow = problem.X.dtype
     valid = jax.tree.map(np.asarray, problem).is_valid

@@ -86,15 +86,16 @@ class Job:
         """Do the same work in so many threads, which end early if one or the caller fails."""
         waited = seconds_spent_compiling()
 
-        def work_in_thread() -> None:
-            self.watch.join(waited)
+        def work_in_thread() -> float:
+            Stopwatch.join(waited)
             work()
+            return seconds_spent_compiling()
 
         with concurrent.futures.ThreadPoolExecutor(count) as executor:
             futures = [executor.submit(in_context(work_in_thread)) for _ in range(count)]
             try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
+                done = concurrent.futures.as_completed(futures)
+                Stopwatch.join(max(future.result() for future in done))
             except BaseException:
                 self.cancelled.set()
                 raise

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from ._beta_max import beta_max
+from ._beta_max import beta_max, beta_max_on_host
 from ._features import checked_constant, default_constant
 from ._path import grid_of
 from ._plot import plot_cross_validation
@@ -189,21 +189,28 @@ def cross_validate(
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     scoring = Scoring(standardize, num_neurons, metric, solver, limit)
     training = None
-    if on_host(problem, constants, key):
-        several = num_betas if betas is None else np.size(betas)
+    largest = functools.partial(_largest_betas, problem, constants, standardize)
+    grid = None
+    if betas is None:
+        check_count(num_betas, "num_betas")
+    else:
+        grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
+    if on_host(problem, constants, key, grid):
+        several = num_betas if grid is None else grid.shape[0]
         training = scoring.prepare(problem, several, 0 if constants is None else count, folds)
     fold, keys = _assign(problem.num_samples, folds, key)
     _check_weights(problem, fold, folds)
-    largest = functools.partial(_largest_betas, problem, constants, standardize)
-    grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
+    if grid is None:
+        grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
     grid = jnp.broadcast_to(grid, (count, grid.shape[-1]))
     drawn = None if num_neurons is None else keys
     scores, status, gap = scoring.scores(problem, grid, constants, fold, drawn, folds, training)
     xp = namespace(*jax.tree.leaves((scores, status, gap)))
     scales = jnp.zeros((1,), grid.dtype) if constants is None else constants
     candidates = xp.asarray(grid).reshape(-1), xp.repeat(xp.asarray(scales), grid.shape[1])
-    result = _select(*candidates, scores, xp.asarray(fold), status, gap, score, metric)
-    return jax.device_put(result)
+    with np.errstate(all="ignore"):  # what overflows in NumPy is not chosen
+        result = _select(*candidates, scores, xp.asarray(fold), status, gap, score, metric)
+    return result if training is None else jax.device_put(result)
 
 
 def _largest_betas(
@@ -215,12 +222,17 @@ def _largest_betas(
 
     def largest(constant: Any) -> Scalar:
         features = prepared(problem.X, problem.weight, standardize, constant)
-        each = over_leading(
-            lambda y: beta_max(features, y, problem.sample_weight), problem.columns.y.T
-        )
+
+        def of_column(y: Array) -> Scalar:
+            if isinstance(features, np.ndarray):
+                return beta_max_on_host(problem.with_numbers(X=features, y=y))
+            return beta_max(features, y, problem.sample_weight)
+
+        each = over_leading(of_column, problem.columns.y.T)
         return namespace(each).max(each)
 
-    result = largest(None)[None] if constants is None else over_leading(largest, constants)
+    with np.errstate(all="ignore"):
+        result = largest(None)[None] if constants is None else over_leading(largest, constants)
     return jnp.asarray(result)
 
 

@@ -6,7 +6,6 @@ import operator
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import _improve
@@ -17,7 +16,7 @@ from ._network import QuantizedNetwork
 from ._problem import Problem
 from ._programs import Stopwatch
 from ._round import round
-from ._solution import Solution, Status, has_status
+from ._solution import Solution
 from ._solve import check_arguments, raise_if_failed, solve
 from ._solve_on_host import prepare_solve_once, solve_once
 from ._solver import AbstractSolver
@@ -101,8 +100,7 @@ def fit(
         solution = solve_once(problem, solver, max_steps)
     else:
         solution = solve(problem, solver, max_steps=max_steps, time_limit=time_limit, throw=False)
-    if not np.any(has_status(solution, Status.interrupted)):
-        raise_if_failed(solution)
+    raise_if_failed(solution, in_time=False)
     if time_limit is not None:
         time_limit = max(time_limit - watch.seconds, _LEAST_SECONDS)
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()

@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ._blas import one_blas_thread
 from ._mesh import on_any_mesh
-from ._programs import HostProgram, on_host
+from ._programs import HostProgram, context, on_host
 
 _T = TypeVar("_T")
 
@@ -53,7 +53,7 @@ class LinearProgram(Generic[_T]):
     def _form(self, fixed: Any, change: Any) -> tuple[_Form, list[Any], list[Any]]:
         (leaves, structure), (moving, moving_structure) = map(jax.tree.flatten, (fixed, change))
         likes = tuple(map(_like, moving))
-        form = _Form(self._function, structure, moving_structure, likes, is_transposed=False)
+        form = _Form(self._function, structure, moving_structure, likes, context(), False)
         return form, leaves, moving
 
 
@@ -65,6 +65,7 @@ class _Form:
     fixed: Any
     change: Any
     likes: tuple[jax.ShapeDtypeStruct, ...]  # of the leaves of the change
+    context: Any
     is_transposed: bool
 
     def __call__(self, *leaves: Any) -> list[Any]:
@@ -96,9 +97,15 @@ _linear.multiple_results = True
 _program = HostProgram(lambda form, leaves: form(*leaves), level=0)
 
 
+@functools.lru_cache(maxsize=64)
+def _compiled(form: _Form, axes: tuple[int | None, ...] | None = None) -> Callable[..., Any]:
+    """Return the function for JAX to compile, mapped over axes if there are any."""
+    return jax.jit(form if axes is None else jax.vmap(form, in_axes=axes))
+
+
 def _evaluate(*leaves: Any, form: _Form) -> list[Any]:
     if not on_host(leaves):  # spread over several devices
-        return list(jax.jit(form)(*leaves))
+        return list(_compiled(form)(*leaves))
     with one_blas_thread():
         return list(jax.block_until_ready(_program(form, leaves)))
 
@@ -125,7 +132,7 @@ def _differentiate(primals: Any, tangents: Any, *, form: _Form) -> Any:
 
 
 def _map(leaves: Any, axes: Any, *, form: _Form) -> Any:
-    results = jax.jit(jax.vmap(form, in_axes=tuple(axes)))(*leaves)
+    results = _compiled(form, tuple(axes))(*leaves)
     return results, [0] * len(results)
 
 

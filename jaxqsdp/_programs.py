@@ -82,13 +82,13 @@ class HostProgram:
         self._job(arguments, then)
 
     def _job(self, arguments: Any, then: Callable[[Any], None] | None = None) -> _Job:
-        key = self._key(arguments)
-        return _programs.get_or_add(key, lambda: _Job(*self._stages(arguments), then))
+        key, called = self._key(arguments), then and in_context(then)
+        return _programs.get_or_add(key, lambda: _Job(*self._stages(arguments), called))
 
     def _key(self, arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         like = tuple((leaf.shape, leaf.dtype) if _is_array_like(leaf) else leaf for leaf in leaves)
-        return self._function, self._level, structure, like, _context(), _flags()
+        return self._function, self._level, structure, like, context(), _flags()
 
     def _stages(self, arguments: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         """Return functions that trace the program, and that compile what is traced."""
@@ -286,11 +286,16 @@ def clear_programs() -> None:
 
 
 def on_host(*values: Any) -> bool:
-    """Whether the numbers are concrete, in reach of NumPy, and no transform is under way."""
-    if not is_concrete(values) or _is_staging():
+    """Whether the numbers are concrete, where programs run, and no transform is under way."""
+    config: Any = jax.config
+    if not is_concrete(values) or config.jax_disable_jit or _is_staging():
         return False
-    arrays = (leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.Array))
-    return all(len(array.devices()) == 1 and array.is_fully_addressable for array in arrays)
+    arrays = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.Array)]
+    if not all(len(array.devices()) == 1 and array.is_fully_addressable for array in arrays):
+        return False
+    given = config.jax_default_device
+    default = given if isinstance(given, jax.Device) else jax.local_devices(backend=given)[0]
+    return all(array.devices() == {default} for array in arrays)
 
 
 def _is_staging() -> bool:
@@ -347,7 +352,8 @@ def _flags() -> str:
     return os.environ.get("XLA_FLAGS", "")
 
 
-def _context() -> tuple[bool, Any]:
+def context() -> tuple[bool, Any]:
+    """Return what programs depend on besides their arguments."""
     config: Any = jax.config
     return config.jax_enable_x64, config.jax_default_device
 

@@ -132,9 +132,10 @@ def check_limits(solver: AbstractSolver | None, max_steps: int | None) -> None:
         check_count(max_steps, "max_steps")
 
 
-def raise_if_failed(solution: Solution) -> None:
-    """Raise `SolveError` if an output of a concrete solution was not solved."""
-    for failure in (Status.invalid_data, Status.max_steps, Status.interrupted):
+def raise_if_failed(solution: Solution, *, in_time: bool = True) -> None:
+    """Raise `SolveError` if an output of a concrete solution was not solved, or not in time."""
+    failures = [Status.invalid_data, Status.max_steps, *([Status.interrupted] if in_time else [])]
+    for failure in failures:
         failed = np.atleast_1d(has_status(solution, failure))
         if np.any(failed):
             outputs = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -12,13 +13,19 @@ from ._exact import power_of_two, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
 
 
-def _exponent(power: Any) -> int:
-    return int(np.frexp(power)[1]) - 1
+def _exponent(power: Any) -> Any:
+    return namespace(power).frexp(power)[1] - 1
 
 
-def _shifted(array: Any, exponent: int) -> Any:
-    """Return 2^exponent times an array of NumPy's: steps between would lose bits that XLA keeps."""
-    return np.ldexp(array, exponent)
+def _shifted(array: Any, exponent: Any) -> Any:
+    """Return 2^exponent times an array, though powers of two that make it up be out of range."""
+    xp = namespace(array, exponent)
+    if xp is np:  # at once, as steps between would lose bits that XLA keeps
+        return np.ldexp(array, exponent)
+    most = 2 * (int(jnp.finfo(array.dtype).maxexp) - 2)
+    exponent = jnp.clip(exponent, -most, most)
+    half, one = exponent // 2, jnp.ones((), array.dtype)
+    return array * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
 
 class Units(eqx.Module):
@@ -57,6 +64,11 @@ class Units(eqx.Module):
         """b·ω, which is within range wherever λ is, though b and ω may be at its ends."""
         return self.target * self.weight
 
+    @property
+    def _diagonal_exponent(self) -> Any:
+        """The exponent of a²bω, of which parts may be out of range where the whole is not."""
+        return sum(map(_exponent, (self.feature, self.target, self.weight, self.feature)))
+
     def restore_value(self, value: Array) -> Array:
         """Values back to the original units."""
         return self._times_value(value, 1 / self.target, 1 / self.weight)
@@ -86,17 +98,11 @@ class Units(eqx.Module):
 
     def scale_diagonal(self, diagonal: Array) -> Array:
         """Inverse of `restore_diagonal`."""
-        powers = self.feature, self.target, self.weight, self.feature
-        if namespace(diagonal, *powers) is np:
-            return _shifted(diagonal, sum(map(_exponent, powers)))
-        return diagonal * self.feature * self.target * self.weight * self.feature
+        return _shifted(diagonal, self._diagonal_exponent)
 
     def restore_diagonal(self, diagonal: Array) -> Array:
         """P back to the original units."""
-        powers = self.feature, self.target, self.weight, self.feature
-        if namespace(diagonal, *powers) is np:
-            return _shifted(diagonal, -sum(map(_exponent, powers)))
-        return diagonal / self.feature / self._dual_unit / self.feature
+        return _shifted(diagonal, -self._diagonal_exponent)
 
 
 class Samples(eqx.Module):

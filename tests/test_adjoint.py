@@ -395,3 +395,40 @@ def test_outside_jit_a_failed_solve_has_zero_derivatives():
     X, y, beta, weight = numbers_of(SOUND["sound 0"])
     gradient = jax.grad(lambda y: loss((X, y, beta, weight)))(y.at[0].set(jnp.nan))
     np.testing.assert_array_equal(gradient, 0)
+
+
+def test_outside_jit_in_any_context():
+    """64-bit mode by a context manager, a device that is not the default one, and without jit."""
+    X, y, beta, weight = numbers_of(SOUND["sound 0"])
+    of_y = lambda y: qs.solve(qs.Problem(X, y, beta, sample_weight=weight)).value  # noqa: E731
+    expected = np.asarray(jax.grad(of_y)(y))
+    with jax.enable_x64(False):
+        X32, y32, beta32 = map(np.float32, (X, y, beta))
+        single = jax.grad(lambda y: qs.solve(qs.Problem(X32, y, beta32)).value)
+        assert single(y32).dtype == np.float32
+    with jax.enable_x64(True):
+        assert relative_error(jax.grad(of_y)(y), expected) <= 1e-9
+    other = jax.devices()[1]
+    X, y, beta, weight = jax.device_put((X, y, beta, weight), other)
+    found = jax.grad(of_y)(y)
+    assert found.devices() == {other}
+    assert relative_error(found, expected) <= 1e-7
+
+
+def test_mapped_pull_backs_compile_once():
+    X, y, beta, _ = numbers_of(SOUND["sound 0"])
+    predictions = lambda y: qs.solve(qs.Problem(X, y, beta)).predictions  # noqa: E731
+    compiled = []
+
+    def listen(event, duration, **_):
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    for _ in range(3):  # the third solve has a program of its own
+        jax.jacrev(predictions)(y)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jacrev(predictions)(y)
+        assert not compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -103,3 +103,19 @@ def test_beta_max_in_a_batch():
 def test_beta_max_bad_targets():
     with pytest.raises(ValueError, match="`y` must have shape"):
         qs.beta_max(np.ones(SMALL), np.ones((SMALL[0], 2)))
+
+
+def test_beta_max_at_scales_whose_products_are_out_of_range(dtype):
+    """Units that multiply beyond the range of the dtype, though XᵀDiag(wy)X does not."""
+    rng = np.random.default_rng(1)
+    X, y, w = rng.normal(size=(5, 3)), rng.normal(size=5), np.abs(rng.normal(size=5))
+    scales = {
+        np.float64: [(1e108, 1e-201, 1e-131), (1e-100, 1e-100, 1e305), (1e100, 1e100, 1e-305)],
+        np.float32: [(1e12, 1e-9, 1e-33), (1e-14, 1e-12, 1e36), (1e14, 1e12, 1e-36)],
+    }[dtype]
+    base = float(qs.beta_max(X, y, w))
+    for feature, target, weight in scales:
+        numbers = [(s * a).astype(dtype) for s, a in ((feature, X), (target, y), (weight, w))]
+        expected = base * (feature * target) * (feature * weight)
+        for found in (qs.beta_max(*numbers), jax.jit(qs.beta_max)(*numbers)):
+            np.testing.assert_allclose(float(found), expected, rtol=ABOVE[dtype])

@@ -469,3 +469,41 @@ def test_plot_of_several_constants():
     for container, expected in zip(drawn.containers, ([9, 5], [2, 1]), strict=True):
         np.testing.assert_array_equal(container[0].get_xdata(), expected)
     plt.close(drawn.figure)
+
+
+def test_penalties_alone_may_be_traced():
+    X, y, _ = noisy()
+
+    def mean(betas):
+        options = {"key": KEY, "folds": 2, "constant": False}
+        return qs.cross_validate(X, y, betas, **options).mean
+
+    betas = jnp.array([5.0, 2.0])
+    expected = mean(betas)
+    np.testing.assert_allclose(
+        jax.vmap(mean)(jnp.stack([betas, 2 * betas]))[0], expected, rtol=1e-5
+    )
+    gradient = jax.grad(lambda betas: mean(betas).sum())(betas)
+    step = jnp.array([1e-3, 0.0])
+    difference = (mean(betas + step) - mean(betas - step)).sum() / 2e-3
+    np.testing.assert_allclose(gradient[0], difference, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_features_out_of_range_are_no_crash():
+    """Their squares overflow, without a word of NumPy's."""
+    X, y, _ = noisy()
+    X = X.copy()
+    X[:, 0] = 1e160 * np.sign(X[:, 0])
+    result = qs.cross_validate(X, y, [5.0, 2.0], key=KEY, folds=2)
+    assert result.scores.shape == (2, 2)
+    X[:, 0] = 1.7e308 * np.sign(X[:, 0] - X[:, 0].mean())
+    with pytest.raises(ValueError, match="`betas` has no default here"):
+        qs.cross_validate(X, y, key=KEY, folds=2)
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, "a", None, True])
+def test_bad_counts_of_penalties_are_named(count):
+    X, y, _ = noisy()
+    with pytest.raises(ValueError, match="`num_betas`"):
+        qs.cross_validate(X, y, key=KEY, num_betas=count)
