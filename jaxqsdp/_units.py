@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -13,19 +12,13 @@ from ._exact import power_of_two, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
 
 
-def _exponent(power: Any) -> Any:
-    return namespace(power).frexp(power)[1] - 1
+def _exponent(power: Any) -> int:
+    return int(np.frexp(power)[1]) - 1
 
 
-def _shifted(array: Any, exponent: Any) -> Any:
-    """Return 2^exponent times an array, though powers of two that make it up be out of range."""
-    xp = namespace(array, exponent)
-    if xp is np:  # at once, as steps between would lose bits that XLA keeps
-        return np.ldexp(array, exponent)
-    most = 2 * (int(jnp.finfo(array.dtype).maxexp) - 2)
-    exponent = jnp.clip(exponent, -most, most)
-    half, one = exponent // 2, jnp.ones((), array.dtype)
-    return array * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
+def _shifted(array: Any, exponent: int) -> Any:
+    """Return 2^exponent times an array of NumPy's: steps between would lose bits that XLA keeps."""
+    return np.ldexp(array, exponent)
 
 
 class Units(eqx.Module):
@@ -57,17 +50,7 @@ class Units(eqx.Module):
 
     def restore_dual(self, dual: Array) -> Array:
         """λ back to the original units."""
-        return dual / self._dual_unit
-
-    @property
-    def _dual_unit(self) -> Scalar:
-        """b·ω, which is within range wherever λ is, though b and ω may be at its ends."""
-        return self.target * self.weight
-
-    @property
-    def _diagonal_exponent(self) -> Any:
-        """The exponent of a²bω, of which parts may be out of range where the whole is not."""
-        return sum(map(_exponent, (self.feature, self.target, self.weight, self.feature)))
+        return dual / self.target / self.weight
 
     def restore_value(self, value: Array) -> Array:
         """Values back to the original units."""
@@ -98,11 +81,17 @@ class Units(eqx.Module):
 
     def scale_diagonal(self, diagonal: Array) -> Array:
         """Inverse of `restore_diagonal`."""
-        return _shifted(diagonal, self._diagonal_exponent)
+        powers = self.feature, self.target, self.weight, self.feature
+        if namespace(diagonal, *powers) is np:
+            return _shifted(diagonal, sum(map(_exponent, powers)))
+        return diagonal * self.feature * self.target * self.weight * self.feature
 
     def restore_diagonal(self, diagonal: Array) -> Array:
         """P back to the original units."""
-        return _shifted(diagonal, -self._diagonal_exponent)
+        powers = self.feature, self.target, self.weight, self.feature
+        if namespace(diagonal, *powers) is np:
+            return _shifted(diagonal, -sum(map(_exponent, powers)))
+        return diagonal / self.feature / self.target / self.weight / self.feature
 
 
 class Samples(eqx.Module):
