@@ -112,7 +112,7 @@ class Implicit(AbstractAdjoint):
         solution = solution_like(n, d, outputs, problem.y.dtype)
         data = data_of(problem)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
-        # What is traced here is what derivatives are taken by.
+        # What is traced here is, but for rare cases, what derivatives are taken by.
         change = jax.tree.map(lambda x, like: None if is_concrete(x) else like, data, like)
         numbers = eqx.filter(solution, is_inexact)
 

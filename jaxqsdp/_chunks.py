@@ -30,7 +30,7 @@ from ._control_flow import while_loop
 from ._lift import lifted_size
 from ._padding import rung
 from ._problem import Problem
-from ._programs import HostProgram, Stopwatch, seconds_spent_compiling
+from ._programs import HostProgram, Stopwatch, seconds_spent_compiling, wait_as_long
 from ._running import Running, advance, begin, complete, finish
 from ._solution import Solution
 from ._solver import AbstractSolver
@@ -87,7 +87,7 @@ class Job:
         waited = seconds_spent_compiling()
 
         def work_in_thread() -> float:
-            Stopwatch.join(waited)
+            wait_as_long(waited)
             work()
             return seconds_spent_compiling()
 
@@ -95,7 +95,7 @@ class Job:
             futures = [executor.submit(in_context(work_in_thread)) for _ in range(count)]
             try:
                 done = concurrent.futures.as_completed(futures)
-                Stopwatch.join(max(future.result() for future in done))
+                wait_as_long(max(future.result() for future in done))
             except BaseException:
                 self.cancelled.set()
                 raise

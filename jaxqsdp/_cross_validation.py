@@ -1,4 +1,4 @@
-"""Choosing the penalty and the constant by cross-validation, everything in one batch."""
+"""Choosing the penalty and the constant by cross-validation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._path import grid_of
 from ._plot import plot_cross_validation
 from ._problem import Problem
 from ._programs import on_host, program
-from ._scoring import Scoring, prepared
+from ._scoring import Candidates, Scoring, prepared
 from ._solution import Status
 from ._solve import check_limits
 from ._solve_on_host import solver_for
@@ -150,11 +150,12 @@ def cross_validate(
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
 ) -> CrossValidation:
-    """Score penalties on held-out samples, all folds × constants × penalties in one batch.
+    """Score penalties on held-out samples, for all folds × constants × penalties.
 
-    A fold is the same problem with zero weight on its held-out samples, which leaves them out
-    exactly. The loss is a sum, so a fold is trained with β·Σw_train/Σw: every β here, given and
-    returned, is the one for the full data set. Works under `jit`; compiles once per shape.
+    A fold leaves out its held-out samples, or gives them zero weight, which is the same. The loss
+    is a sum, so a fold is trained with β·Σw_train/Σw: every β here, given and returned, is the one
+    for the full data set. Works under `jit`, as one program; outside, penalties are a batch, folds
+    and constants share one program, near shapes too, and cores share the work.
 
     **Arguments:**
 
@@ -203,13 +204,15 @@ def cross_validate(
     if grid is None:
         grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
     grid = jnp.broadcast_to(grid, (count, grid.shape[-1]))
-    drawn = None if num_neurons is None else keys
-    scores, status, gap = scoring.scores(problem, grid, constants, fold, drawn, folds, training)
+    candidates = Candidates(
+        problem, grid, constants, fold, keys=None if num_neurons is None else keys
+    )
+    scores, status, gap = scoring.scores(candidates, folds, training)
     xp = namespace(*jax.tree.leaves((scores, status, gap)))
     scales = jnp.zeros((1,), grid.dtype) if constants is None else constants
-    candidates = xp.asarray(grid).reshape(-1), xp.repeat(xp.asarray(scales), grid.shape[1])
+    pairs = xp.asarray(grid).reshape(-1), xp.repeat(xp.asarray(scales), grid.shape[1])
     with np.errstate(all="ignore"):  # what overflows in NumPy is not chosen
-        result = _select(*candidates, scores, xp.asarray(fold), status, gap, score, metric)
+        result = _select(*pairs, scores, xp.asarray(fold), status, gap, score, metric)
     return result if training is None else jax.device_put(result)
 
 

@@ -260,6 +260,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self._counts: collections.OrderedDict[Any, int] = collections.OrderedDict()
+        self._lock = threading.Lock()
 
     def clear(self) -> None:
         """Start anew."""
@@ -267,10 +268,11 @@ class _Calls:
 
     def add(self, key: Any) -> int:
         """Count one more, and return how many there are."""
-        count = self._counts.pop(key, 0) + 1
-        self._counts[key] = count
-        if len(self._counts) > _MOST_COUNTED:
-            self._counts.popitem(last=False)
+        with self._lock:
+            count = self._counts.pop(key, 0) + 1
+            self._counts[key] = count
+            if len(self._counts) > _MOST_COUNTED:
+                self._counts.popitem(last=False)
         return count
 
 
@@ -314,7 +316,8 @@ def seconds_spent_compiling() -> float:
 class Stopwatch:
     """Seconds since it was made, but for those that were spent waiting for programs.
 
-    That is what time limits count. Another thread has to `join` with the number it had waited for.
+    That is what time limits count. Of threads that look at the same one, each has waited for its
+    own: see `wait_as_long`.
     """
 
     def __init__(self) -> None:
@@ -325,10 +328,10 @@ class Stopwatch:
         """What has passed."""
         return time.monotonic() - seconds_spent_compiling() - self._start
 
-    @staticmethod
-    def join(waited: float) -> None:
-        """Let this thread have waited as long as another one, whose stopwatch it looks at."""
-        _compiling.seconds = waited
+
+def wait_as_long(seconds: float) -> None:
+    """Let this thread have waited as long for programs as another one, which it goes on for."""
+    _compiling.seconds = seconds
 
 
 def _threads() -> concurrent.futures.Executor:

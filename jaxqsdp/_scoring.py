@@ -42,6 +42,19 @@ class _Training(NamedTuple):
     often: bool
 
 
+class Candidates(NamedTuple):
+    """What is scored: penalties for each constant, in folds.
+
+    `keys`, one for each fold, draw the networks.
+    """
+
+    problem: Problem
+    betas: Float[Array, "s b"]
+    constants: Float[Array, " s"] | None
+    fold: Int[Array, " n"]
+    keys: PRNGKeyArray | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Scoring:
     """How penalties are scored; `num_neurons` is that of networks, None for the relaxation."""
@@ -57,7 +70,7 @@ class Scoring:
     ) -> _Training:
         """Start to compile what the scores of a problem take on the host, 0 for no constant."""
         n, d, outputs = *problem.X.shape, problem.columns.y.shape[1] * num_betas
-        # All get the shape of the training samples of the smallest fold.
+        # Folds differ by a sample: all get the shape of those that hold out fewer.
         shape = padded_shape(n - n // folds, d + (num_constants > 0))
 
         def zeros(*sizes: int) -> Any:
@@ -74,24 +87,17 @@ class Scoring:
         return _Training(shape, often)
 
     def scores(
-        self,
-        problem: Problem,
-        betas: Float[Array, "s b"],
-        constants: Float[Array, " s"] | None,
-        fold: Int[Array, " n"],
-        keys: PRNGKeyArray | None,
-        folds: int,
-        training: _Training | None,
+        self, candidates: Candidates, folds: int, training: _Training | None
     ) -> tuple[Float[Array, "folds k"], Status, Scalar]:
         """Return the scores, the worst status of the outputs, and the largest gap of all solves.
 
-        Candidates are the penalties of the first constant, then those of the next. `keys`, one for
-        each fold, draw the networks. `training` is what `prepare` has returned, on the host.
+        Those of the first constant's penalties, then of the next one's. On the host `training` is
+        what `prepare` has returned, elsewhere None.
         """
-        arguments = problem, betas, constants, fold, keys
         if training is None:
-            return _scores_traced(self, *arguments, folds)
-        problem, betas, constants, fold = jax.tree.map(np.asarray, arguments[:4])
+            return _scores_traced(self, candidates, folds)
+        *arrays, keys = candidates
+        problem, betas, constants, fold = jax.tree.map(np.asarray, arrays)
         count = len(betas)
 
         def score(lane: int) -> tuple[Any, Any, Any]:
@@ -188,14 +194,9 @@ class Scoring:
 @on_any_mesh
 @highest_precision
 def _scores_traced(
-    scoring: Scoring,
-    problem: Problem,
-    betas: Float[Array, "s b"],
-    constants: Float[Array, " s"] | None,
-    fold: Int[Array, " n"],
-    keys: PRNGKeyArray | None,
-    folds: int,
+    scoring: Scoring, candidates: Candidates, folds: int
 ) -> tuple[Float[Array, "folds k"], Status, Scalar]:
+    problem, betas, constants, fold, keys = candidates
     # One lane after the other, as the penalties of a lane are a batch already: on 398 × 31 that is
     # a quarter faster and takes half the memory, to compile too.
     count = betas.shape[0]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -12,13 +16,23 @@ from ._exact import power_of_two, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
 
 
-def _exponent(power: Any) -> int:
-    return int(np.frexp(power)[1]) - 1
+def _exponent(power: Any) -> Any:
+    return namespace(power).frexp(power)[1] - 1
 
 
-def _shifted(array: Any, exponent: int) -> Any:
-    """Return 2^exponent times an array of NumPy's: steps between would lose bits that XLA keeps."""
-    return np.ldexp(array, exponent)
+def _shifted(array: Any, exponent: Any) -> Any:
+    """Return 2^exponent times an array, exactly unless that itself is out of range.
+
+    The exponent may be the sum of four, of powers of two whose products would be out of range.
+    """
+    xp = namespace(array, exponent)
+    if xp is np:
+        return np.ldexp(array, exponent)
+    one, quarter = jnp.ones((), array.dtype), exponent // 4
+    # Steps that go one way only; XLA would multiply the factors first.
+    for part in (quarter, quarter, quarter, exponent - 3 * quarter):
+        array = jax.lax.optimization_barrier(array * jnp.ldexp(one, part))
+    return array
 
 
 class Units(eqx.Module):
@@ -52,6 +66,14 @@ class Units(eqx.Module):
         """λ back to the original units."""
         return dual / self.target / self.weight
 
+    def _diagonal_shifted(self, diagonal: Array, sign: int) -> Array:
+        """Return (a²bω)^sign times p, NaN if a unit is zero to XLA, as subnormal ones are."""
+        powers = self.feature, self.target, self.weight, self.feature
+        xp = namespace(diagonal, *powers)
+        are_powers = functools.reduce(operator.and_, (power > 0 for power in powers))
+        shifted = _shifted(diagonal, sign * sum(map(_exponent, powers)))
+        return shifted * xp.where(are_powers, 1, xp.nan).astype(diagonal.dtype)
+
     def restore_value(self, value: Array) -> Array:
         """Values back to the original units."""
         return self._times_value(value, 1 / self.target, 1 / self.weight)
@@ -81,17 +103,11 @@ class Units(eqx.Module):
 
     def scale_diagonal(self, diagonal: Array) -> Array:
         """Inverse of `restore_diagonal`."""
-        powers = self.feature, self.target, self.weight, self.feature
-        if namespace(diagonal, *powers) is np:
-            return _shifted(diagonal, sum(map(_exponent, powers)))
-        return diagonal * self.feature * self.target * self.weight * self.feature
+        return self._diagonal_shifted(diagonal, 1)
 
     def restore_diagonal(self, diagonal: Array) -> Array:
         """P back to the original units."""
-        powers = self.feature, self.target, self.weight, self.feature
-        if namespace(diagonal, *powers) is np:
-            return _shifted(diagonal, -sum(map(_exponent, powers)))
-        return diagonal / self.feature / self.target / self.weight / self.feature
+        return self._diagonal_shifted(diagonal, -1)
 
 
 class Samples(eqx.Module):

@@ -366,8 +366,11 @@ def test_outside_jit_derivatives_are_those_inside(several, smoothing):
     dot = sum(jnp.vdot(g, dx) for g, dx in zip(expected, change, strict=True))
     _, forward = jax.jvp(weighed, numbers, change)
     np.testing.assert_allclose(forward, dot, rtol=1e-7)
+
+    def of_y(y):
+        return weighed(X, y, beta, weight)
+
     # What JAX compiles, maps or differentiates after all.
-    of_y = lambda y: weighed(X, y, beta, weight)  # noqa: E731
     value, pull_back = jax.vjp(of_y, y)
     one = jnp.ones_like(value)
     for pulled in (pull_back(one), jax.jit(pull_back)(one)):
@@ -385,7 +388,10 @@ def test_outside_jit_derivatives_are_those_inside(several, smoothing):
 def test_second_derivatives_outside_jit():
     numbers, change = partly_weighted()
     (X, y, beta, weight), dy = numbers, change[1]
-    of_y = lambda y: loss((X, y, beta, weight))  # noqa: E731
+
+    def of_y(y):
+        return loss((X, y, beta, weight))
+
     _, found = jax.jvp(jax.grad(of_y), (y,), (dy,))
     _, expected = jax.jit(lambda y, dy: jax.jvp(jax.grad(of_y), (y,), (dy,)))(y, dy)
     assert relative_error(found, np.asarray(expected)) <= 1e-6
@@ -400,7 +406,10 @@ def test_outside_jit_a_failed_solve_has_zero_derivatives():
 def test_outside_jit_in_any_context():
     """64-bit mode by a context manager, a device that is not the default one, and without jit."""
     X, y, beta, weight = numbers_of(SOUND["sound 0"])
-    of_y = lambda y: qs.solve(qs.Problem(X, y, beta, sample_weight=weight)).value  # noqa: E731
+
+    def of_y(y):
+        return qs.solve(qs.Problem(X, y, beta, sample_weight=weight)).value
+
     expected = np.asarray(jax.grad(of_y)(y))
     with jax.enable_x64(False):
         X32, y32, beta32 = map(np.float32, (X, y, beta))
@@ -417,8 +426,10 @@ def test_outside_jit_in_any_context():
 
 def test_mapped_pull_backs_compile_once():
     X, y, beta, _ = numbers_of(SOUND["sound 0"])
-    predictions = lambda y: qs.solve(qs.Problem(X, y, beta)).predictions  # noqa: E731
     compiled = []
+
+    def predictions(y):
+        return qs.solve(qs.Problem(X, y, beta)).predictions
 
     def listen(event, duration, **_):
         if "backend_compile" in event:

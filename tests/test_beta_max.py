@@ -110,8 +110,8 @@ def test_beta_max_at_scales_whose_products_are_out_of_range(dtype):
     rng = np.random.default_rng(1)
     X, y, w = rng.normal(size=(5, 3)), rng.normal(size=5), np.abs(rng.normal(size=5))
     scales = {
-        np.float64: [(1e108, 1e-201, 1e-131)],
-        np.float32: [(1e12, 1e-9, 1e-33)],
+        np.float64: [(1e108, 1e-201, 1e-131), (1e-100, 1e-100, 1e305), (1e100, 1e100, 1e-305)],
+        np.float32: [(1e12, 1e-9, 1e-33), (1e-14, 1e-12, 1e36), (1e14, 1e12, 1e-36)],
     }[dtype]
     base = float(qs.beta_max(X, y, w))
     for feature, target, weight in scales:
@@ -119,3 +119,20 @@ def test_beta_max_at_scales_whose_products_are_out_of_range(dtype):
         expected = base * (feature * target) * (feature * weight)
         for found in (qs.beta_max(*numbers), jax.jit(qs.beta_max)(*numbers)):
             np.testing.assert_allclose(float(found), expected, rtol=ABOVE[dtype])
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|underflow):RuntimeWarning")
+def test_beta_max_inside_jit_is_that_outside_at_any_scale(dtype):
+    rng, largest = np.random.default_rng(7), 300 if dtype == np.float64 else 36
+    compiled, compared = jax.jit(qs.beta_max), 0
+    for _ in range(200):
+        X, y, w = rng.normal(size=(5, 3)), rng.normal(size=5), np.abs(rng.normal(size=5))
+        scales = 10 ** rng.uniform(-largest, largest, 3)
+        numbers = [(s * a).astype(dtype) for s, a in zip(scales, (X, y, w), strict=True)]
+        try:
+            outside = float(qs.beta_max(*numbers))
+        except ValueError:  # beyond the range of the dtype
+            continue
+        compared += np.finfo(dtype).tiny < outside < np.inf
+        np.testing.assert_allclose(float(compiled(*numbers)), outside, rtol=2 * ABOVE[dtype])
+    assert compared > 20
