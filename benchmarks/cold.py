@@ -11,15 +11,10 @@ from its first line on, imports included; a second call counts from the end of t
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from ._against import compare, printed_seconds
 
 _HEAD = """
 import time
@@ -67,65 +62,23 @@ _PROGRAMS = {
 _JOB, _JOB_AGAIN = "main job", "main job, second process"
 
 
+_TIMED = (
+    "import sys, time, subprocess\nstart = time.perf_counter()\n"
+    "subprocess.run([sys.executable, '-m', 'jaxqsdp'], check=True, stdout=-3, stderr=-3)\n"
+    "print('SECONDS', time.perf_counter() - start)\n"
+)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--against", type=Path, help="another checkout")
-    parser.add_argument("--python", default=sys.executable, help="its interpreter")
-    parser.add_argument("--only", nargs="*", help="rows to run, by a part of their names")
-    parser.add_argument("--json", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
-    here = Path(__file__).resolve().parent.parent
-    sides = [("here", here, sys.executable)]
-    if options.against is not None:
-        sides.append(("there", options.against.resolve(), options.python))
-    rows: list[dict[str, Any]] = []
-    for name in [*_PROGRAMS, _JOB, _JOB_AGAIN]:
-        if options.only and not any(part in name for part in options.only):
-            continue
-        seconds: dict[str, list[float]] = {side: [] for side, *_ in sides}
-        for _ in range(options.runs):
-            for side, checkout, python in sides:
-                seconds[side].append(_run(name, checkout, python))
-        row: dict[str, Any] = {"what": name}
-        row |= {side: statistics.median(some) for side, some in seconds.items()}
-        if "there" in row:
-            row["ratio"] = row["there"] / row["here"]
-        rows.append(row)
-        print(row, flush=True)
-    names = list(rows[0])
-    print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
-    for row in rows:
-        cells = (f"{row[k]:.3g}" if isinstance(row[k], float) else row[k] for k in names)
-        print("| " + " | ".join(cells) + " |")
-    if options.json is not None:
-        options.json.write_text(json.dumps({"runs": options.runs, "rows": rows}, indent=1) + "\n")
+    compare(__doc__ or "", [*_PROGRAMS, _JOB, _JOB_AGAIN], _run)
 
 
 def _run(name: str, checkout: Path, python: str) -> float:
+    program = _HEAD + _PROGRAMS[name] if name in _PROGRAMS else _TIMED
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "PYTHONPATH": str(checkout), "XDG_CACHE_HOME": folder}
-        if name in _PROGRAMS:
-            command = [python, "-c", _HEAD + _PROGRAMS[name]]
-            printed = _output(command, environment, folder)
-            lines = [line for line in printed.splitlines() if line.startswith("SECONDS")]
-            return float(lines[-1].split()[1])
-        timed = (
-            "import sys, time, subprocess\nstart = time.perf_counter()\n"
-            "subprocess.run([sys.executable, '-m', 'jaxqsdp'], check=True, stdout=-3, stderr=-3)\n"
-            "print(time.perf_counter() - start)\n"
-        )
-        command = [python, "-c", timed]
-        if name == _JOB_AGAIN:
-            _output(command, environment, folder)
-        return float(_output(command, environment, folder))
-
-
-def _output(command: list[str], environment: dict[str, str], folder: str) -> str:
-    done = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+        for _ in range(2 if name == _JOB_AGAIN else 1):
+            seconds = printed_seconds(python, program, checkout, folder, XDG_CACHE_HOME=folder)
+    return seconds
 
 
 if __name__ == "__main__":
