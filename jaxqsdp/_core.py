@@ -39,7 +39,8 @@ class Core:
         X = np.sqrt(root) * np.where(counted[:, None], X, 0)
         y = root * np.where(counted[:, None], y, 0)
         a, b = -_exponent(X), -_exponent(y)
-        beta = np.ldexp(beta, 2 * a + b + c)
+        with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
+            beta = np.ldexp(beta, 2 * a + b + c)
         return Core(np.ldexp(X, a), np.ldexp(y, b), beta, (a, b, c))
 
     def restore_alpha(self, alpha: NDArray) -> NDArray:

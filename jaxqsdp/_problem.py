@@ -88,8 +88,8 @@ class Problem(eqx.Module):
         self.X, self.y, self.beta = (
             cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
         )
-        if is_concrete(self.beta) and np.any(np.asarray(self.beta) < tiny(dtype)):
-            raise ValueError(f"`beta` is too small for {dtype}, got {beta}.")
+        if is_concrete(self.beta):
+            _check_sign(np.asarray(beta), np.asarray(self.beta))
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         if weight is not None and is_concrete(self.sample_weight):
             _check_largest_weight(np.asarray(self.sample_weight))
@@ -293,13 +293,18 @@ def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None
             raise ValueError(
                 f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}{remedy}."
             )
-    if np.any(np.asarray(beta) <= 0):
-        raise ValueError(f"`beta` must be positive, got {beta}.")
     if weight is not None:
         if np.any(is_negative(np.asarray(weight))):
             raise ValueError("`sample_weight` has negative entries; weights must be ≥ 0.")
         if not np.any(np.asarray(weight) > 0):
             raise ValueError("`sample_weight` is zero everywhere; no sample would count.")
+
+
+def _check_sign(given: np.ndarray, beta: np.ndarray) -> None:
+    if np.any(given <= 0):
+        raise ValueError(f"`beta` must be positive, got {given}.")
+    if np.any(beta < tiny(beta.dtype)):
+        raise ValueError(f"`beta` is too small for {beta.dtype}, got {given}.")
 
 
 def _check_largest_weight(weight: np.ndarray) -> None:

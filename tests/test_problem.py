@@ -160,3 +160,10 @@ def test_repr_says_what_matters():
     assert "n=6, d=3" in repr(stacked)
     assert "stacked=(3,)" in repr(stacked)
     assert "outputs" not in repr(stacked)
+
+
+def test_a_bad_penalty_is_named_where_the_data_are_traced():
+    X, y = np.eye(3), np.arange(3.0)
+    for beta in (0.0, -1.0):
+        with pytest.raises(ValueError, match="`beta` must be positive"):
+            jax.grad(lambda y, beta=beta: jnp.sum(qs.Problem(X, y, beta).y))(y)

@@ -128,8 +128,9 @@ def as_text(facts: dict[str, Any]) -> str:
         ),
         (
             "seconds",
-            f"choosing both {seconds['choice']:.1f}, solving {seconds['solution']:.2f}, training "
-            f"{sizes} neurons {seconds['training']:.1f}, certifying {seconds['certification']:.1f}",
+            f"choosing β and constant {seconds['choice']:.1f}, solving {seconds['solution']:.2f}, "
+            f"training {sizes} neurons {seconds['training']:.1f}, "
+            f"certifying {seconds['certification']:.1f}",
         ),
         ("status", f"{facts['status']} ({facts['steps']} steps)"),
         ("written", ", ".join(facts["written"].values()) or "nothing"),
