@@ -88,6 +88,14 @@ def _bits(x: Any) -> Any:
     return np.asarray(x).view(f"u{x.dtype.itemsize}")
 
 
+def power_with_exponent(exponent: Array, dtype: Any) -> Array:
+    """Return 2^exponent, a normal number of JAX, exactly: `jnp.ldexp` is off by a bit on GPUs."""
+    info = jnp.finfo(dtype)
+    bias = 1 - int(info.minexp)
+    whole = (jnp.clip(exponent, info.minexp, info.maxexp - 1) + bias).astype(f"uint{info.bits}")
+    return jax.lax.bitcast_convert_type(whole << whole.dtype.type(info.nmant), dtype)
+
+
 def is_subnormal(x: Array) -> Array:
     """Whether numbers are nonzero and below the smallest normal one.
 

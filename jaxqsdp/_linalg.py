@@ -66,6 +66,7 @@ def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     return (vectors * xp.sqrt(xp.maximum(eigenvalues, 0))[None, :]) @ vectors.T
 
 
+@highest_precision  # the proof asks for it itself, whoever calls
 def smallest_eigenvalue_bound(matrix: Float[Array, "d d"]) -> Scalar:
     """Return a number proven to be at most λmin of a symmetric matrix, rounding errors included.
 

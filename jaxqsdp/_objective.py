@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._exact import is_subnormal, root
-from ._types import Scalar, epsilon, namespace, tiny, widened
+from ._types import Scalar, epsilon, highest_precision, namespace, tiny, widened
 
 if TYPE_CHECKING:
     from ._network import QuantizedNetwork
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
 
 
+@highest_precision
 def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
     """Return f(X), a block of samples at a time in NumPy."""
     parts = network.u.T, network.v.T, network.alpha_columns

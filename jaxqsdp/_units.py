@@ -8,11 +8,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._exact import power_of_two, rescaled, unit_for
+from ._exact import power_of_two, power_with_exponent, rescaled, unit_for
 from ._types import Scalar, namespace, tiny
 
 
@@ -28,10 +27,10 @@ def _shifted(array: Any, exponent: Any) -> Any:
     xp = namespace(array, exponent)
     if xp is np:
         return np.ldexp(array, exponent)
-    one, quarter = jnp.ones((), array.dtype), exponent // 4
+    quarter = exponent // 4
     # Steps that go one way only; XLA would multiply the factors first.
     for part in (quarter, quarter, quarter, exponent - 3 * quarter):
-        array = jax.lax.optimization_barrier(array * jnp.ldexp(one, part))
+        array = jax.lax.optimization_barrier(array * power_with_exponent(part, array.dtype))
     return array
 
 

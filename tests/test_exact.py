@@ -16,6 +16,7 @@ from jaxqsdp._exact import (
     is_subnormal,
     over_blocks,
     power_of_two,
+    power_with_exponent,
     rescaled,
     root,
     scale_rows,
@@ -190,3 +191,12 @@ def test_rescaling_and_roots_at_any_scale(x, exponent):
             np.testing.assert_array_equal(found[~flushed], exact[~flushed])
             assert np.all(np.abs(roots**2 - size) <= 4 * np.finfo(dtype).eps * size)
             np.testing.assert_array_equal(np.asarray(is_subnormal(array)), subnormal)
+
+
+def test_powers_with_all_exponents_are_exact(dtype):
+    """Where `jnp.ldexp` is not, as in double precision on GPUs, bounds fell to zero."""
+    info = np.finfo(dtype)
+    exponents = np.arange(info.minexp, info.maxexp)
+    found = jax.jit(power_with_exponent, static_argnums=1)(exponents, dtype)
+    np.testing.assert_array_equal(np.asarray(found), np.ldexp(dtype(1), exponents))
+    assert "pow" not in str(jax.make_jaxpr(lambda e: power_with_exponent(e, dtype))(exponents))

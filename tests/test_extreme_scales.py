@@ -332,3 +332,12 @@ def test_compiled_scaling_keeps_subnormal_numbers(dtype):
         np.testing.assert_array_equal(jax.jit(rescaled)(x, power), expected)
         np.testing.assert_array_equal(jax.jit(lambda x, p=power: rescaled(x, p))(x), expected)
     np.testing.assert_allclose(jax.jit(root)(np.abs(x)), root(np.abs(x)), rtol=1e-6)
+
+
+def test_the_exact_objective_asks_for_full_precision_itself():
+    """The default product of accelerators is TF32 or bfloat16; the error counted is float32's."""
+    X = np.eye(3, dtype=np.float32)
+    network = qs.QuantizedNetwork.from_weights(np.ones((1, 3)), np.ones((1, 3)), np.ones(1))
+    text = str(jax.make_jaxpr(objective_above)(qs.Problem(X, X[0], 0.1), network))
+    assert "dot_general" in text
+    assert "precision=None" not in text

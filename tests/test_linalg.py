@@ -95,3 +95,10 @@ def test_definite_shift_is_enough_and_hardly_more(d, dtype):
         rounding = 100 * np.finfo(dtype).eps * size
         short, excess = (0, 0.01 * exact) if d <= 12 else (0.1 * size, 0.1 * size + 0.01 * exact)
         assert -rounding - short <= float(shift(matrix)) - exact <= excess + rounding, name
+
+
+def test_the_proof_asks_for_full_precision_itself():
+    """The default product of accelerators is TF32 or bfloat16; the error counted is float32's."""
+    text = str(jax.make_jaxpr(smallest_eigenvalue_bound)(np.eye(3, dtype=np.float32)))
+    assert "dot_general" in text
+    assert "precision=None" not in text
