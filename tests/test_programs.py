@@ -204,7 +204,7 @@ def test_what_is_waited_for_goes_first():
         program.prepare(array, name)
     asker = threading.Thread(target=program, args=(array, "fourth"))
     asker.start()
-    while not programs._programs.get_or_add(program._key((array, "fourth")), list).is_urgent:
+    while not any(job.is_urgent for job in programs._turns._waiting):
         pass
     go_on.set()
     asker.join()
