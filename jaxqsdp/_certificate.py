@@ -54,7 +54,8 @@ class Certificate(eqx.Module):
     @property
     def percentage(self) -> str:
         """The gap in words."""
-        return "below 0.0001 %" if self.gap < 1e-6 else f"{100 * self.gap:.3g} %"
+        gap = float(self.gap)
+        return "below 0.0001 %" if gap < 1e-6 else f"{100 * gap:.3g} %"
 
     def __repr__(self) -> str:
         arrays = numbers_of(self.lower_bound, self.objective, self.gap)

@@ -127,7 +127,8 @@ class CrossValidation(eqx.Module):
             f"CrossValidation({title}, largest gap={self.gap:.1e}",
             "".join(f"{name:>12}" for name in columns),
         ]
-        for index, row in enumerate(zip(*columns.values(), strict=True)):
+        table = np.stack([np.asarray(column) for column in columns.values()], axis=1)
+        for index, row in enumerate(table):
             lines.append("".join(f"{number:>12.4g}" for number in row) + marks.get(index, ""))
         return "\n".join([*lines, ")"])
 

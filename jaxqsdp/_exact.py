@@ -10,18 +10,18 @@ The bound of `_bound.py` needs this: the a-priori error of a plain float32 sum f
 is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constraint it enters.
 """
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._types import epsilon, namespace, tiny
+from ._types import epsilon, namespace, record, tiny
 
 _ROWS = 1024  # rows that one exact product sums: 2^10 products of two digits fit the mantissa
 _BLOCK = 16 * _ROWS  # rows whose digits NumPy holds at a time
@@ -40,7 +40,8 @@ def _num_digits(dtype: jnp.dtype) -> int:
     return 5 if jnp.finfo(dtype).bits == 32 else 3
 
 
-class Digits(eqx.Module):
+@record
+class Digits:
     """Columns x_j = scale_j · Σ_t digits[t, :, j] · 2^(lead − b·t), up to a remainder.
 
     `digits` (t, n, k) holds integers of at most b bits in floating point. Each |x_ij| is at most
@@ -49,8 +50,8 @@ class Digits(eqx.Module):
 
     digits: Float[Array, "t n k"]
     scale: Float[Array, " k"]
-    remainder: float = eqx.field(static=True)
-    lead: int = eqx.field(static=True)
+    remainder: float = dataclasses.field(metadata={"static": True})
+    lead: int = dataclasses.field(metadata={"static": True})
 
 
 def power_of_two(x: Array) -> Array:

@@ -67,10 +67,11 @@ class Path(eqx.Module):
     @property
     def loss(self) -> Float[Array, " k"]:
         """The data term of the value."""
-        misfit = jnp.square(self.predictions - self.problems.y)
+        xp = namespace(self.predictions, self.problems.y, self.problems.weight)
+        misfit = xp.square(self.predictions - self.problems.y)
         weight = self.problems.weight[..., None]
-        terms = jnp.where(weight > 0, weight * misfit, 0)  # elsewhere predictions may overflow
-        return 0.5 * jnp.sum(terms, axis=-2)
+        terms = xp.where(weight > 0, weight * misfit, 0)  # elsewhere predictions may overflow
+        return 0.5 * xp.sum(terms, axis=-2)
 
     @property
     def quadratic_form(self) -> Float[Array, "k d d"]:
@@ -141,7 +142,7 @@ class Path(eqx.Module):
             "beta": self.betas,
             "value": self.value,
             "lower bound": self.lower_bound,
-            "loss": self.loss,
+            "loss": jax.device_get(self).loss,  # without a program for it
             "scale": self.scale,
             "gap": self.stats.gap,
         }

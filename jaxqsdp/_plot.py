@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def plot_path(path: Path, ax: Axes | None = None) -> Axes:
     betas = np.asarray(path.betas)
     ax.plot(betas, np.asarray(path.value), color="C0", label="value of the relaxation")
     ax.plot(betas, np.asarray(path.lower_bound), "--", color="C3", label="proven lower bound")
-    ax.plot(betas, np.asarray(path.loss), color="C1", label="loss")
+    ax.plot(betas, jax.device_get(path).loss, color="C1", label="loss")
     ax.set_ylim(bottom=0)
     ax.set_ylabel("objective and loss")
     twin = ax.twinx()

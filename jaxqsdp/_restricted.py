@@ -12,8 +12,9 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import scipy  # imports `scipy.optimize` where that is used first, which takes long
 from numpy.typing import NDArray
-from scipy import linalg, optimize
+from scipy import linalg
 
 _MAX_STEPS = 100
 _TO_BOUNDARY = 0.99
@@ -130,7 +131,7 @@ def basic_weights(columns: NDArray[np.float64], alpha: Vector) -> Vector:
     size = np.sqrt(np.mean(np.square(columns)) * len(columns))
     signed = np.vstack([columns * signs, np.full(len(alpha), size)])
     try:
-        weights, _ = optimize.nnls(signed, signed @ np.abs(alpha), maxiter=10 * len(alpha))
+        weights, _ = scipy.optimize.nnls(signed, signed @ np.abs(alpha), maxiter=10 * len(alpha))
     except RuntimeError:  # too many changes of the active set
         return alpha
     return signs * weights

@@ -29,7 +29,7 @@ from ._solution import Solution, Stats, Status, outputs_first, outputs_last
 from ._solver import AbstractSolver, Iterate
 from ._solver.base import AbstractProcess, CoreProblem, Report
 from ._solver.splitting import select
-from ._types import Scalar, highest_precision, is_inexact, namespace, over_leading, tiny
+from ._types import Scalar, highest_precision, is_inexact, namespace, over_leading, record, tiny
 from ._units import Samples, Units, moderate
 
 
@@ -60,7 +60,8 @@ def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
     return samples, xp.sqrt(samples.weight)
 
 
-class _Output(eqx.Module):
+@record
+class _Output:
     """One output of a problem in the solver's units, harmless numbers in place of invalid ones."""
 
     y: Float[Array, " n"]

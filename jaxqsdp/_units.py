@@ -6,13 +6,12 @@ import functools
 import operator
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._exact import power_of_two, power_with_exponent, rescaled, unit_for
-from ._types import Scalar, namespace, tiny
+from ._types import Scalar, namespace, record, tiny
 
 
 def _exponent(power: Any) -> Any:
@@ -34,7 +33,8 @@ def _shifted(array: Any, exponent: Any) -> Any:
     return array
 
 
-class Units(eqx.Module):
+@record
+class Units:
     """Powers of two a, b, ω that bring the data (a·X, b·y, ω·w, a²bω·β) to moderate size.
 
     The scaled problem is the exact image of the given one: its value is ωb² times as large, its
@@ -109,7 +109,8 @@ class Units(eqx.Module):
         return self._diagonal_shifted(diagonal, -1)
 
 
-class Samples(eqx.Module):
+@record
+class Samples:
     """Features and weights in moderate units; samples that do not count are zero throughout."""
 
     X: Float[Array, "n d"]

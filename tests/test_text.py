@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import compiler
 from public_values import public_classes, values
 
 import jaxqsdp as qs
@@ -135,3 +136,17 @@ def test_the_text_of_the_status_of_a_batch():
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), problem)
     assert qs.Status[qs.solve_batch(stacked).status].startswith(f"3 × {STATUS}")
     assert qs.Status[values()["Path"].solution(0).status].startswith(STATUS)
+
+
+def test_printing_compiles_nothing(monkeypatch):
+    everything = values()
+    jax.clear_caches()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("compiles")
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", refuse)
+    with pytest.raises(AssertionError, match="compiles"):
+        jnp.cbrt(jnp.ones(3))
+    for value in everything.values():
+        assert str(value)
