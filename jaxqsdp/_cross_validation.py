@@ -75,9 +75,9 @@ class CrossValidation(eqx.Module):
     @property
     def best_beta(self) -> Scalar:
         """The penalty with the best mean score; NaN if no mean is a number."""
-        return jnp.where(
-            jnp.isnan(self.mean[self.best_index]), jnp.nan, self.betas[self.best_index]
-        )
+        mean, beta = self.mean[self.best_index], self.betas[self.best_index]
+        xp = namespace(mean, beta)
+        return xp.where(xp.isnan(mean), xp.nan, beta)
 
     @property
     def best_constant(self) -> Scalar:

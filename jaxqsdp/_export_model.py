@@ -35,7 +35,7 @@ def _data(problem: Problem, output: int | None) -> _Data:
     check_single(problem)
     if not is_concrete(problem):
         raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
-    count = 1 if problem.y.ndim == 1 else problem.y.shape[1]
+    count = problem.num_outputs
     if output is None and problem.y.ndim == 2:
         raise ValueError(
             f"`problem` has {count} outputs, which are problems of their own: pass `output=0` to "

@@ -115,7 +115,7 @@ def _improve(
     key = check_key(key)
     if not is_concrete(problem, network, key, solution):
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
-    if not np.all(np.asarray(problem.is_valid)):
+    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
         raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
     core, given = Core.of(problem), operator.index(max_neurons)
     padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)

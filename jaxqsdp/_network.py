@@ -111,7 +111,7 @@ class QuantizedNetwork(eqx.Module):
         """
         if not is_concrete(self.alpha):
             raise ValueError("`prune` changes shapes; call it outside `jit` and `vmap`.")
-        return self.subset(np.flatnonzero(np.any(np.asarray(_columns(self.alpha)) != 0, axis=1)))
+        return self.subset(np.flatnonzero(np.any(_columns(np.asarray(self.alpha)) != 0, axis=1)))
 
     def subset(self, neurons: np.ndarray) -> QuantizedNetwork:
         """Return the network of some of the neurons; on the host, where nothing is compiled."""
@@ -173,7 +173,7 @@ class QuantizedNetwork(eqx.Module):
         )
 
 
-def _columns(alpha: Array) -> Array:
+def _columns(alpha: Any) -> Any:
     return alpha if alpha.ndim == 2 else alpha[:, None]
 
 

@@ -120,6 +120,11 @@ class Problem(eqx.Module):
         return self.X.shape[-1]
 
     @property
+    def num_outputs(self) -> int:
+        """Return c, 1 for scalar targets."""
+        return 1 if self.y.ndim < self.X.ndim else self.y.shape[-1]
+
+    @property
     def weight(self) -> Float[Array, " n"]:
         """Sample weights, ones where none were given."""
         if self.sample_weight is None:

@@ -69,7 +69,7 @@ class Scoring:
         self, problem: Problem, num_betas: int, num_constants: int, folds: int
     ) -> _Training:
         """Start to compile what the scores of a problem take on the host, 0 for no constant."""
-        n, d, outputs = *problem.X.shape, problem.columns.y.shape[1] * num_betas
+        n, d, outputs = *problem.X.shape, problem.num_outputs * num_betas
         # Folds differ by a sample: all get the shape of those that hold out fewer.
         shape = padded_shape(n - n // folds, d + (num_constants > 0))
 
@@ -166,7 +166,7 @@ class Scoring:
     ) -> Float[Array, "b n c"]:
         """Return what is predicted for X with each penalty."""
         xp, several = namespace(X, betas), problem.y.ndim == 2
-        outputs = problem.columns.y.shape[1]
+        outputs = problem.num_outputs
         lanes = outputs_first(solution)
 
         if self.num_neurons is None:

@@ -119,7 +119,7 @@ def _solve_exactly(
             f"`problem` has {d} features, at most {MOST_FEATURES} can be enumerated; use `improve` "
             "and `certify`."
         )
-    if not bool(jnp.all(problem.is_valid)):
+    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
         raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
     _check_limits(tol, max_rounds, time_limit)
     if solution is None:

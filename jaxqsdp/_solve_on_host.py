@@ -99,7 +99,7 @@ def come_often(
     It starts to compile what they take, and for the third time.
     """
     arguments = pad(problem, shape), None, solver, max_steps
-    solves = count * problem.columns.y.shape[1]
+    solves = count * problem.num_outputs
     much = solves * _unknowns(*shape) ** 3 >= _MUCH_WORK
     if much:
         _whole.prepare(*arguments)

@@ -90,7 +90,7 @@ def test_data_promote_to_one_dtype_that_beta_follows(dtypes, expected):
 def test_lists_are_data():
     problem = qs.Problem([[1, 2], [3, 4]], [1.0, 2.0], 1)
     assert problem.X.shape == (2, 2)
-    assert (problem.num_samples, problem.num_features) == (2, 2)
+    assert (problem.num_samples, problem.num_features, problem.num_outputs) == (2, 2, 1)
 
 
 def test_weights_default_to_ones():
@@ -109,12 +109,14 @@ def test_columns_give_every_output_its_penalty():
     np.testing.assert_array_equal(shared.beta, [2.0, 2.0])
     own = qs.Problem(X, np.stack([Y, -Y], axis=1), np.array([1.0, 3.0])).columns
     np.testing.assert_array_equal(own.beta, [1.0, 3.0])
+    assert own.num_outputs == 2
 
 
 def test_stacking_and_unflattening_do_not_validate():
     targets = np.stack([Y, Y * np.nan])
     stacked = jax.vmap(lambda y: qs.Problem(X, y, 1.0))(targets)
     assert stacked.y.shape == (2, N)
+    assert stacked.num_outputs == 1
     leaves, structure = jax.tree.flatten(stacked)
     rebuilt = jax.tree.unflatten(structure, [object() for _ in leaves])
     assert isinstance(rebuilt, qs.Problem)

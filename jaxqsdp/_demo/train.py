@@ -143,5 +143,6 @@ def _choice(data: Split, given: float | None, key: jax.Array) -> tuple[Split, fl
         standardize=False,
         constant=constants,
     )
+    result = jax.device_get(result)  # its choices would compile
     chosen = data.with_constant(float(result.best_constant))
     return chosen, float(result.best_beta), f"{folds}-fold cross-validation"
