@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive(float),
         help=(
             "penalty β on the output weights (default: by 5-fold cross-validation of the "
-            "relaxation; 0.02 · n · d · rms(y) for more than two classes)"
+            "relaxation, with the size of the constant feature; 0.02 · n · d · rms(y) for more "
+            "than two classes where that would take minutes)"
         ),
     )
     parser.add_argument(
@@ -135,6 +136,7 @@ def _main(options: argparse.Namespace) -> int:
 
     try:
         if options.file is None:
+            _check_table_is_given(options)
             data = table.breast_cancer()
         else:
             data = table.read(options.file, options.target, options.task, options.drop)
@@ -153,6 +155,12 @@ def _main(options: argparse.Namespace) -> int:
         )
         facts = report.facts(data, trained, options.neurons)
     return _write(options, facts, trained)
+
+
+def _check_table_is_given(options: argparse.Namespace) -> None:
+    for name in ("target", "task", "drop"):
+        if getattr(options, name):
+            raise DataError(f"--{name} is about a table, but none is given: name its file first")
 
 
 def _check_places(options: argparse.Namespace) -> None:

@@ -69,8 +69,10 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if path.exists():
             shutil.copymode(path, temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the one that the caller has named
         raise
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, UInt8
@@ -100,7 +101,8 @@ class QuantizedNetwork(eqx.Module):
                 f"`x` must have shape ({self.num_features},), got {x.shape}; use "
                 "`jax.vmap(network)(X)` for many samples."
             )
-        dtype = np.promote_types(x.dtype, self.alpha.dtype)
+        # What JAX holds of it: single precision while 64-bit mode is off.
+        dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
         x, u, v = x.astype(dtype), self.u.astype(dtype), self.v.astype(dtype)
         return ((u @ x) * (v @ x)) @ self.alpha.astype(dtype)
 

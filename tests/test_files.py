@@ -172,6 +172,13 @@ def test_load_says_which_file_is_missing(tmp_path):
         qs.QuantizedNetwork.load(tmp_path)
 
 
+def test_save_names_the_path_that_it_cannot_write(tmp_path):
+    path = tmp_path / "none" / "network.npz"
+    with pytest.raises(FileNotFoundError) as caught:
+        network().save(path)
+    assert caught.value.filename == str(path)
+
+
 def test_load_of_two_members_of_one_name(tmp_path):
     path = tmp_path / "network.npz"
     path.write_bytes(_npz(**members()))

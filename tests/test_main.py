@@ -126,6 +126,13 @@ def test_bad_tables_are_one_clear_line(capsys, tmp_path, text, arguments, messag
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", [("--target", "y"), ("--task", "numbers"), ("--drop", "y")])
+def test_options_of_a_table_need_one(capsys, tmp_path, option):
+    code, out, err = run(capsys, *option, "--output", tmp_path)
+    assert (code, out) == (2, "")
+    assert f"{option[0]} is about a table, but none is given" in err
+
+
 def test_interrupt_is_one_line(capsys, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -266,3 +266,14 @@ def test_is_a_frozen_pytree():
     assert [leaf.shape for leaf in jax.tree.leaves(network)] == [(5, 2), (5, 2), (5,)]
     with pytest.raises(dataclasses.FrozenInstanceError):
         network.alpha = network.alpha
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_samples_of_numpy_in_either_mode(double):
+    """Without JAX's warning of a dtype that it does not have."""
+    with jax.enable_x64(double):
+        network = qs.QuantizedNetwork.from_weights([[1, -1]], [[1, 1]], [0.5])
+        output = network(np.array([3.0, 1.0]))
+        assert output.dtype == (np.float64 if double else np.float32)
+        assert output == 4
+        assert network(np.array([3, 1])) == 4

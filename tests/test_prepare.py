@@ -113,6 +113,8 @@ def test_gaps_and_categories_become_features_and_are_reported():
         f"'many' ({len(set(messy()['many']))} texts, rare ones taken together)"
         in data.notes["categories"]
     )
+    assert data.notes["categories"].count("missing") == 1
+    assert "'city' (4 texts, 19 missing as one more, rare" in data.notes["categories"]
     assert np.isfinite(data.train_X).all()
     assert np.isfinite(data.test_X).all()
 

@@ -129,9 +129,11 @@ def _notes(table: Table, columns: list[dict[str, Any]]) -> dict[str, str]:
             continue
         entries = [column for column in columns if column["column"] == name]
         rest = any(column["kind"] == "other text" for column in entries)
-        texts[name] = f"{quoted(name)} ({cells.nunique()} texts" + (
-            ", rare ones taken together)" if rest else ")"
-        )
+        missing = int((cells == "").sum())
+        shares = [f"{cells[cells != ''].nunique()} texts"]
+        shares += [f"{missing:,} missing as one more"] if missing else []
+        shares += ["rare ones taken together"] if rest else []
+        texts[name] = f"{quoted(name)} ({', '.join(shares)})"
     if texts:
         notes["categories"] = f"{listed(texts.values())}: one feature a text"
     return notes
