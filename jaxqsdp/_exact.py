@@ -90,7 +90,10 @@ def _bits(x: Any) -> Any:
 
 
 def power_with_exponent(exponent: Array, dtype: Any) -> Array:
-    """Return 2^exponent, a normal number of JAX, exactly: `jnp.ldexp` is off by a bit on GPUs."""
+    """Return 2^exponent exactly, in JAX, with exponents clipped to those of normal numbers.
+
+    `jnp.ldexp` takes a power, which on GPUs is off by a bit in double precision.
+    """
     info = jnp.finfo(dtype)
     bias = 1 - int(info.minexp)
     whole = (jnp.clip(exponent, info.minexp, info.maxexp - 1) + bias).astype(f"uint{info.bits}")

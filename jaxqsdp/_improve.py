@@ -25,7 +25,7 @@ from ._kicks import prepare_search, search, searched_networks
 from ._lift import lifted_size
 from ._network import QuantizedNetwork, pack
 from ._padding import coarse_rung, padded_shape
-from ._problem import Problem, check_fits
+from ._problem import Problem, check_fits, check_numbers
 from ._programs import Stopwatch
 from ._progress import progress_bar
 from ._random import generator
@@ -115,8 +115,7 @@ def _improve(
     key = check_key(key)
     if not is_concrete(problem, network, key, solution):
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
-    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
-        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
+    check_numbers(problem)
     core, given = Core.of(problem), operator.index(max_neurons)
     padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)
     if solution is None:

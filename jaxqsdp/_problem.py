@@ -217,6 +217,12 @@ class Problem(eqx.Module):
         return f"Problem({shape}, {self.X.dtype}{stacked})"
 
 
+def check_numbers(problem: Problem) -> None:
+    """Raise `ValueError` unless the numbers make a problem; in NumPy, without compiling."""
+    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
+        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
+
+
 def check_single(problem: Problem) -> None:
     """Raise `ValueError` for a stacked problem, `TypeError` for none or a loss of its dtype."""
     if not isinstance(problem, Problem):

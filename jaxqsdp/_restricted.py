@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 _MAX_STEPS = 100
+_LEAST_PENALTY = np.finfo(np.float64).eps ** 4
 _TO_BOUNDARY = 0.99
 _START_INSIDE = 0.95  # of the way to the constraints at most
 _LEAST_STEP = 1e-10
@@ -44,8 +45,10 @@ def solve_restricted(
     """Solve for the columns (k, m) given to a relative gap, from a dual point.
 
     The multipliers a± ≥ 0 of |Φᵀλ| ≤ β are the two parts of α = a₊ − a₋. Slacks follow from λ, so
-    the dual point is always feasible; y − Φα = λ holds at the end.
+    the dual point is always feasible; y − Φα = λ holds at the end. Penalties at which 1/β² would
+    overflow are raised, as `_representable` says.
     """
+    beta = _representable(columns, y, beta)
     k, m = columns.shape
     if m == 0:
         loss = 0.5 * float(y @ y)
@@ -94,6 +97,14 @@ def solve_restricted(
             break
         dual, parts = moved
     return Restricted(alpha, dual, float(value), float(bound))
+
+
+def _representable(columns: NDArray[np.float64], y: Vector, beta: float) -> float:
+    """Raise a penalty to 1e-63 of the one that leaves no α, which moves the optimum by 1e-63 ‖y‖².
+
+    That is far below the rounding errors of the loss, whatever β.
+    """
+    return max(beta, _LEAST_PENALTY * float(np.abs(y @ columns).max(initial=0)))
 
 
 def _newton(
@@ -147,6 +158,7 @@ def best_weights(columns: NDArray[np.float64], y: Vector, beta: float) -> Vector
     alpha = np.zeros(columns.shape[1])
     if not np.abs(y @ columns).max(initial=0) > beta:
         return alpha
+    beta = _representable(columns, y, beta)
     size = np.linalg.norm(columns, axis=0)
     some = columns[:, size > 0]
     fitted = solve_restricted(some, y, beta, y, _EXACT)

@@ -21,7 +21,7 @@ from ._columns import Round, Task, generate
 from ._network import QuantizedNetwork
 from ._plot import plot_history
 from ._pricing import MOST_FEATURES, enumerate_signs
-from ._problem import Problem, check_single
+from ._problem import Problem, check_numbers, check_single
 from ._progress import progress_bar
 from ._restricted import basic_weights, solve_restricted
 from ._round import round
@@ -119,8 +119,7 @@ def _solve_exactly(
             f"`problem` has {d} features, at most {MOST_FEATURES} can be enumerated; use `improve` "
             "and `certify`."
         )
-    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
-        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
+    check_numbers(problem)
     _check_limits(tol, max_rounds, time_limit)
     if solution is None:
         solution = solve_once(problem)

@@ -182,6 +182,19 @@ def test_refit_is_the_lasso_of_its_neurons(dtype):
     assert np.count_nonzero(network.alpha) <= np.linalg.matrix_rank(features) + 1
 
 
+@pytest.mark.parametrize("scale", [1e100, 1e130, 1e150])
+def test_refit_where_the_penalty_is_far_below_rounding(scale):
+    """Neither an overflow nor a network worse than none; α is at the edge of what float64 holds."""
+    data = planted(0, *SMALL)
+    problem = qs.Problem(data.X * scale, data.y, 1.0)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (2, 10, SMALL[1]))
+    network = qs.refit(problem, qs.QuantizedNetwork.from_weights(*signs, np.ones(10)))
+    columns = (data.X @ signs[0].T) * (data.X @ signs[1].T)
+    fitted = columns @ np.linalg.lstsq(columns, data.y, rcond=None)[0]
+    least = 0.5 * np.sum((fitted - data.y) ** 2)
+    np.testing.assert_allclose(float(problem.objective(network)), least, rtol=1e-6)
+
+
 @pytest.mark.parametrize("num_neurons", [1, 2])
 def test_few_neurons(num_neurons):
     problem, solution = solved(np.float64)
