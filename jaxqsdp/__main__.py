@@ -70,6 +70,15 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
+        "--constant",
+        type=_positive(float),
+        metavar="SIZE",
+        help=(
+            "constant feature beside the standardized ones (default: chosen with β; the rule of "
+            "`with_constant` where β is given)"
+        ),
+    )
+    parser.add_argument(
         "--neurons", type=_positive(int), default=64, help="neurons, at most (default: %(default)s)"
     )
     parser.add_argument(
@@ -80,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("."),
         metavar="FOLDER",
-        help="where network and picture are written (default: the working directory)",
+        help="where network and picture are written, made if missing (default: where you are)",
     )
     parser.add_argument(
         "--json",
@@ -150,6 +159,7 @@ def _main(options: argparse.Namespace) -> int:
         trained = train.train(
             split,
             beta=options.beta,
+            constant=options.constant,
             most_neurons=options.neurons,
             seed=options.seed,
         )
@@ -218,6 +228,7 @@ def _write(options: argparse.Namespace, facts: dict[str, Any], trained: Trained)
             rounded=trained.rounded,
             objectives=trained.objectives,
             lower_bound=facts["lower_bound"],
+            gap=facts["gap_text"],
         ),
     )
     instead = options.json is not None and str(options.json) == "-"

@@ -6,6 +6,7 @@ import operator
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import _improve
@@ -16,7 +17,7 @@ from ._network import QuantizedNetwork
 from ._problem import Problem
 from ._programs import Stopwatch
 from ._round import round
-from ._solution import Solution
+from ._solution import Solution, Status, has_status
 from ._solve import check_arguments, raise_if_failed, solve
 from ._solve_on_host import prepare_solve_once, solve_once
 from ._solver import AbstractSolver
@@ -26,18 +27,23 @@ _LEAST_SECONDS = 1e-6  # left to improve in when the time is over
 
 
 class FitResult(eqx.Module):
-    """A trained network, the relaxation it came from, and the proof of how good it is."""
+    """A trained network, the relaxation it came from, and the proof of how good it is.
+
+    `interrupted`: whether `time_limit` ended the solve or the improvement before it was done.
+    """
 
     network: QuantizedNetwork
     solution: Solution
     certificate: Certificate
     problem: Problem
+    interrupted: bool = False
 
     def __repr__(self) -> str:
-        return (
-            f"FitResult(\n  {self.problem!r}\n  {self.solution!r}\n  {self.network!r}\n"
-            f"  {self.certificate!r}\n)"
-        )
+        parts = [repr(self.problem), repr(self.solution), repr(self.network)]
+        parts.append(repr(self.certificate))
+        if self.interrupted is True:
+            parts.append("stopped by `time_limit`: with more time the network may improve")
+        return "FitResult(\n" + "".join(f"  {part}\n" for part in parts) + ")"
 
 
 def fit(
@@ -72,7 +78,8 @@ def fit(
         A solve that it ends has the status `interrupted`; its bound holds, and so does the proof.
     - `progress`: whether to show that of `improve`; None means if there is a terminal.
 
-    **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate` and `.problem`.
+    **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate`, `.problem` and
+    `.interrupted`, whether the time limit cut it short.
     Predict with `jax.vmap(result.network)(X)`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
@@ -103,15 +110,14 @@ def fit(
     raise_if_failed(solution, in_time=False)
     if time_limit is not None:
         time_limit = max(time_limit - watch.seconds, _LEAST_SECONDS)
+    interrupted = bool(np.any(has_status(solution, Status.interrupted)))
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
     if improve:
-        network = _improve.improve(
-            problem,
-            network,
-            max_neurons=num_neurons,
-            key=jax.random.fold_in(key, 1),
-            solution=solution,
-            time_limit=time_limit,
+        network, late = _improve.improve_within(
+            time_limit,
+            *(problem, network, num_neurons, jax.random.fold_in(key, 1), solution),
             progress=progress,
         )
-    return FitResult(network, solution, certify(problem, network, solution), problem)
+        interrupted = interrupted or late
+    certificate = certify(problem, network, solution)
+    return FitResult(network, solution, certificate, problem, interrupted)

@@ -82,26 +82,26 @@ def improve(
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    # Evaluated now even inside `jit`, which would stage what its body closes over.
-    with jax.ensure_compile_time_eval():
-        return _improve(
-            *(problem, network, max_neurons, key, solution),
-            *(num_starts, num_steps, time_limit, progress),
-        )
+    return improve_within(
+        time_limit,
+        *(problem, network, max_neurons, key, solution, num_starts, num_steps, progress),
+    )[0]
 
 
+@jax.ensure_compile_time_eval()  # within `jit`, which would stage what its body closes over
 @with_one_blas_thread
-def _improve(
+def improve_within(
+    time_limit: float | None,
     problem: Problem,
     network: QuantizedNetwork,
     max_neurons: int,
     key: PRNGKeyArray,
     solution: Solution | None,
-    num_starts: int,
-    num_steps: int,
-    time_limit: float | None,
-    progress: bool | None,
-) -> QuantizedNetwork:
+    num_starts: int = _NUM_STARTS,
+    num_steps: int = _NUM_STEPS,
+    progress: bool | None = None,
+) -> tuple[QuantizedNetwork, bool]:
+    """Return what `improve` returns, and whether the time was over before it was done."""
     check_fits(problem, network)
     for name, value in (
         ("max_neurons", max_neurons),
@@ -124,9 +124,12 @@ def _improve(
     start = _largest(problem, network, given)
     (n, d), rng, watch = problem.X.shape, generator(key), Stopwatch()
     limit = np.inf if time_limit is None else float(time_limit)
+    interrupted = False
 
     def is_late() -> bool:
-        return watch.seconds > limit
+        nonlocal interrupted
+        interrupted = interrupted or watch.seconds > limit
+        return interrupted
 
     with progress_bar(3, progress, "stage") as advance:
         report = functools.partial(advance, 0)
@@ -154,7 +157,7 @@ def _improve(
             if objective < lowest or np.isnan(lowest):
                 best, lowest = candidate, objective
         advance(1, f"objective {lowest:.6g}")
-    return best.prune()
+    return best.prune(), interrupted
 
 
 def prepare_improve(problem: Problem, max_neurons: int) -> None:

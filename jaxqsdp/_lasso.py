@@ -11,7 +11,7 @@ from ._exact import power_of_two
 from ._solver.acceleration import norm
 from ._solver.least_squares import LeastSquares, factorize
 from ._solver.splitting import AbstractSplit, Point, Splitting
-from ._types import Scalar, epsilon, tiny
+from ._types import Scalar, epsilon, highest_precision, tiny
 
 _MAX_STEPS = 5_000
 
@@ -75,6 +75,7 @@ class _LassoSplit(AbstractSplit[Array]):
         return gap / jnp.maximum(value, tiny(y.dtype)), point.z
 
 
+@highest_precision
 def lasso(
     features: Float[Array, "n m"],
     y: Float[Array, "n c"],

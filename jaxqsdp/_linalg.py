@@ -130,6 +130,7 @@ def norm_above(matrix: Array) -> Scalar:
     return xp.sqrt(sum_of_squares) * rounding * size + tiny(matrix.dtype)
 
 
+@highest_precision
 def definite_shift(matrix: Float[Array, "d d"], least: float) -> Scalar:
     """Estimate the smallest s ≥ `least` for which a symmetric matrix + s·1 is definite.
 

@@ -64,6 +64,8 @@ class ExactResult(eqx.Module):
         return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds\n)"
 
 
+@jax.ensure_compile_time_eval()  # within `jit`, which would stage what its body closes over
+@with_one_blas_thread
 def solve_exactly(
     problem: Problem,
     *,
@@ -96,20 +98,6 @@ def solve_exactly(
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    # Evaluated now even inside `jit`, which would stage what its body closes over.
-    with jax.ensure_compile_time_eval():
-        return _solve_exactly(problem, tol, solution, max_rounds, time_limit, progress)
-
-
-@with_one_blas_thread
-def _solve_exactly(
-    problem: Problem,
-    tol: float,
-    solution: Solution | None,
-    max_rounds: int,
-    time_limit: float | None,
-    progress: bool | None,
-) -> ExactResult:
     check_single(problem)
     if not is_concrete(problem, solution):
         raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")

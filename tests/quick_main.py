@@ -11,7 +11,7 @@ import jaxqsdp as qs
 from jaxqsdp._demo import train
 
 
-def quick(data, *, beta, most_neurons, seed):
+def quick(data, *, beta, most_neurons, **_):
     """One neuron that nobody trained, and numbers that nobody proved."""
     signs, alpha = np.ones((1, data.train_X.shape[1])), np.ones((1, *data.train_y.shape[1:]))
     network = qs.QuantizedNetwork.from_weights(signs, signs, alpha)

@@ -403,6 +403,7 @@ def test_outside_jit_a_failed_solve_has_zero_derivatives():
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 def test_outside_jit_in_any_context():
     """64-bit mode by a context manager, a device that is not the default one, and without jit."""
     X, y, beta, weight = numbers_of(SOUND["sound 0"])

@@ -165,6 +165,18 @@ def test_several_outputs():
     assert 0 < result.certificate.gap < 0.5
 
 
+def test_says_that_the_time_was_over():
+    X, y, _ = data(np.float64)
+    arguments = {"beta": 0.5, "num_neurons": NUM_NEURONS, "key": KEY}
+    hurried = qs.fit(X, y, **arguments, time_limit=1e-9)
+    assert hurried.interrupted is True
+    assert "stopped by `time_limit`" in repr(hurried)
+    assert 0 <= hurried.certificate.gap < np.inf
+    patient = qs.fit(X, y, **arguments, time_limit=1e3)
+    assert patient.interrupted is False
+    assert "time_limit" not in repr(patient)
+
+
 def test_repr():
     result = fitted(np.float64)
     lines = repr(result).splitlines()

@@ -81,9 +81,10 @@ def test_is_solve_and_a_quadratic_form(dtype):
     # Without a query, those for X, zero weights included.
     same, fitted = layer(X, y, sample_weight=weight)
     _, again = layer(X, y, X, weight)
-    # Up to rounding: what is solved often has a program of its own.
-    np.testing.assert_allclose(same.value, solution.value, rtol=tolerance)
-    np.testing.assert_allclose(same.dual, solution.dual, atol=tolerance * np.abs(y).max())
+    # Up to rounding: what is solved often has a program of its own, and on a GPU other kernels.
+    close = max(tolerance, 1e-10)
+    np.testing.assert_allclose(same.value, solution.value, rtol=close)
+    np.testing.assert_allclose(same.dual, solution.dual, atol=close * np.abs(y).max())
     assert fitted.shape == y.shape
     np.testing.assert_allclose(fitted, again, atol=tolerance * np.abs(again).max())
     # Predictions have the dtype of the data, whatever the query's.

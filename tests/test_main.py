@@ -102,6 +102,21 @@ def test_beta_and_seed_change_the_result(capsys, tmp_path):
     )
 
 
+def test_what_is_chosen_can_be_given(capsys, tmp_path):
+    path = write_csv(tmp_path / "own.csv", *table())
+    arguments = (path, "--neurons", 8, "--output", tmp_path)
+    report = tmp_path / "report.json"
+    chosen = run(capsys, *arguments, "--json", report)[1]
+    facts = json.loads(report.read_text())
+    options = "--beta", facts["beta"], "--constant", facts["constant"]
+    given = run(capsys, *arguments, *options)[1]
+    for line in ("objective of the network", "certified gap", "accuracy, this network"):
+        (one,) = re.findall(f"(?m)^  {line}.*", chosen)
+        assert one in given
+    own = run(capsys, *arguments, "--constant", 2.5)[1]
+    assert re.search(r"constant feature 2\.5  \(5-fold cross-validation", own)
+
+
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
@@ -165,7 +180,9 @@ def test_file_suffices_for_new_rows(capsys, tmp_path):
     np.testing.assert_allclose(np.mean(predictions - target), 0, atol=2)
 
 
-@pytest.mark.parametrize("arguments", [("--beta", "0"), ("--neurons", "-3"), ("--neurons", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("--beta", "0"), ("--constant", "0"), ("--neurons", "-3"), ("--neurons", "x")]
+)
 def test_bad_options_are_refused(capsys, arguments):
     with pytest.raises(SystemExit) as exit:
         main(list(arguments))
@@ -176,5 +193,5 @@ def test_bad_options_are_refused(capsys, arguments):
 def test_help_from_the_shell():
     command = [sys.executable, "-m", "jaxqsdp", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for option in ("--target", "--drop", "--beta", "--neurons", "--seed", "--output", "--json"):
+    for option in ("--target", "--drop", "--beta", "--constant", "--neurons", "--seed", "--output"):
         assert option in shown

@@ -88,7 +88,7 @@ def test_bits_are_those_of_both_layers(capsys, monkeypatch, tmp_path, classes):
     assert code == 0
     weights, alphas = 2 * 3, 1 if classes == 2 else classes
     total = weights + 64 * alphas
-    assert f"{total}: first layer {weights}, α {64 * alphas}" in out
+    assert f"{total}: first layer {weights}, α in float64 {64 * alphas}" in out
     assert f"float32: {32 * (weights + alphas)})" in out
 
 
@@ -354,20 +354,25 @@ def test_the_bar_moves_evenly_at_the_pace_of_the_machine():
 )
 def test_no_number_stands_where_no_network_is(neurons, rounded, objectives, bound):
     drawn = picture.figure(
-        title="own", neurons=neurons, rounded=rounded, objectives=objectives, lower_bound=bound
+        title="own",
+        neurons=neurons,
+        rounded=rounded,
+        objectives=objectives,
+        lower_bound=bound,
+        gap="1.23 %",
     )
     drawn.canvas.draw()
     axes = drawn.axes[0]
-    value, proven = axes.texts
-    assert (value.get_text(), proven.get_text()) == (f"{objectives[-1]:.4g}", f"{bound:.4g}")
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == [f"{objectives[-1]:.4g}", f"{bound:.4g}, gap 1.23 %"]
     line = axes.transData.transform((neurons[-1], bound))[1]
-    box, other = value.get_window_extent(), proven.get_window_extent()
-    assert box.y0 >= line - 0.5
-    assert not box.overlaps(other)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert boxes[0].y0 >= line - 0.5
+    assert not boxes[0].overlaps(boxes[1])
     frame = axes.get_window_extent()
-    for text in (box, other):
-        assert text.y0 >= frame.y0 - 1
-        assert text.x1 <= drawn.bbox.x1
+    for box in boxes:
+        assert box.y0 >= frame.y0 - 1
+        assert box.x1 <= drawn.bbox.x1
 
 
 def test_messages_stay_on_their_line():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import threading
 import time
 
@@ -114,6 +115,22 @@ def test_separators_are_found_and_named(tmp_path, delimiter, name, word):
     read_table = read(tmp_path, text, name)
     assert read_table.features.shape == (40, 3)
     assert read_table.notes == ({} if word is None else {"read": f"separated by {word}"})
+
+
+def test_decimal_commas_are_read_and_said(tmp_path):
+    lines = [line.replace(",", ";").replace(".", ",") for line in rows_of()]
+    found = read(tmp_path, csv_text(lines, "a;b;c;y"))
+    expected = read(tmp_path, csv_text(rows_of()))
+    np.testing.assert_array_equal(found.features.to_numpy(), expected.features.to_numpy())
+    np.testing.assert_array_equal(found.target, expected.target)
+    assert re.fullmatch(r"with a comma, as in '-?[0-9]+,[0-9]+'", found.notes["decimals"])
+
+
+@pytest.mark.parametrize("text", ["1,5.0", "1,2,3", "12,5 kg"])
+def test_what_need_not_be_a_decimal_comma_is_none(tmp_path, text):
+    found = read(tmp_path, "a;b;y\n" + "".join(f"{k};{text};{k % 2}\n" for k in range(30)))
+    assert set(found.features["b"]) == {text}
+    assert "decimals" not in found.notes
 
 
 def test_a_separator_in_a_name_does_not_mislead(tmp_path):
@@ -245,8 +262,8 @@ def semicolons(header="a;b;c;y"):
         ("a,y\n" + ",1\n,0\n" * 20, "no column is left"),
         ("a,b,y\n" + "".join(f"{k},i{k},{k % 2}\n" for k in range(30)), "30 different texts"),
         (
-            "a;b;y\n" + "".join(f"{k};{k % 4},5;{k % 2}\n" for k in range(30)),
-            "write decimals with a point",
+            "a;b;y\n" + "".join(f"{k};{k % 4 + 1},500;{k % 2}\n" for k in range(30)),
+            "write decimals with a point",  # or are these thousands?
         ),
         ("a,b\0,y\n" + "1,2,3\n" * 20, "line 1 holds a NUL"),
         (b"a,b,y\n" + b"1,2,3\n" * 4 + b"caf\xe9,2,3\n" * 20, "line 6 is not text in UTF-8"),

@@ -92,6 +92,7 @@ def test_transforms_agree_with_a_loop(name, dtype, loops):
         check(X, y, beta, lane(batch, index), 1e-6 if dtype == np.float64 else 1e-3)
 
 
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 def test_batches_are_shared_out_over_devices():
     stacked = arguments(np.float32)
     mesh = jax.make_mesh((2,), ("lanes",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 _BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)*")
 
 
@@ -66,7 +68,10 @@ def read_delimited(source: Source, target: str | None) -> Raw:
         name = wanted if column is None else column
         return f"line {records.line(int(index[row]), positions.get(name, 0))}"
 
+    frame, example = _with_decimal_points(frame)
     notes = {} if delimiter == "," else {"read": f"separated by {_DELIMITERS[delimiter]}"}
+    if example:
+        notes["decimals"] = f"with a comma, as in {quoted(example)}"
     if left_out:
         notes["columns without a name"] = left_out
     features = frame.drop(columns=wanted).reset_index(drop=True)
@@ -154,6 +159,21 @@ def _named(file: str, frame: pd.DataFrame, header: list[str]) -> tuple[pd.DataFr
             "fields are separated by commas, tabs, semicolons or bars"
         )
     return frame[kept].set_axis([names[k] for k in kept], axis=1), listed(left_out)
+
+
+def _with_decimal_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Write decimals with a point where a table has commas, and return one that had.
+
+    Where all may as well be thousands, such as 1,234, they are left as they are.
+    """
+    examples, replaced = [], {}
+    for name in frame.columns:
+        texts = [text for text in frame[name] if not is_missing(text)]
+        found = [text for text in texts if DECIMAL_COMMA.fullmatch(text)]
+        if found and all("." not in text and is_number(text.replace(",", ".")) for text in texts):
+            replaced[name] = frame[name].str.replace(",", ".", regex=False)
+            examples += [text for text in found if not _THOUSANDS.fullmatch(text)]
+    return (frame.assign(**replaced), examples[0]) if examples else (frame, "")
 
 
 def _counts_rows(texts: list[str]) -> bool:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SCREEN = "backend"
 _WIDTH_OF_TITLE = 66
+_BELOW = 0.4  # of what is above the bound
 _ROOM = 0.1  # of the height of the axes, for a number
 
 
@@ -18,8 +20,11 @@ def draw(path: Path, **what: Any) -> None:
     """Write the picture as PNG; the arguments are those of `figure`."""
     import matplotlib
 
-    # The user's own settings, such as LaTeX for all text, are for the user's own plots.
-    with matplotlib.rc_context(matplotlib.rcParamsDefault), warnings.catch_warnings():
+    # The user's own settings, such as LaTeX for all text, are for the user's own plots. Nothing is
+    # shown on a screen, and asking for its backend would load what does that.
+    defaults = matplotlib.rcParamsDefault
+    settings = {name: defaults[name] for name in defaults if name != _SCREEN}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of letters that the font lacks
         figure(**what).savefig(path, format="png", dpi=150)
 
@@ -31,8 +36,9 @@ def figure(
     rounded: list[float],
     objectives: list[float],
     lower_bound: float,
+    gap: str,
 ) -> Figure:
-    """Plot the lower bound and the objectives of networks, rounded and improved."""
+    """Plot the lower bound, the objectives of networks, rounded and improved, and the last gap."""
     from matplotlib.figure import Figure
 
     picture = Figure(figsize=(7, 4.2), layout="constrained")
@@ -40,9 +46,9 @@ def figure(
     axes.plot(neurons, rounded, "o--", color="C1", label="rounded and refitted")
     axes.plot(neurons, objectives, "o-", color="C0", label="improved")
     axes.axhline(lower_bound, color="C3", label="proven lower bound: no network is below")
-    # From zero, but not if all curves would fall on one line.
+    # Room below for two numbers; not from zero, where all curves would fall on one line.
     highest = max(rounded + objectives)
-    bottom = max(0.0, lower_bound - 2 * (highest - lower_bound))
+    bottom = max(0.0, lower_bound - _BELOW * (highest - lower_bound))
     if bottom < lower_bound:
         axes.axhspan(bottom, lower_bound, color="C3", alpha=0.08, linewidth=0)
     # What is reached stands above its point's height, so not where no network is; what is proven
@@ -57,7 +63,7 @@ def figure(
     )
     room = lower_bound - bottom > _ROOM * (highest - bottom)
     axes.annotate(
-        f"{lower_bound:.4g}",
+        f"{lower_bound:.4g}, gap {gap}",
         (0.01, lower_bound),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",

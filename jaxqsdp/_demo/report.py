@@ -16,6 +16,10 @@ from .table import Table
 from .train import Trained
 
 _FLOAT32_BITS = 32
+_BOUNDS = {
+    "relaxation": "relaxation bound",
+    "combinatorial": "combinatorial bound, which may exceed the relaxation's value",
+}
 
 
 def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
         "bits": {
             "first_layer": weights,
             "alpha": alpha,
+            "alpha_dtype": str(network.alpha.dtype),
             "total": weights + alpha,
             "total_in_float32": _FLOAT32_BITS * (weights + network.alpha.size),
         },
@@ -110,7 +115,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ("relaxation value", f"{facts['relaxation_value']:.7g}"),
         (
             "proven lower bound",
-            f"{facts['lower_bound']:.7g}  ({facts['lower_bound_kind']} bound)",
+            f"{facts['lower_bound']:.7g}  ({_BOUNDS[facts['lower_bound_kind']]})",
         ),
         (
             "objective of the network",
@@ -123,8 +128,8 @@ def as_text(facts: dict[str, Any]) -> str:
         ("neurons kept", f"{facts['neurons']} of {facts['most_neurons']}"),
         (
             "bits",
-            f"{bits['total']:,}: first layer {bits['first_layer']:,}, α {bits['alpha']:,}  "
-            f"(all in float32: {bits['total_in_float32']:,})",
+            f"{bits['total']:,}: first layer {bits['first_layer']:,}, "
+            f"α in {bits['alpha_dtype']} {bits['alpha']:,}  (all in float32: {bits['total_in_float32']:,})",
         ),
         (
             "seconds",

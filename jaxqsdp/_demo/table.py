@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import read_arrays
-from .delimited import read_delimited
+from .delimited import DECIMAL_COMMA, read_delimited
 from .errors import DataError, quoted
 from .numerals import LARGEST, SMALLEST, is_missing, is_number, numbers
 from .raw import Raw
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 MOST_CATEGORIES = 20  # of a column of texts; rarer ones are taken together
 _FEWEST_ROWS = 10
-_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _texts(raw: Raw, name: str, texts: list[str]) -> NDArray:
             f"{column} holds {first}, which is not a number as most others are; correct or empty "
             "that cell, or leave the column out with --drop"
         )
-    if all(_DECIMAL_COMMA.fullmatch(texts[k]) for k in stray):
+    if all(DECIMAL_COMMA.fullmatch(texts[k]) for k in stray):
         raise DataError(f"{column} holds {first}; write decimals with a point")
     distinct = len(set(texts) - {""})
     if distinct > MOST_CATEGORIES and 2 * distinct > filled:

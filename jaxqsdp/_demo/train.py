@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 import time
 from dataclasses import dataclass
 
@@ -25,6 +27,7 @@ _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
 _CERTIFICATE = "certifying"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
 _SECONDS_OF_TRAINING = 2.0
+_DRAWING = "matplotlib.backends.backend_agg"
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ class Trained:
     seconds: dict[str, float]
 
 
-def train(data: Split, *, beta: float | None, most_neurons: int, seed: int) -> Trained:
-    """Choose the penalty unless it is given, solve the relaxation, train three sizes, certify."""
+def train(
+    data: Split, *, beta: float | None, constant: float | None, most_neurons: int, seed: int
+) -> Trained:
+    """Choose penalty and constant unless given, solve the relaxation, train three sizes, certify."""
     sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
     names = {size: _training(size) for size in sizes}
     stages = Stages(_SECONDS | dict.fromkeys(names.values(), _SECONDS_OF_TRAINING))
@@ -60,10 +65,12 @@ def train(data: Split, *, beta: float | None, most_neurons: int, seed: int) -> T
     n, d = data.train_X.shape
     clock = _Clock()
 
+    # Drawing needs half a second of imports, for which there is time while others work.
+    threading.Thread(target=importlib.import_module, args=(_DRAWING,), daemon=True).start()
     for size in sizes:  # side by side with what follows, for which their programs are ready then
         prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0), size)
     with stages.stage(_CHOICE):
-        data, beta, choice = _choice(data, beta, key)
+        data, beta, choice = _choice(data, beta, constant, key)
         clock.lap("choice")
     problem = qs.Problem(data.train_X, data.train_y, beta)
     with stages.stage(_SOLUTION, f" the relaxation, {n} samples × {d} features"):
@@ -120,19 +127,24 @@ class _Clock:
         self.seconds[name], self._last = now - self._last, now
 
 
-def _choice(data: Split, given: float | None, key: jax.Array) -> tuple[Split, float, str]:
+def _choice(
+    data: Split, beta: float | None, constant: float | None, key: jax.Array
+) -> tuple[Split, float, str]:
     """Return the data with a constant, β, and how they were chosen."""
-    if given is not None:
-        return data, given, "given"
+    if constant is not None:
+        data = data.with_constant(constant)
+    if beta is not None:
+        return data, beta, "given"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
     folds = min(_FOLDS, n)
     work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
-    constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
-    if len(constants) * work > _MOST_WORK:
-        constants = [float(data.units["constant"])]
+    rule = float(data.units["constant"])
+    constants = [factor * rule for factor in _CONSTANTS]
+    if constant is not None or len(constants) * work > _MOST_WORK:
+        constants = [rule]
     if outputs > 1 and work > _MOST_WORK:
-        rule = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
-        return data, rule, "0.02 · n · d · rms(y)"
+        beta = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
+        return data, beta, "0.02 · n · d · rms(y)"
     result = qs.cross_validate(
         data.train_X[:, :-1],
         data.train_y,
@@ -144,5 +156,8 @@ def _choice(data: Split, given: float | None, key: jax.Array) -> tuple[Split, fl
         constant=constants,
     )
     result = jax.device_get(result)  # its choices would compile
-    chosen = data.with_constant(float(result.best_constant))
-    return chosen, float(result.best_beta), f"{folds}-fold cross-validation"
+    beta, constant = float(result.best_beta), float(result.best_constant)
+    how = f"{folds}-fold cross-validation"
+    if beta <= np.min(result.betas):
+        how += "; the smallest β tried, a smaller one may be better"
+    return data.with_constant(constant), beta, how
