@@ -28,7 +28,7 @@ from ._solver.base import Report
 from ._solver.splitting import select
 
 _SLICE = 0.05  # seconds at least, or half of that, between two looks at the clock
-_MUCH_WORK = 1e10  # cubes of unknowns: a few seconds, in which the program for many compiles
+_MUCH_WORK = 3e9  # cubes of unknowns: what the program for many saves is what it takes to compile
 
 
 def solver_for(shape: tuple[int, ...], dtype: Any, solver: AbstractSolver | None) -> AbstractSolver:

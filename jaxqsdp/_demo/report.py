@@ -129,7 +129,8 @@ def as_text(facts: dict[str, Any]) -> str:
         (
             "bits",
             f"{bits['total']:,}: first layer {bits['first_layer']:,}, "
-            f"α in {bits['alpha_dtype']} {bits['alpha']:,}  (all in float32: {bits['total_in_float32']:,})",
+            f"α in {bits['alpha_dtype']} {bits['alpha']:,}  "
+            f"(all in float32: {bits['total_in_float32']:,})",
         ),
         (
             "seconds",

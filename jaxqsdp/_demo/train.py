@@ -57,7 +57,7 @@ class Trained:
 def train(
     data: Split, *, beta: float | None, constant: float | None, most_neurons: int, seed: int
 ) -> Trained:
-    """Choose penalty and constant unless given, solve the relaxation, train three sizes, certify."""
+    """Choose penalty and constant unless given, solve, train networks of three sizes, certify."""
     sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
     names = {size: _training(size) for size in sizes}
     stages = Stages(_SECONDS | dict.fromkeys(names.values(), _SECONDS_OF_TRAINING))
