@@ -26,37 +26,33 @@ Derivatives: `solve` has them, see `Implicit`, `RelaxationLayer`, `adjoint_repor
 
 from importlib.metadata import version as _version
 
-from ._adjoint import AbstractAdjoint as AbstractAdjoint
-from ._adjoint import Implicit as Implicit
-from ._adjoint_report import AdjointReport as AdjointReport
-from ._adjoint_report import AdjointStatus as AdjointStatus
-from ._adjoint_report import adjoint_report as adjoint_report
-from ._batch import solve_batch as solve_batch
-from ._beta_max import beta_max as beta_max
-from ._cache import enable_cache as enable_cache
-from ._certificate import Certificate as Certificate
-from ._certificate import certify as certify
-from ._cross_validation import CrossValidation as CrossValidation
-from ._cross_validation import cross_validate as cross_validate
-from ._features import with_constant as with_constant
+from ._adjoint.implicit import AbstractAdjoint as AbstractAdjoint
+from ._adjoint.implicit import Implicit as Implicit
+from ._adjoint.report import AdjointReport as AdjointReport
+from ._adjoint.report import AdjointStatus as AdjointStatus
+from ._adjoint.report import adjoint_report as adjoint_report
+from ._adjoint.unrolled import Unrolled as Unrolled
+from ._batch.solve_batch import solve_batch as solve_batch
+from ._certify import Certificate as Certificate
+from ._certify import certify as certify
+from ._check_gradient import GradientCheck as GradientCheck
+from ._check_gradient import check_gradient as check_gradient
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
-from ._gradient_check import GradientCheck as GradientCheck
-from ._gradient_check import check_gradient as check_gradient
+from ._host.cache import enable_cache as enable_cache
 from ._improve import improve as improve
 from ._layer import FittedRelaxation as FittedRelaxation
 from ._layer import RelaxationLayer as RelaxationLayer
-from ._loss import SquaredLoss as SquaredLoss
-from ._network import QuantizedNetwork as QuantizedNetwork
-from ._path import Path as Path
-from ._path import path as path
-from ._problem import Problem as Problem
+from ._loss.squared import SquaredLoss as SquaredLoss
+from ._network.network import QuantizedNetwork as QuantizedNetwork
+from ._problem.features import with_constant as with_constant
+from ._problem.problem import Problem as Problem
+from ._relaxation.solution import Solution as Solution
+from ._relaxation.solution import Stats as Stats
+from ._relaxation.solution import Status as Status
 from ._round import KRIVINE_CONSTANT as KRIVINE_CONSTANT
 from ._round import refit as refit
 from ._round import round as round
-from ._solution import Solution as Solution
-from ._solution import Stats as Stats
-from ._solution import Status as Status
 from ._solve import SolveError as SolveError
 from ._solve import solve as solve
 from ._solve_exactly import ExactResult as ExactResult
@@ -64,7 +60,11 @@ from ._solve_exactly import solve_exactly as solve_exactly
 from ._solver import ADMM as ADMM
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import InteriorPoint as InteriorPoint
-from ._unrolled import Unrolled as Unrolled
+from ._tuning.beta_max import beta_max as beta_max
+from ._tuning.cross_validation import CrossValidation as CrossValidation
+from ._tuning.cross_validation import cross_validate as cross_validate
+from ._tuning.path import Path as Path
+from ._tuning.path import path as path
 
 __version__ = _version("jaxqsdp")
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ._blas import one_blas_thread
-from ._cache import enable_cache
-from ._demo import console
-from ._demo.errors import DataError
+from ._cli import console
+from ._cli.errors import DataError
+from ._host.blas import one_blas_thread
+from ._host.cache import enable_cache
 
 if TYPE_CHECKING:
-    from ._demo.train import Trained
+    from ._cli.train import Trained
 
 _NETWORK, _PICTURE = "jaxqsdp-network.npz", "jaxqsdp-certificate.png"
 
@@ -141,7 +141,7 @@ def _main(options: argparse.Namespace) -> int:
         from tqdm import tqdm  # noqa: F401
     except ImportError as error:
         return console.complain(f"{error.name} is missing; pip install 'jaxqsdp[demo]'")
-    from ._demo import prepare, report, table, train
+    from ._cli import prepare, report, table, train
 
     try:
         if options.file is None:
@@ -197,7 +197,7 @@ def _check_places(options: argparse.Namespace) -> None:
 
 def _write(options: argparse.Namespace, facts: dict[str, Any], trained: Trained) -> int:
     """Write network, picture and report, each even if another cannot be written."""
-    from ._demo import picture, report
+    from ._cli import picture, report
 
     code = 0
 

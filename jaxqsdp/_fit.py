@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
 
 from . import _improve
-from ._adjoint import Implicit
-from ._certificate import Certificate, certify
-from ._loss import SquaredLoss
-from ._network import QuantizedNetwork
-from ._problem import Problem
-from ._programs import Stopwatch
+from ._adjoint.implicit import Implicit
+from ._base.types import check_count, check_positive, is_concrete
+from ._certify import Certificate, certify
+from ._host.programs import Stopwatch
+from ._loss.squared import SquaredLoss
+from ._network.network import QuantizedNetwork
+from ._problem.problem import Problem
+from ._relaxation.solution import Solution, Status, has_status
 from ._round import round
-from ._solution import Solution, Status, has_status
+from ._run.on_host import prepare_solve_once, solve_once
 from ._solve import check_arguments, raise_if_failed, solve
-from ._solve_on_host import prepare_solve_once, solve_once
 from ._solver import AbstractSolver
-from ._types import check_count, check_positive, is_concrete
 
 _LEAST_SECONDS = 1e-6  # left to improve in when the time is over
 

@@ -17,22 +17,22 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from numpy.typing import NDArray
 
-from ._blas import with_one_blas_thread
-from ._core import Core
-from ._descents import descend_from_many, prepare_descents
-from ._generated import generate_and_prune
-from ._kicks import prepare_search, search, searched_networks
-from ._lift import lifted_size
-from ._network import QuantizedNetwork, pack
-from ._padding import coarse_rung, padded_shape
-from ._problem import Problem, check_fits, check_numbers
-from ._programs import Stopwatch
-from ._progress import progress_bar
-from ._random import generator
+from ._base.lift import lifted_size
+from ._base.types import check_count, check_key, check_positive, is_concrete
+from ._host.blas import with_one_blas_thread
+from ._host.programs import Stopwatch
+from ._host.progress import progress_bar
+from ._host.random import generator
+from ._network.network import QuantizedNetwork, pack
+from ._problem.core import Core
+from ._problem.problem import Problem, check_fits, check_numbers
+from ._relaxation.solution import Solution, check_solution
 from ._round import refit
-from ._solution import Solution, check_solution
-from ._solve_on_host import solve_once
-from ._types import check_count, check_key, check_positive, is_concrete
+from ._run.on_host import solve_once
+from ._run.padding import coarse_rung, padded_shape
+from ._search.descents import descend_from_many, prepare_descents
+from ._search.generated import generate_and_prune
+from ._search.kicks import prepare_search, search, searched_networks
 
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _FEW_NEURONS = 8  # below which column generation is left out; it is for many of them

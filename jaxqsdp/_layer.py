@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ._adjoint import AbstractAdjoint, Implicit
-from ._network import QuantizedNetwork
-from ._problem import Problem
+from ._adjoint.implicit import AbstractAdjoint, Implicit
+from ._base.types import as_float_array, cast, highest_precision, is_concrete
+from ._network.network import QuantizedNetwork
+from ._problem.problem import Problem
+from ._relaxation.solution import Solution
 from ._round import round
-from ._solution import Solution
 from ._solve import solve
 from ._solver import AbstractSolver
-from ._types import as_float_array, cast, highest_precision, is_concrete
 
 
 class FittedRelaxation(eqx.Module):

@@ -13,17 +13,17 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
-from ._core import Core
-from ._lasso import lasso
-from ._linalg import square_root
-from ._mesh import on_any_mesh
-from ._network import QuantizedNetwork, pack
-from ._problem import Problem, check_fits, check_single
-from ._programs import on_host
-from ._random import normal_numbers
-from ._restricted import best_weights
-from ._solution import Solution, check_solution
-from ._types import Scalar, check_count, check_key, highest_precision, namespace, over_leading
+from ._base.cone import square_root
+from ._base.mesh import on_any_mesh
+from ._base.types import Scalar, check_count, check_key, highest_precision, namespace, over_leading
+from ._host.programs import on_host
+from ._host.random import normal_numbers
+from ._network.network import QuantizedNetwork, pack
+from ._problem.core import Core
+from ._problem.problem import Problem, check_fits, check_single
+from ._relaxation.solution import Solution, check_solution
+from ._search.restricted import best_weights
+from ._solver.lasso import lasso
 
 _GAMMA = math.asinh(1.0)  # ln(1 + √2)
 

@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ._adjoint import AbstractAdjoint, Implicit
-from ._mesh import on_any_mesh
-from ._problem import Problem, check_single
-from ._programs import on_host
-from ._running import begin, complete, finish
-from ._solution import Solution, Status, check_solution, has_status, status_text
-from ._solve_on_host import solve_often, solve_within, solver_for
+from ._adjoint.implicit import AbstractAdjoint, Implicit
+from ._base.mesh import on_any_mesh
+from ._base.types import check_count, check_positive, is_concrete
+from ._host.programs import on_host
+from ._problem.problem import Problem, check_single
+from ._relaxation.solution import Solution, Status, check_solution, has_status, status_text
+from ._run.on_host import solve_often, solve_within, solver_for
+from ._run.running import begin, complete, finish
 from ._solver import AbstractSolver
-from ._types import check_count, check_positive, is_concrete
 
 
 class SolveError(RuntimeError):

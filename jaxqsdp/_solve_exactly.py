@@ -15,20 +15,20 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
-from ._blas import with_one_blas_thread
-from ._certificate import Certificate, certify
-from ._columns import Round, Task, generate
-from ._network import QuantizedNetwork
-from ._plot import plot_history
-from ._pricing import MOST_FEATURES, enumerate_signs
-from ._problem import Problem, check_numbers, check_single
-from ._progress import progress_bar
-from ._restricted import basic_weights, solve_restricted
+from ._base.plot import plot_history
+from ._base.text import shape_of
+from ._base.types import check_count, check_positive, is_concrete
+from ._certify import Certificate, certify
+from ._host.blas import with_one_blas_thread
+from ._host.progress import progress_bar
+from ._network.network import QuantizedNetwork
+from ._problem.problem import Problem, check_numbers, check_single
+from ._relaxation.solution import Solution, check_solution
 from ._round import round
-from ._solution import Solution, check_solution
-from ._solve_on_host import solve_once
-from ._text import shape_of
-from ._types import check_count, check_positive, is_concrete
+from ._run.on_host import solve_once
+from ._search.columns import Round, Task, generate
+from ._search.pricing import MOST_FEATURES, enumerate_signs
+from ._search.restricted import basic_weights, solve_restricted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

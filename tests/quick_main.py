@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 import jaxqsdp as qs
-from jaxqsdp._demo import train
+from jaxqsdp._cli import train
 
 
 def quick(data, *, beta, most_neurons, **_):

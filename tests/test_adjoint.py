@@ -12,7 +12,7 @@ from helpers import lane, stack
 from problems import SMALL, degenerate, planted
 
 import jaxqsdp as qs
-from jaxqsdp._linalg import positive_part
+from jaxqsdp._base.cone import positive_part
 
 TIGHT = qs.InteriorPoint(tol=1e-12, tol_residual=1e-12)
 UNIQUE = ("quadratic_form", "scale", "dual", "predictions", "value")

@@ -10,10 +10,10 @@ import warnings
 import numpy as np
 import pytest
 from helpers import problem_of, stack
+from jaxqsdp._batch.solve_batch.checkpoint import Checkpoint
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._checkpoint import Checkpoint
 
 LEAVES = [np.arange(6.0).reshape(3, 2), np.arange(3, dtype=np.int32)]
 PLACES = np.array([4, 0, 2])
@@ -169,7 +169,7 @@ FULL = """
 import resource, signal, warnings
 from pathlib import Path
 import numpy as np
-from jaxqsdp._checkpoint import Checkpoint
+from jaxqsdp._batch.checkpoint import Checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit is an error instead
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 store = Checkpoint({folder!r}, "key")

@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._cross_validation import _assign, _select
-from jaxqsdp._scoring import prepared, scores_of_points
+from jaxqsdp._tuning.cross_validation import _assign, _select
+from jaxqsdp._tuning.scoring import prepared, scores_of_points
 
 mpl.use("Agg")
 

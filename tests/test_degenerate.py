@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxqsdp as qs
-from jaxqsdp._columns import Task
-from jaxqsdp._restricted import basic_weights, solve_restricted
+from jaxqsdp._search.columns import Task
+from jaxqsdp._search.restricted import basic_weights, solve_restricted
 
 N, D = 21, 4
 RNG = np.random.default_rng(0)

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from referee import integers
-
-from jaxqsdp._exact import (
+from jaxqsdp._exact.sums.sums import (
     _BLOCK,
     inner,
     is_subnormal,
@@ -22,6 +20,7 @@ from jaxqsdp._exact import (
     scale_rows,
     to_digits,
 )
+from referee import integers
 
 LEFT, RIGHT = 3, 2
 ROWS = [1, 30, 1025, 2500]  # one exact product sums 1024 rows

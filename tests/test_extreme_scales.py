@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from jaxqsdp._bound.relaxation.combinatorial import combinatorial_bound
+from jaxqsdp._bound.relaxation.objective import in_float64, objective_above
+from jaxqsdp._bound.relaxation.relaxation import bound_on_host, scaled_dual_bound
+from jaxqsdp._exact.sums.sums import rescaled, root
 from test_certificate import exact_objective
 
 import jaxqsdp as qs
-from jaxqsdp._bound import bound_on_host, scaled_dual_bound
-from jaxqsdp._combinatorial import combinatorial_bound
-from jaxqsdp._exact import rescaled, root
-from jaxqsdp._objective import in_float64, objective_above
 
 N, D = 4, 2
 bound_of = jax.jit(scaled_dual_bound)
@@ -268,7 +268,7 @@ import numpy as np
 sys.path.insert(0, {tests!r})
 import jaxqsdp as qs
 import test_extreme_scales as cases
-from jaxqsdp._types import widened
+from jaxqsdp._base.types import widened
 
 # stmxcsr [rdi]; ret and ldmxcsr [rdi]; ret
 code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

@@ -10,7 +10,7 @@ from problems import SMALL, planted
 from referee import brute_force
 
 import jaxqsdp as qs
-from jaxqsdp._programs import clear_programs
+from jaxqsdp._host.programs import clear_programs
 
 KEY = jax.random.key(7)
 NUM_NEURONS = 30

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxqsdp.__main__ import main
-from jaxqsdp._demo.console import one_line
-from jaxqsdp._demo.errors import DataError
-from jaxqsdp._demo.prepare import split
-from jaxqsdp._demo.table import read
+from jaxqsdp._cli.console import one_line
+from jaxqsdp._cli.errors import DataError
+from jaxqsdp._cli.prepare import split
+from jaxqsdp._cli.table import read
 
 CELLS = [
     *("", " ", "nan", "NA", "None", "?", "inf", "-inf", "1e308", "-1.7976931348623157e308"),

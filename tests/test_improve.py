@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import problem_of
+from jaxqsdp._problem.problem.core import Core
 from problems import SMALL, Data, degenerate, planted
 
 import jaxqsdp as qs
 import jaxqsdp._improve as module
-from jaxqsdp import _kicks
-from jaxqsdp import _programs as programs
-from jaxqsdp._core import Core
-from jaxqsdp._generated import generate_and_prune
-from jaxqsdp._latent import descend, loss_of
-from jaxqsdp._local_search import coordinate_descent, local_search
-from jaxqsdp._padding import pad
+from jaxqsdp._host import programs as programs
+from jaxqsdp._run.padding import pad
+from jaxqsdp._search import kicks as _kicks
+from jaxqsdp._search.generated import generate_and_prune
+from jaxqsdp._search.latent import descend, loss_of
+from jaxqsdp._search.local import coordinate_descent, local_search
 
 KEY = jax.random.key(3)
 from_weights = qs.QuantizedNetwork.from_weights

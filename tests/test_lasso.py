@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import Lasso
 
-from jaxqsdp._lasso import lasso
+from jaxqsdp._solver.lasso import lasso
 
 fit = jax.jit(lasso)
 

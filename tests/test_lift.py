@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxqsdp._lift import (
+from jaxqsdp._base.lift import (
     LiftedMap,
     diagonal_index,
     lifted_size,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from referee import integers, is_positive_definite
 
-from jaxqsdp._linalg import (
+from jaxqsdp._base.cone import (
     definite_shift,
     positive_part,
     smallest_eigenvalue_bound,

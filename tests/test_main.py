@@ -11,7 +11,7 @@ import pytest
 
 import jaxqsdp as qs
 from jaxqsdp.__main__ import main
-from jaxqsdp._demo import prepare
+from jaxqsdp._cli import prepare
 
 
 def run(capsys, *arguments):

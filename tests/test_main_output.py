@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 
 import jaxqsdp as qs
 from jaxqsdp.__main__ import main
-from jaxqsdp._demo import console, picture, progress, train
+from jaxqsdp._cli import console, picture, progress, train
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_standard_input_that_is_closed(capsys, monkeypatch):
 
 STAGES = """
 import sys, time
-from jaxqsdp._demo.progress import Stages
+from jaxqsdp._cli.progress import Stages
 stages = Stages({"first": 1.0, "second": 3.0})
 with stages.stage("first"): time.sleep(0.3)
 with stages.stage("second", " of two"): time.sleep(0.9)

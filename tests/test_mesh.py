@@ -14,7 +14,7 @@ from problems import planted
 from referee import check
 
 import jaxqsdp as qs
-from jaxqsdp._control_flow import fori_loop, scan, while_loop
+from jaxqsdp._base.control_flow import fori_loop, scan, while_loop
 
 LANES, SHAPE = 4, (12, 3)
 SPREAD, WHOLE = PartitionSpec("lanes"), PartitionSpec()

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import jaxqsdp as qs
-from jaxqsdp._types import as_float_array, cast
+from jaxqsdp._base.types import as_float_array, cast
 
 LARGE = [1e9, 2**31, 2**32, 2**33 + 7, 3e18]  # all beyond int32 but for the first
 

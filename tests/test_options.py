@@ -11,7 +11,7 @@ from helpers import stack
 from public_values import values
 
 import jaxqsdp as qs
-from jaxqsdp._types import as_number, check_count, check_positive
+from jaxqsdp._base.types import as_number, check_count, check_positive
 
 GOOD = [2, 2.5, np.float32(2.5), np.int64(2), np.array(2.5), jnp.float32(2.5), Fraction(5, 2)]
 

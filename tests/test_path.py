@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-import jaxqsdp._path as module
+import jaxqsdp._tuning.path as module
 
 mpl.use("Agg")
 

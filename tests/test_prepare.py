@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxqsdp._demo.errors import DataError
-from jaxqsdp._demo.prepare import _rows as held_out
-from jaxqsdp._demo.prepare import split
-from jaxqsdp._demo.table import Table, breast_cancer
+from jaxqsdp._cli.errors import DataError
+from jaxqsdp._cli.prepare import _rows as held_out
+from jaxqsdp._cli.prepare import split
+from jaxqsdp._cli.table import Table, breast_cancer
 
 
 def table_of(features, target=None, classes=("0", "1"), **others):

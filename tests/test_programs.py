@@ -13,11 +13,11 @@ from problems import planted
 from threadpoolctl import threadpool_info
 
 import jaxqsdp as qs
-from jaxqsdp import _programs as programs
-from jaxqsdp import _solve_on_host as solve_on_host
-from jaxqsdp._blas import one_blas_thread
-from jaxqsdp._padding import coarse_rung, rung
-from jaxqsdp._running import assemble
+from jaxqsdp._host import programs as programs
+from jaxqsdp._host.blas import one_blas_thread
+from jaxqsdp._run import on_host as solve_on_host
+from jaxqsdp._run.padding import coarse_rung, rung
+from jaxqsdp._run.running import assemble
 
 
 def twice(array, factor):
@@ -171,7 +171,7 @@ def test_blas_threads():
     script = (
         "import numpy, scipy.linalg\n"
         "from threadpoolctl import threadpool_info\n"
-        "from jaxqsdp._blas import one_blas_thread\n"
+        "from jaxqsdp._host.blas import one_blas_thread\n"
         "count = lambda: {i['num_threads'] for i in threadpool_info() if i['user_api'] == 'blas'}\n"
         "outer, inner = one_blas_thread(), one_blas_thread()\n"
         "before = count()\n"

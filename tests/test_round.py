@@ -11,7 +11,7 @@ from helpers import lane, problem_of, stack
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._lasso import lasso
+from jaxqsdp._solver.lasso import lasso
 
 GAMMA = np.arcsinh(1)
 K = np.pi / (2 * GAMMA)

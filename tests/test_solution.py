@@ -9,7 +9,7 @@ from helpers import solve_all
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._solution import sum_below
+from jaxqsdp._relaxation.solution import sum_below
 
 
 @pytest.fixture(scope="module")

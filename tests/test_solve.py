@@ -13,7 +13,7 @@ from problems import BETAS, SIZES, SMALL, Data, built_from_solution, planted, re
 from referee import GROTHENDIECK, brute_force, check
 
 import jaxqsdp as qs
-from jaxqsdp._programs import HostProgram, clear_programs
+from jaxqsdp._host.programs import HostProgram, clear_programs
 
 
 def assert_default_accuracy(data, dtype, fractions=BETAS, referenced=()):

@@ -12,7 +12,7 @@ from problems import SMALL, Data, degenerate, planted
 from referee import brute_force, exact_combinatorial_bound
 
 import jaxqsdp as qs
-import jaxqsdp._certificate as module
+import jaxqsdp._certify as module
 
 GAP = {np.float64: 2e-6, np.float32: 2e-5}
 

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from jaxqsdp._demo import table as tables
-from jaxqsdp._demo.errors import DataError
+from jaxqsdp._cli import table as tables
+from jaxqsdp._cli.errors import DataError
 
 rng = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from problems import SMALL, planted
 from referee import check
 
 import jaxqsdp as qs
-from jaxqsdp._padding import padded_shape
+from jaxqsdp._run.padding import padded_shape
 
 LANES = 4
 

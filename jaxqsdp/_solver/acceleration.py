@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Int
 
-from .._types import Scalar, epsilon
+from .._base.types import Scalar, epsilon
 
 _LONGEST_JUMP = 1.0  # of an extrapolation, relative to the point it starts from
 

@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._lift import LiftedMap, diagonal_index, quadratic_forms, smat, svec
-from .._linalg import positive_part
-from .._residuals import estimated_bound, feasible_point, relative_gap
-from .._types import Scalar, check_count, epsilon
+from .._base.cone import positive_part
+from .._base.lift import LiftedMap, diagonal_index, quadratic_forms, smat, svec
+from .._base.types import Scalar, check_count, epsilon
+from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
 from .acceleration import norm
 from .base import (
     AbstractProcess,

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
-from .._types import Scalar, as_number, check_count, check_positive, epsilon
+from .._base.types import Scalar, as_number, check_count, check_positive, epsilon
 
 
 class CoreProblem(eqx.Module):

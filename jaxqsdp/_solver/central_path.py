@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._lift import slacks
-from .._residuals import dual_value, feasible_point, relative_gap
-from .._types import Scalar
+from .._base.lift import slacks
+from .._base.types import Scalar
+from .._relaxation.feasible import dual_value, feasible_point, relative_gap
 from .newton import NewtonData, NewtonSystem
 from .scaling import Scaling
 

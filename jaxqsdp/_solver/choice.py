@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._lift import lifted_size
+from .._base.lift import lifted_size
 from .admm import ADMM
 from .base import AbstractSolver
 from .interior_point import InteriorPoint

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._types import Scalar, epsilon
+from .._base.types import Scalar, epsilon
 from .base import (
     AbstractProcess,
     AbstractSolver,

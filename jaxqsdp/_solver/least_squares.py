@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._types import Scalar, epsilon
+from .._base.types import Scalar, epsilon
 
 _THIN_LIMIT = 2**27  # entries of A above which float32 makes do with the Gram form: 512 MiB
 

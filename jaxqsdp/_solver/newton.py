@@ -28,8 +28,8 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from .._lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
-from .._types import Scalar, epsilon
+from .._base.lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
+from .._base.types import Scalar, epsilon
 
 _MOST_GRADED = 1024  # entries of Z in the graded form with few samples, which costs more
 _ALLOWANCE = 8  # units of rounding added to the diagonal of H

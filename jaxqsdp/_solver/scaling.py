@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._linalg import definite_shift
-from .._types import Scalar
+from .._base.cone import definite_shift
+from .._base.types import Scalar
 
 _LONGEST = 2.0  # step that is looked for: none longer than 1 is taken
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._control_flow import scan, while_loop
-from .._types import Scalar, epsilon, namespace
+from .._base.control_flow import scan, while_loop
+from .._base.types import Scalar, epsilon, namespace
 from .acceleration import Anderson, norm
 
 _Candidate = TypeVar("_Candidate")

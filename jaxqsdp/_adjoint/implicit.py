@@ -1,0 +1,298 @@
+"""How a solution is differentiated with respect to its problem."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Bool
+
+from .._base.types import (
+    Scalar,
+    as_number,
+    epsilon,
+    highest_precision,
+    is_concrete,
+    is_inexact,
+    tiny,
+)
+from .._exact.units import Units, moderate
+from .._host.programs import program
+from .._problem.problem import Problem
+from .._relaxation.solution import Solution, Status, outputs_first, outputs_last, solution_like
+from .central import Central, Data, Linearization, central_point
+from .linear_program import LinearProgram
+
+# By the bits of the dtype. The point is as exact as eps/smoothing.
+_LEAST = {64: 1e-10, 32: 1e-4}  # smoothing that can be followed
+_EXTRAPOLATED = {64: 1e-7, 32: 3e-4}  # smoothing from which none is extrapolated
+
+_T = TypeVar("_T")
+
+
+class AbstractAdjoint(eqx.Module):
+    """A way to differentiate a solution with respect to X, y, β and weights."""
+
+    @abc.abstractmethod
+    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+        """Return the numbers of a solution, with derivatives for each output that was solved."""
+
+    def prepare(self, problem: Problem) -> None:
+        """Start to compile what the derivatives at concrete numbers take, if that is known."""
+
+    def attach(self, problem: Problem, solution: Solution) -> Solution:
+        """Return the solution, with derivatives."""
+        numbers, rest = eqx.partition(solution, eqx.is_inexact_array)
+        return eqx.combine(self.attach_numbers(data_of(problem), numbers, solution.status), rest)
+
+
+def data_of(problem: Problem) -> Data:
+    """Return what the relaxation depends on."""
+    return Data(problem.X, problem.weight, problem.y, problem.beta)
+
+
+def is_usable(status: Status) -> Bool[Array, ...]:
+    """Whether an output was solved, as well as the dtype allows."""
+    return (status == Status.solved) | (status == Status.dtype_accuracy)
+
+
+def each_output(function: Callable[..., _T], data: Data, *lanes: Any) -> _T:
+    """Apply a function of the data of one output to the columns of y (n, c), or to y (n,).
+
+    The other arguments, and what is returned, have the outputs first.
+    """
+    if data.y.ndim == 1:
+        return function(data, *lanes)
+
+    def one(y: Array, beta: Scalar, *lanes: Any) -> _T:
+        return function(dataclasses.replace(data, y=y, beta=beta), *lanes)
+
+    betas = jnp.broadcast_to(data.beta, data.y.shape[1:])
+    return jax.vmap(one)(data.y.T, betas, *lanes)
+
+
+def _number(smoothing: Any) -> float:
+    return as_number(smoothing, "smoothing")
+
+
+class Implicit(AbstractAdjoint):
+    """Derivatives from the optimality conditions, whichever solver ran and however it got there.
+
+    - `value`: by the envelope theorem, ∂β = ρ, ∂y = λ, ∂w = ½r², ∂x_i = −2λ_i Z x_i, no linear
+      solve, and as exact as the solution. `lower_bound` has the same derivative: both equal p_sdp.
+    - `quadratic_form`, `scale`, `dual`, `predictions`: of the point of the central path with
+      P·S = μ·1 in both cones, μ = smoothing·value/(2d), reached by a few Newton steps: finite and
+      smooth wherever the solution has no derivative. With smoothing 0, of what a point of small μ
+      extrapolates to, which is exact where the solution is unique and strictly complementary.
+    - `gram`, `dual_diagonal`: likewise if smoothing > 0; else zero, as they may not be unique.
+
+    Forward and reverse mode, any number of times, under `jit` and `vmap`. The solution itself is
+    not smoothed. A failed solve has zero derivatives; NaN where the central point was not found.
+
+    **Arguments:**
+
+    - `smoothing`: dimensionless. If not 0, at least 1e-10 in float64 and 1e-4 in float32 is used,
+      which is what rounding errors allow.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+    """
+
+    smoothing: float = eqx.field(default=0.0, static=True, converter=_number)
+
+    def __check_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"`smoothing` must be at least 0 and below 1, got {self.smoothing}.")
+
+    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+        """Return the numbers of a solution, with derivatives for each output that was solved."""
+        return _with_derivatives(self.smoothing, data, numbers, status)
+
+    def prepare(self, problem: Problem) -> None:
+        """Start to compile what the derivatives at concrete numbers take."""
+        (n, d), outputs = problem.X.shape, problem.y.shape[1:]
+        solution = solution_like(n, d, outputs, problem.y.dtype)
+        data = data_of(problem)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
+        # What is traced here is, but for rare cases, what derivatives are taken by.
+        change = jax.tree.map(lambda x, like: None if is_concrete(x) else like, data, like)
+        numbers = eqx.filter(solution, is_inexact)
+
+        def prepare_transpose(places: _Place) -> None:
+            _tangents.prepare_transpose((places, like, numbers), change)
+
+        _places.prepare(self.smoothing, like, numbers, solution.status, then=prepare_transpose)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_derivatives(smoothing: float, data: Data, numbers: Solution, status: Status) -> Solution:
+    """Return the numbers of a solution, a function of the data."""
+    return numbers
+
+
+@functools.partial(_with_derivatives.defjvp, symbolic_zeros=True)
+def _with_derivatives_jvp(
+    smoothing: float, primals: Any, tangents: Any
+) -> tuple[Solution, Solution]:
+    data, numbers, status = primals
+    numbers = _with_derivatives(smoothing, data, numbers, status)
+    places = _places(smoothing, data, numbers, status)
+    change = jax.tree.map(lambda t: None if isinstance(t, SymbolicZero) else t, tangents[0])
+    return numbers, _tangents((places, data, numbers), change)
+
+
+class _Place(eqx.Module):
+    """Where the derivatives of an output are taken: all that they depend on but the change."""
+
+    scaling: Scaling
+    data: Data  # in moderate units
+    linear: Linearization
+    is_smooth: bool = eqx.field(static=True)
+
+
+@program(level=0, often=1)
+@highest_precision
+def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Place:
+    def place(data: Data, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
+        scaling, data = Scaling.of(data, usable)
+        linear = linearization(smoothing, data, numbers, scaling)
+        return _Place(scaling, data, linear, smoothing > 0)
+
+    return each_output(place, data, _lanes(numbers), is_usable(status))
+
+
+@LinearProgram
+@highest_precision
+def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
+    """Return the derivative of the numbers by a change of the data, None where there is none."""
+    places, data, numbers = fixed
+    change = jax.tree.map(
+        lambda leaf, like: jnp.zeros_like(like) if leaf is None else leaf,
+        change,
+        data,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+    def tangent(change: Data, place: _Place, numbers: Solution) -> Solution:
+        change = place.scaling.scale(change)
+        step = place.linear.derivative(change)
+        value = _envelope(place.data, change, numbers, place.scaling)
+        zeros = jax.tree.map(jnp.zeros_like, numbers)
+        restore, smooth = place.scaling.units, place.is_smooth
+        form = restore.restore_form(step.form)
+        block = restore.restore_form(step.block)
+        central = place.linear.central
+        dual = place.data.weight * step.residual + central.residual * change.weight
+        diagonal = restore.restore_diagonal(step.diagonal)
+        return dataclasses.replace(
+            zeros,
+            value=restore.restore_value(value),
+            lower_bound=restore.restore_value(value),
+            quadratic_form=form,
+            scale=restore.restore_form(step.scale),
+            gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
+            dual=restore.restore_dual(dual),
+            dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
+            predictions=restore.restore_predictions(change.y - step.residual),
+        )
+
+    lanes = each_output(tangent, change, places, _lanes(numbers))
+    return outputs_last(lanes) if numbers.multi_output else lanes
+
+
+def _lanes(numbers: Solution) -> Solution:
+    return outputs_first(numbers) if numbers.multi_output else numbers
+
+
+def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Scalar:
+    """Return the derivative of the value by that of the Lagrangian at the solution."""
+    scale = units.units
+    residual = data.y - numbers.predictions * scale.target
+    moved = jnp.sum((change.X @ scale.scale_form(numbers.quadratic_form)) * data.X, axis=1)
+    return (
+        scale.scale_form(numbers.scale) * change.beta
+        + jnp.sum(scale.scale_dual(numbers.dual) * (change.y - 2 * moved))
+        + 0.5 * jnp.sum(jnp.square(residual) * change.weight)
+    )
+
+
+class Scaling(eqx.Module):
+    """The change to moderate units, a constant as far as derivatives are concerned."""
+
+    units: Units
+    kept: Data  # of booleans: what may be of any size, as it does not count, is dropped
+
+    @staticmethod
+    def of(data: Data, usable: Bool[Array, ""]) -> tuple[Scaling, Data]:
+        """Choose the units of `solve`; return the data in them, harmless ones if not usable."""
+        fixed = jax.lax.stop_gradient(data)
+        samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
+        units = samples.units_for(jnp.where(usable, fixed.y, 0))
+        largest = float(jnp.finfo(fixed.X.dtype).max) ** (1 / 8)  # of what is raised to powers
+        kept = jax.tree.map(lambda x: usable & (jnp.abs(x) <= largest), _scaled(fixed, units))
+        scaling = Scaling(units, kept)
+        data = scaling.scale(data)
+        # Zero, but not for derivatives.
+        weight = data.weight - jnp.where(samples.counted, 0, jax.lax.stop_gradient(data.weight))
+        beta = jnp.where(usable, data.beta, 1)
+        return scaling, dataclasses.replace(data, weight=weight, beta=beta)
+
+    def scale(self, data: Data) -> Data:
+        """Return data, or a change of them, in these units."""
+        scaled = _scaled(data, self.units)
+        return jax.tree.map(lambda kept, x: jnp.where(kept, x, 0), self.kept, scaled)
+
+
+def _scaled(data: Data, units: Units) -> Data:
+    return Data(
+        data.X * units.feature,
+        data.weight * units.weight,
+        data.y * units.target,
+        units.scale_diagonal(data.beta),
+    )
+
+
+def linearization(
+    smoothing: float, data: Data, numbers: Solution, scaling: Scaling, factor: float = 1.0
+) -> Linearization:
+    """Linearize the conditions at the point, next to a solution, that is differentiated.
+
+    The factor changes the smoothing, to see how much hangs on it.
+    """
+    numbers, fixed = jax.lax.stop_gradient((numbers, data))
+    bits = jnp.finfo(fixed.y.dtype).bits
+    used = factor * (_EXTRAPOLATED[bits] if smoothing == 0 else max(smoothing, _LEAST[bits]))
+    mu = used * _size(fixed, scaling.units, numbers) / (2 * fixed.X.shape[1])
+    central = central_point(data, _guess(used, fixed, numbers, scaling), mu)
+    linear = Linearization.of(central, data, mu)
+    return linear.at_limit(mu) if smoothing == 0 else linear
+
+
+def _size(data: Data, units: Units, numbers: Solution) -> Scalar:
+    """Return the value, or a small number of its units where that is nothing."""
+    value = jnp.where(jnp.isfinite(numbers.value), numbers.value, 0)
+    value = value * units.target * units.weight * units.target
+    energy = jnp.sum(data.weight * jnp.square(jnp.sum(jnp.square(data.X), axis=1)))
+    least = jnp.square(data.beta) / jnp.where(energy > 0, energy, 1)
+    eps = epsilon(value.dtype)
+    return jnp.maximum(jnp.maximum(value, eps**0.5 * least), tiny(value.dtype) ** 0.5)
+
+
+def _guess(smoothing: float, data: Data, numbers: Solution, scaling: Scaling) -> Central:
+    """Return the solution, pushed a little into the cones."""
+    units, d = scaling.units, data.X.shape[1]
+    form, block = units.scale_form(numbers.quadratic_form), units.scale_form(numbers.block)
+    scale = units.scale_form(numbers.scale)
+    push = jnp.maximum(smoothing, jnp.minimum(numbers.stats.gap, 1))
+    more = push * scale * jnp.eye(d, dtype=form.dtype)[None]
+    counted = data.weight > 0
+    dual = units.scale_dual(numbers.dual)
+    residual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
+    diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
+    return Central(jnp.stack([block + form, block - form]) + more, residual, diagonal, scale)

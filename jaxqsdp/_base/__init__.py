@@ -1,0 +1,1 @@
+"""What everything stands on: dtypes and namespaces, loops, texts, small symmetric matrices."""

@@ -1,0 +1,64 @@
+"""A lower bound on the training problem itself, beyond the relaxation, for few features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._exact.sums import power_of_two
+from .._exact.units import moderate
+from .._search.pricing import enumerate_signs
+
+_UNIT = 2.0**-53  # a rounding error, relative
+_LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of moderate numbers
+
+
+@np.errstate(all="ignore")  # what overflows proves nothing
+def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> float:
+    """Bound the optimum of training, one output, from below, starting from any λ.
+
+    The dual of the training problem, that is, of the LASSO over all neurons, is
+
+        max λᵀy − ½ Σ_i λ_i²/w_i   s.t.  max_{u,v} |uᵀGv| ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
+
+    with λ_i = 0 where w_i = 0. The maximum is taken over all sign vectors u, with v = sign(Gu);
+    c·λ with c = clip(λᵀy / Σλ²/w, 0, β/max) is feasible and the best on its ray. Computed on the
+    host in float64, in which float32 data are exact; sums carry their a-priori error bounds, which
+    hold for any order of summation, and every step is rounded to the safe side. A bound below zero
+    becomes 0, which loss and penalty never fall below.
+
+    Takes time of the order of 2^d.
+    """
+    X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
+    # Exact changes of units; what they flush to zero is below any of the allowances.
+    samples: Any = moderate(X, weight)
+    units: Any = samples.units_for(y)
+    y, penalty = samples.scale_targets(y, units), float(units.scale_beta(beta))
+    # Any λ will do, one without some of the samples too.
+    usable = (samples.weight > 2.0**-200) & np.isfinite(dual)
+    X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
+    dual = dual / power_of_two(np.abs(dual).max(initial=0))
+    if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
+        return 0.0
+    if not 2.0**-900 < penalty < 2.0**900:
+        return 0.0
+    n, d = X.shape
+
+    def rounding(operations: int) -> float:
+        return 1.01 * operations * _UNIT
+
+    # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs.
+    gram = X.T @ (dual[:, None] * X)
+    mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
+    norms, _ = enumerate_signs(gram, 1)
+    norm = float(norms[0]) + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
+
+    linear = float(dual @ y) - 2 * rounding(n + 2) * float(np.abs(dual) @ np.abs(y)) - _LEAST
+    quadratic = float(np.sum(np.square(dual) / weight)) * (1 + 2 * rounding(n + 4)) + _LEAST
+    c = min(max(linear / quadratic, 0.0), penalty / norm * (1 - 4 * _UNIT))
+    gain, loss = c * linear, 0.5 * c * c * quadratic
+    bound = (gain - loss) - 8 * _UNIT * (abs(gain) + loss) - _LEAST
+    if not 0 < bound < np.inf:
+        return 0.0
+    return float(units.restore_bound(np.asarray(bound)))

@@ -1,0 +1,139 @@
+"""A lower bound on the relaxation, hence on the training problem, that survives rounding errors."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .._base.cone import norm_above, smallest_eigenvalue_bound
+from .._base.lift import slacks
+from .._base.types import Scalar, epsilon, namespace, over_leading, tiny, widened
+from .._exact.sums import (
+    inner,
+    join,
+    over_blocks,
+    power_of_two,
+    scale_rows,
+    to_digits,
+    weighted_rows,
+)
+from .._exact.units import moderate
+
+
+def dual_bound(
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    beta: Scalar,
+    dual: Float[Array, " n"],
+    dual_diagonal: Float[Array, " d"],
+) -> Scalar:
+    """Bound the optimal value from below, starting from any (λ, p), however inexact.
+
+    The dual of the relaxation with squared loss is
+
+        max λᵀy − ½ Σ_i λ_i²/w_i   s.t.  Diag(p) ± G ⪰ 0,  1ᵀp ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
+
+    with λ_i = 0 where w_i = 0. Given (λ, p), p + t·1 with t = max(0, −λmin(Diag(p) ± G)) satisfies
+    the first constraint; multiplying both by c = clip(λᵀy / Σλ²/w, 0, β/1ᵀ(p + t)) satisfies the
+    second and maximizes the value along the ray. Each step is rounded towards the safe side: the
+    sums over samples are error-free up to their last bit (`_exact`), eigenvalues are bounded a
+    posteriori, and the data count as exact. A bound below zero, or none at all, becomes 0, which
+    the loss and the penalty never fall below.
+
+    Data must be of moderate scale, as `_units.moderate` makes them; an invalid β (NaN) gives 0.
+    """
+    xp = namespace(X, y, weight, beta, dual, dual_diagonal)
+    dtype, eps, least = X.dtype, epsilon(X.dtype), tiny(X.dtype)
+    counted = weight > 0
+    dual = xp.where(counted & xp.isfinite(dual), dual, 0)
+    p = xp.where(xp.isfinite(dual_diagonal), dual_diagonal, 0)
+    # The bound is the same all along the ray of (λ, p); at size 1 nothing under- or overflows.
+    size = power_of_two(xp.max(xp.abs(dual)))
+    dual, p = dual / size, p / size
+    quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
+    sums, error = over_blocks(_sums, dual, X, y, quotient)
+    # Scaling may have flushed entries of X and y below the smallest normal number to zero.
+    flushed = 4 * X.shape[0] * least * (1 + xp.max(xp.abs(X)))
+
+    d = p.size
+    gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
+    both = slacks(p, gram)
+    # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
+    diagonals = xp.abs(both) * xp.eye(d, dtype=dtype)[None]
+    errors = over_leading(norm_above, gram_error[None] + eps * diagonals)
+    needed = (errors - over_leading(smallest_eigenvalue_bound, both)) * (1 + 2 * eps)
+    shift = xp.maximum(xp.max(needed), 0)
+    budget = xp.sum(xp.maximum(p + shift, 0)) * (1 + (d + 8) * eps)
+
+    linear = sums[d, d] - error[d, d] - flushed
+    quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
+    unconstrained = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
+    limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
+    c = xp.clip(unconstrained, 0, limit * (1 - 4 * eps))
+    gain, loss = c * linear, 0.5 * (c * (c * quadratic)) + least
+    bound = (gain - loss) - 8 * eps * (gain + loss)
+    return xp.where(xp.isfinite(bound), xp.maximum(bound, 0), 0)
+
+
+def _sums(dual: Array, X: Array, y: Array, quotient: Array) -> tuple[Array, Array]:
+    """Return G, λᵀy and Σ λ²/w, and their errors, as one exact product (λ∘X, λ)ᵀ (X, y, λ/w).
+
+    The quotient is rounded, and rows of X are at unit size here, see `weighted_rows`.
+    """
+    xp = namespace(dual, X, y, quotient)
+    weighted, rows = weighted_rows(dual, X)
+    alone = scale_rows(to_digits(dual[:, None]), to_digits(xp.ones_like(y)[:, None]))
+    right = join(rows, to_digits(xp.column_stack([y, quotient])))
+    return inner(join(weighted, alone), right)
+
+
+def scaled_dual_bound(
+    X: Float[Array, "n d"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    beta: Scalar,
+    dual: Float[Array, " n"],
+    dual_diagonal: Float[Array, " d"],
+) -> Scalar:
+    """Return `dual_bound` for data of any scale, through an exact change of units."""
+    samples = moderate(X, weight)
+    units = samples.units_for(y)
+    bound = dual_bound(
+        samples.X,
+        samples.scale_targets(y, units),
+        samples.weight,
+        units.scale_beta(beta),
+        units.scale_dual(dual),
+        units.scale_diagonal(dual_diagonal),
+    )
+    return units.restore_bound(bound)
+
+
+def bound_on_host(
+    X: ArrayLike,
+    y: ArrayLike,
+    weight: ArrayLike,
+    beta: ArrayLike,
+    dual: ArrayLike,
+    dual_diagonal: ArrayLike,
+) -> np.float64:
+    """Return `scaled_dual_bound` of one output for data that can be looked at, in float64.
+
+    Nothing is compiled, and float32 data are exact. The bound speaks of their exact values, so it
+    is to be rounded down where it is stored in float32.
+    """
+    arrays: Any = [widened(np.asarray(a)) for a in (X, y, weight, beta, dual, dual_diagonal)]
+    with np.errstate(all="ignore"):  # what overflows gives NaN, and those the bound 0
+        return np.float64(scaled_dual_bound(*arrays))
+
+
+def rounded_below(number: Any, dtype: Any) -> Any:
+    """Round down to a dtype, to a normal number: subnormal ones may be taken for zero later."""
+    with np.errstate(all="ignore"):
+        nearest = np.dtype(dtype).type(number)
+    if nearest > number:
+        nearest = np.nextafter(nearest, nearest.dtype.type(-np.inf))
+    if abs(number) < tiny(dtype):
+        return nearest.dtype.type(0 if number >= 0 else -tiny(dtype))
+    return nearest

@@ -1,0 +1,208 @@
+"""The statement that everything is for: bound ≤ optimum ≤ objective of the network."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from ._base.mesh import on_any_mesh
+from ._base.text import numbers_of, outline, shape_of
+from ._base.types import (
+    Scalar,
+    highest_precision,
+    host_numbers,
+    is_concrete,
+    namespace,
+    over_leading,
+    tiny,
+)
+from ._bound.combinatorial import combinatorial_bound
+from ._bound.objective import in_float64, objective_above, predictions_of
+from ._bound.relaxation import rounded_below, scaled_dual_bound
+from ._network.network import QuantizedNetwork
+from ._problem.problem import Problem, check_fits
+from ._relaxation.solution import Solution, check_solution, sum_below
+from ._run.on_host import solve_once
+from ._search.pricing import MOST_FEATURES
+from ._solve import solve
+
+_KINDS = ("best", "relaxation", "combinatorial")
+_FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
+
+
+class Certificate(eqx.Module):
+    """A proof that no network is better than `lower_bound`, beside one that has `objective`.
+
+    **Attributes:**
+
+    - `lower_bound`: a true lower bound on the optimum of the training problem, rounded down.
+    - `objective`: the objective of the network certified, rounded up.
+    - `gap`: (objective − lower_bound) / max(|objective|, tiny).
+    - `kind`: which bound it is: "relaxation", of the semidefinite relaxation, or "combinatorial",
+        of the training problem itself.
+    """
+
+    lower_bound: Scalar
+    objective: Scalar
+    gap: Scalar
+    kind: str = eqx.field(static=True)
+
+    @property
+    def percentage(self) -> str:
+        """The gap in words."""
+        gap = float(self.gap)
+        return "below 0.0001 %" if gap < 1e-6 else f"{100 * gap:.3g} %"
+
+    def __repr__(self) -> str:
+        arrays = numbers_of(self.lower_bound, self.objective, self.gap)
+        if arrays is None or any(array.ndim for array in arrays):
+            shape = shape_of(self.gap)
+            return (
+                outline(self) if shape is None else f"Certificate({self.kind} bound, shape {shape})"
+            )
+        lower_bound, objective, _ = map(float, arrays)
+        return (
+            f"Certificate({lower_bound:.7g} ≤ optimum ≤ {objective:.7g}, "
+            f"gap {self.percentage}, {self.kind} bound)"
+        )
+
+
+def certify(
+    problem: Problem,
+    network: QuantizedNetwork,
+    solution: Solution | None = None,
+    *,
+    dual: ArrayLike | None = None,
+    kind: Literal["best", "relaxation", "combinatorial"] = "best",
+) -> Certificate:
+    """Prove how far a network, whoever trained it, can be from the global optimum.
+
+    There are two bounds. That of the relaxation is computed from the problem and the dual point
+    (λ, p) of `solution`. The combinatorial one, from λ alone, is no weaker but for its allowance
+    for rounding, and needs all 2^(d−1) sign vectors; it is tried with λ of the solution, with the
+    residual of the network, which proves it optimal if it is, and with `dual`. They are computed
+    anew and nothing is believed, so
+    a wrong or unfinished solution weakens a bound but cannot make it false. Rounding errors are
+    allowed for throughout. Outside `jit` and `vmap` that is done by NumPy in float64, in which
+    float32 data are exact, and nothing is compiled.
+
+    **Arguments:**
+
+    - `problem`: the training problem.
+    - `network`: any network for it.
+    - `solution`: a `Solution` of the problem; solved here if left out.
+    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`.
+    - `kind`: the bound. "best" is the larger one. It leaves the combinatorial one out under
+        transforms, where there is none, and beyond 20 features, 26 if `dual` is given.
+
+    **Raises:** `ValueError` naming the argument.
+    """
+    check_fits(problem, network)
+    if kind not in _KINDS:
+        raise ValueError(f"`kind` must be one of {_KINDS}, got {kind!r}.")
+    if dual is not None and is_concrete(dual):
+        dual = host_numbers(dual, "dual").astype(np.float64)
+    if dual is not None and np.shape(dual) != problem.y.shape:
+        raise ValueError(
+            f"`dual` must have the shape of y, {problem.y.shape}, got {np.shape(dual)}."
+        )
+    if kind == "combinatorial" and problem.num_features > MOST_FEATURES:
+        raise ValueError(
+            f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, `problem` has '
+            f"{problem.num_features}."
+        )
+    concrete = is_concrete(problem, network, solution, dual)
+    if kind == "combinatorial" and not concrete:
+        raise ValueError('`kind="combinatorial"` works outside `jit` and `vmap` only.')
+    if not concrete:
+        solution = solve(problem, throw=False) if solution is None else solution
+        check_solution(problem, solution)
+        return _certify(problem, network, solution.dual, solution.dual_diagonal)
+    # Evaluated now even inside `jit`, which would stage what its body closes over.
+    with jax.ensure_compile_time_eval():
+        solution = solve_once(problem) if solution is None else solution
+        check_solution(problem, solution)
+        duals = [] if dual is None else [dual]
+        many = problem.num_features > (MOST_FEATURES if duals else _FEW_FEATURES)
+        kind = "relaxation" if kind == "best" and many else kind
+        with np.errstate(all="ignore"):
+            return _certify_on_host(problem, network, solution, duals, kind)
+
+
+def _certify_on_host(
+    problem: Problem, network: QuantizedNetwork, solution: Solution, duals: list[Any], kind: str
+) -> Certificate:
+    """Certify in float64 NumPy, in which float32 data are exact; nothing is compiled."""
+    wide, narrow = in_float64((problem, network)), problem.X.dtype
+    lambdas = in_float64((solution.dual, solution.dual_diagonal))
+    above = objective_above(*wide)
+    below: Any = -np.inf
+    which = "relaxation"
+    if kind != "combinatorial":
+        below = _relaxation_bound(wide[0], *lambdas)
+    if kind != "relaxation":
+        duals = [lambdas[0], _network_residual(*wide), *duals]
+        bound = _combinatorial_bound(wide[0], duals)
+        if kind == "combinatorial" or bound > below:
+            below, which = bound, "combinatorial"
+    numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
+    lower_bound, objective, gap = (jax.device_put(np.asarray(number)) for number in numbers)
+    return Certificate(lower_bound, objective, gap, which)
+
+
+@eqx.filter_jit
+@on_any_mesh
+@highest_precision
+def _certify(
+    problem: Problem, network: QuantizedNetwork, dual: Array, dual_diagonal: Array
+) -> Certificate:
+    bound = _relaxation_bound(problem, dual, dual_diagonal)
+    return Certificate(*_numbers(bound, objective_above(problem, network)), "relaxation")
+
+
+def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
+    """Return the bound of the relaxation, summed over outputs."""
+    columns, X, weight = problem.columns, problem.X, problem.weight
+    c = columns.y.shape[1]
+
+    def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal)
+
+    points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, -1)
+    bounds = over_leading(bound_of, columns.y.T, columns.beta, *points)
+    xp = namespace(bounds)
+    return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
+
+
+def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
+    """Return the bound, summed over outputs, from the best of some dual points for each."""
+    if not np.all(problem.is_valid):
+        return np.float64(-np.inf)
+    columns, total = problem.columns, np.float64(0)
+    y, beta = columns.y, columns.beta
+    for index in range(y.shape[1]):
+        points = [dual.reshape(y.shape)[:, index] for dual in duals]
+        best = max(
+            combinatorial_bound(problem.X, y[:, index], problem.weight, beta[index], point)
+            for point in points
+        )
+        total = np.nextafter(total + best, -np.inf) if best > 0 else total
+    return total
+
+
+def _network_residual(problem: Problem, network: QuantizedNetwork) -> Array:
+    """Return w·(y − f(X)), the dual point that belongs to a network."""
+    columns = problem.columns
+    misfit = columns.y - predictions_of(network, problem.X)
+    return columns.weight[:, None] * misfit
+
+
+def _numbers(lower_bound: Any, objective: Any) -> tuple[Any, Any, Any]:
+    """Return bound, objective and gap, which is 0 where both are."""
+    xp = namespace(lower_bound, objective)
+    gap = (objective - lower_bound) / xp.maximum(xp.abs(objective), tiny(objective.dtype))
+    return lower_bound, objective, xp.where(xp.isfinite(objective), gap, xp.inf)

@@ -1,0 +1,163 @@
+"""From prepared data to networks and their certificate."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+import jaxqsdp as qs
+
+from .._improve import prepare_improve
+from .._relaxation.solution import has_status, status_text
+from .._run.on_host import solve_once
+from .prepare import Split
+from .progress import Stages
+
+# Of the cross-validation that chooses β and the constant; by squared error for classes, too, which
+# is what the fit minimizes and chooses better than accuracy, of which there are few values.
+_FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
+_CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
+_MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
+_CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
+_CERTIFICATE = "certifying"
+_SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
+_SECONDS_OF_TRAINING = 2.0
+_DRAWING = "matplotlib.backends.backend_agg"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The penalty and how it was chosen, networks of several sizes, and what is proven.
+
+    `data` has the constant that was chosen with the penalty.
+
+    `rounded` and `objectives` go with `sizes`, before and after improvement; `network` is the
+    largest. `status` is the worst of the outputs' solves, `steps` the most; `seconds` by stage.
+    """
+
+    data: Split
+    beta: float
+    beta_choice: str
+    relaxation_value: float
+    status: str
+    steps: int
+    sizes: list[int]
+    rounded: list[float]
+    objectives: list[float]
+    network: qs.QuantizedNetwork
+    certificate: qs.Certificate
+    seconds: dict[str, float]
+
+
+def train(
+    data: Split, *, beta: float | None, constant: float | None, most_neurons: int, seed: int
+) -> Trained:
+    """Choose penalty and constant unless given, solve, train networks of three sizes, certify."""
+    sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
+    names = {size: _training(size) for size in sizes}
+    stages = Stages(_SECONDS | dict.fromkeys(names.values(), _SECONDS_OF_TRAINING))
+    key = jax.random.key(seed)
+    n, d = data.train_X.shape
+    clock = _Clock()
+
+    # Drawing needs half a second of imports, for which there is time while others work.
+    threading.Thread(target=importlib.import_module, args=(_DRAWING,), daemon=True).start()
+    for size in sizes:  # side by side with what follows, for which their programs are ready then
+        prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0), size)
+    with stages.stage(_CHOICE):
+        data, beta, choice = _choice(data, beta, constant, key)
+        clock.lap("choice")
+    problem = qs.Problem(data.train_X, data.train_y, beta)
+    with stages.stage(_SOLUTION, f" the relaxation, {n} samples × {d} features"):
+        solution = solve_once(problem)
+        clock.lap("solution")
+    rounded, objectives = [], []
+    for size in sizes:
+        with stages.stage(names[size]):
+            drawn = qs.round(problem, solution, num_neurons=size, key=key)
+            network = qs.improve(
+                problem, drawn, max_neurons=size, key=key, solution=solution, progress=False
+            )
+            rounded.append(float(problem.objective(drawn)))
+            objectives.append(float(problem.objective(network)))
+    clock.lap("training")
+    with stages.stage(_CERTIFICATE):
+        certificate = qs.certify(problem, network, solution)
+        clock.lap("certification")
+    stages.close("done")
+    return Trained(
+        data=data,
+        beta=beta,
+        beta_choice=choice,
+        relaxation_value=float(solution.total_value),
+        status=_status(solution),
+        steps=int(np.max(np.asarray(solution.stats.num_steps))),
+        sizes=sizes,
+        rounded=rounded,
+        objectives=objectives,
+        network=network,
+        certificate=certificate,
+        seconds=clock.seconds,
+    )
+
+
+def _status(solution: qs.Solution) -> str:
+    for status in (qs.Status.invalid_data, qs.Status.max_steps, qs.Status.dtype_accuracy):
+        if np.any(has_status(solution, status)):
+            return status_text(status)
+    return status_text(qs.Status.solved)
+
+
+def _training(size: int) -> str:
+    return f"training {size} neuron{'s' if size > 1 else ''}"
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+
+def _choice(
+    data: Split, beta: float | None, constant: float | None, key: jax.Array
+) -> tuple[Split, float, str]:
+    """Return the data with a constant, β, and how they were chosen."""
+    if constant is not None:
+        data = data.with_constant(constant)
+    if beta is not None:
+        return data, beta, "given"
+    (n, d), outputs = data.train_X.shape, data.train_y[0].size
+    folds = min(_FOLDS, n)
+    work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
+    rule = float(data.units["constant"])
+    constants = [factor * rule for factor in _CONSTANTS]
+    if constant is not None or len(constants) * work > _MOST_WORK:
+        constants = [rule]
+    if outputs > 1 and work > _MOST_WORK:
+        beta = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
+        return data, beta, "0.02 · n · d · rms(y)"
+    result = qs.cross_validate(
+        data.train_X[:, :-1],
+        data.train_y,
+        key=key,
+        folds=folds,
+        num_betas=_PENALTIES,
+        ratio=_RATIO,
+        standardize=False,
+        constant=constants,
+    )
+    result = jax.device_get(result)  # its choices would compile
+    beta, constant = float(result.best_beta), float(result.best_constant)
+    how = f"{folds}-fold cross-validation"
+    if beta <= np.min(result.betas):
+        how += "; the smallest β tried, a smaller one may be better"
+    return data.with_constant(constant), beta, how

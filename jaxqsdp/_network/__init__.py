@@ -1,0 +1,1 @@
+"""The network that comes out: packed signs and output weights."""

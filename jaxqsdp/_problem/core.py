@@ -1,0 +1,61 @@
+"""The problem on the host, as the searches for good neurons take it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._base.types import tiny
+from .problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Core:
+    """All outputs of a problem in moderate units, weights absorbed.
+
+    One unit serves all outputs, which share their neurons. With X' = 2^a·X, y' = 2^b·y and
+    w' = 2^c·w the penalties are 2^(2a+b+c)·β.
+    """
+
+    X: NDArray  # (n, d) ⁴√w'·X'
+    y: NDArray  # (n, c) √w'·y'
+    beta: NDArray  # (c,)
+    exponents: tuple[int, int, int]  # a, b, c
+
+    @staticmethod
+    def of(problem: Problem) -> Core:
+        """Change the units, in float64; samples that hardly count become zero."""
+        y, beta = np.asarray(problem.y, np.float64), np.asarray(problem.beta, np.float64)
+        y = y.reshape(len(y), -1)
+        beta = np.broadcast_to(beta, y.shape[1])
+        X, given = np.asarray(problem.X, np.float64), problem.sample_weight
+        weight = np.ones(len(X)) if given is None else np.asarray(given, np.float64)
+        c = -_exponent(weight)
+        weight = np.ldexp(weight, c)
+        counted = weight > tiny(problem.X.dtype) ** 0.5
+        root = np.sqrt(np.where(counted, weight, 0))[:, None]
+        X = np.sqrt(root) * np.where(counted[:, None], X, 0)
+        y = root * np.where(counted[:, None], y, 0)
+        a, b = -_exponent(X), -_exponent(y)
+        with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
+            beta = np.ldexp(beta, 2 * a + b + c)
+        return Core(np.ldexp(X, a), np.ldexp(y, b), beta, (a, b, c))
+
+    def restore_alpha(self, alpha: NDArray) -> NDArray:
+        """Output weights back to the units of the problem."""
+        a, b, _ = self.exponents
+        return np.ldexp(alpha, 2 * a - b)
+
+    def padded(self, shape: tuple[int, int], dtype: np.dtype) -> Core:
+        """Add zero samples and features, which change nothing, and round to a dtype."""
+        rows, columns = shape[0] - self.X.shape[0], shape[1] - self.X.shape[1]
+        X = np.pad(self.X, ((0, rows), (0, columns)))
+        y = np.pad(self.y, ((0, rows), (0, 0)))
+        return Core(X.astype(dtype), y.astype(dtype), self.beta.astype(dtype), self.exponents)
+
+
+def _exponent(array: NDArray[np.float64]) -> int:
+    """Return the k for which array / 2^k is below 1 in magnitude."""
+    return int(np.frexp(np.abs(array).max(initial=0))[1])

@@ -1,0 +1,122 @@
+"""The relaxation as a model for other solvers, so that anyone can check a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._base.types import is_concrete
+from .._host.files import write_file
+from .problem import Problem, check_single
+
+if TYPE_CHECKING:
+    import cvxpy
+
+Entry = tuple[int, int, int, int, float]  # matrix, block, row, column, all from 1, and the number
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """One output in float64, its weights absorbed: ½‖A(Z) − y‖² + βρ, A(Z)_i = root_i·x_iᵀZx_i."""
+
+    X: NDArray[np.float64]
+    root: NDArray[np.float64]
+    y: NDArray[np.float64]
+    beta: float
+
+
+def _data(problem: Problem, output: int | None) -> _Data:
+    check_single(problem)
+    if not is_concrete(problem):
+        raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
+    count = problem.num_outputs
+    if output is None and problem.y.ndim == 2:
+        raise ValueError(
+            f"`problem` has {count} outputs, which are problems of their own: pass `output=0` to "
+            f"`output={count - 1}`. Their values add up to `solve(problem).total_value`."
+        )
+    index = 0 if output is None else output
+    if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < count:
+        raise ValueError(f"`output` must be an integer from 0 to {count - 1}, got {output!r}.")
+    columns = problem.columns
+    X, y, weight, beta = (
+        np.asarray(array, np.float64)
+        for array in (columns.X, columns.y[:, index], columns.weight, columns.beta[index])
+    )
+    counted = weight > 0
+    root = np.sqrt(weight[counted])
+    return _Data(X[counted], root, root * y[counted], float(beta))
+
+
+def cvxpy_model(
+    problem: Problem, output: int | None
+) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
+    """See `Problem.to_cvxpy`."""
+    data = _data(problem, output)
+    try:
+        import cvxpy as cp
+    except ImportError:
+        raise ImportError("`to_cvxpy` needs CVXPY: pip install cvxpy.") from None
+    d = data.X.shape[1]
+    gram, scale = cp.Variable((2 * d, 2 * d), PSD=True, name="gram"), cp.Variable(name="scale")
+    predictions = cp.sum(cp.multiply(data.X @ gram[:d, d:], data.X), axis=1)
+    loss = cp.sum_squares(cp.multiply(data.root, predictions) - data.y) / 2
+    model = cp.Problem(cp.Minimize(loss + data.beta * scale), [cp.diag(gram) == scale])
+    return model, {"gram": gram, "scale": scale}
+
+
+def write_sdpa(problem: Problem, path: str | os.PathLike[str], output: int | None) -> Path:
+    """See `Problem.write_sdpa`."""
+    sizes, costs, entries = _sdpa_model(_data(problem, output))
+    lines = [
+        '"Relaxation of training a quantized two-layer network; its value is the minimum.',
+        f"{len(costs)}",
+        f"{len(sizes)}",
+        " ".join(map(str, sizes)),
+        " ".join(f"{cost:.17g}" for cost in costs),
+        *(f"{m} {b} {i} {j} {number:.17g}" for m, b, i, j, number in entries if number != 0),
+    ]
+    path, text = Path(path), "\n".join(lines) + "\n"
+    write_file(path, lambda file: file.write(text.encode("ascii")))
+    return path
+
+
+def _sdpa_model(data: _Data) -> tuple[list[int], list[float], list[Entry]]:
+    """Return block sizes, costs and entries of min cᵀx s.t. Σ x_k F_k − F_0 ⪰ 0.
+
+    The variables are Z (i ≤ j), V (i < j), ρ and t; the blocks V + Z, V − Z and, for
+    ½‖A(Z) − y‖² ≤ t, the Schur complement [[1, A(Z) − y], [·, 2t]].
+    """
+    d = data.X.shape[1]
+    i, j = np.triu_indices(d)
+    places: list[tuple[int, int]] = list(zip(i.tolist(), j.tolist(), strict=True))
+    lifted = data.root[:, None] * data.X[:, i] * data.X[:, j] * np.where(i == j, 1, 2)
+    rows = np.column_stack([lifted, data.y])
+    if len(rows) > rows.shape[1]:  # a rotation of the samples keeps the norm
+        rows = np.linalg.qr(rows)[1]
+    k, size = len(rows), len(i)
+    off_diagonal = ((a, b) for a, b in places if a < b)
+    above = {place: size + index for index, place in enumerate(off_diagonal, start=1)}
+    scale, bound = size + len(above) + 1, size + len(above) + 2
+
+    def entries() -> Iterator[Entry]:
+        for block, sign in ((1, 1.0), (2, -1.0)):
+            for variable, (a, b) in enumerate(places, start=1):
+                yield variable, block, a + 1, b + 1, sign
+                yield above.get((a, b), scale), block, a + 1, b + 1, 1.0
+        for row in range(k):
+            yield 0, 3, row + 1, row + 1, -1.0
+            yield 0, 3, row + 1, k + 1, float(rows[row, -1])
+            for variable in range(size):
+                yield variable + 1, 3, row + 1, k + 1, float(rows[row, variable])
+        yield bound, 3, k + 1, k + 1, 2.0
+
+    costs = [0.0] * bound
+    costs[scale - 1], costs[bound - 1] = data.beta, 1.0
+    return [d, d, k + 1], costs, sorted(entries(), key=lambda entry: entry[:4])

@@ -1,0 +1,331 @@
+"""The training problem: data, penalty and loss, validated where they enter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from .._base.fork import check_process
+from .._base.text import numbers_of, outline, shape_of
+from .._base.types import (
+    Scalar,
+    as_float_array,
+    cast,
+    highest_precision,
+    is_concrete,
+    namespace,
+    tiny,
+)
+from .._bound.objective import in_float64, objective
+from .._exact.sums import is_negative
+from .._loss.squared import SquaredLoss
+from .._network.network import QuantizedNetwork
+from .labels import check_labels
+
+if TYPE_CHECKING:
+    import cvxpy
+
+
+class Problem(eqx.Module):
+    """Training a two-layer network whose first-layer weights are ±1.
+
+        minimize  ℓ(f(X), y) + β ‖α‖₁   over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),  u_j, v_j ∈ {−1, +1}^d
+
+    with any number of neurons and ℓ(ŷ, y) = ½ Σ_i w_i (ŷ_i − y_i)², a sum over samples. Append a
+    constant feature to X to let the network have linear and constant terms. For targets with c
+    columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the problem separates into c that
+    share X.
+
+    A `Problem` is a pytree of arrays, β included, so problems are stacked by
+    `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
+
+    **Arguments:**
+
+    - `X`: samples, shape (n, d).
+    - `y`: targets, shape (n,) or (n, c). They are fitted as numbers: code two classes as ±1. Text
+        and truth values are refused, and integers 0, 1, … that look like labels get a warning.
+    - `beta`: the penalty β > 0, a scalar or shape (c,), in units of X² y: (cX, y, c²β) is the same
+        problem, and (X, cy, cβ) has c² times its value.
+    - `loss`: `SquaredLoss()`.
+    - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
+
+    β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
+    (float64); all else may be subnormal.
+
+    X, y and weights promote to one floating-point dtype; integers, of any size, become JAX's
+    default float and half precisions float32. That is float32 throughout while JAX's 64-bit mode is
+    off. What the dtype cannot hold is rounded to the nearest number it has, and everything here,
+    bounds included, speaks of the data as rounded.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument. Numbers are checked (finite, within
+    the range of the dtype, β > 0, w ≥ 0) where they can be seen; under a transform, bad ones give
+    `Status.invalid_data` instead.
+
+    Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420).
+    """
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"] | Float[Array, "n c"]
+    beta: Float[Array, ""] | Float[Array, " c"]
+    sample_weight: Float[Array, " n"] | None
+    loss: SquaredLoss
+
+    def __init__(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        beta: ArrayLike,
+        loss: SquaredLoss | None = None,
+        sample_weight: ArrayLike | None = None,
+    ):
+        check_labels(y)
+        X, y = as_float_array(X, "X"), as_float_array(y, "y")
+        weight = None if sample_weight is None else as_float_array(sample_weight, "sample_weight")
+        beta = as_float_array(beta, "beta")
+        _check_shapes(X, y, beta, weight)
+        data = (X, y) if weight is None else (X, y, weight)
+        dtype = np.result_type(*(array.dtype for array in data))
+        if is_concrete(X, y, beta, weight):
+            _check_values(X, y, beta, weight)
+        self.X, self.y, self.beta = (
+            cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
+        )
+        if is_concrete(self.beta):
+            _check_sign(np.asarray(beta), np.asarray(self.beta))
+        self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
+        if weight is not None and is_concrete(self.sample_weight):
+            _check_largest_weight(np.asarray(self.sample_weight))
+        self.loss = SquaredLoss() if loss is None else loss
+        if type(self.loss) is not SquaredLoss:  # what a subclass computes would be ignored
+            raise TypeError(
+                f"`loss` must be `SquaredLoss()`, got {self.loss!r}; other losses are not "
+                "supported yet."
+            )
+
+    def with_numbers(self, **numbers: Any) -> Problem:
+        """Return the problem with other X, y, beta or sample_weight, taken as they are."""
+        names = tuple(numbers)
+
+        def parts(problem: Problem) -> list[Any]:
+            return [getattr(problem, name) for name in names]
+
+        return eqx.tree_at(parts, self, list(numbers.values()), is_leaf=lambda leaf: leaf is None)
+
+    @property
+    def num_samples(self) -> int:
+        """Return n."""
+        return self.X.shape[-2]
+
+    @property
+    def num_features(self) -> int:
+        """Return d."""
+        return self.X.shape[-1]
+
+    @property
+    def num_outputs(self) -> int:
+        """Return c, 1 for scalar targets."""
+        return 1 if self.y.ndim < self.X.ndim else self.y.shape[-1]
+
+    @property
+    def weight(self) -> Float[Array, " n"]:
+        """Sample weights, ones where none were given."""
+        if self.sample_weight is None:
+            return namespace(self.X).ones(self.X.shape[:-1], self.X.dtype)
+        return self.sample_weight
+
+    @property
+    def is_valid(self) -> Bool[Array, ""] | Bool[Array, " c"]:
+        """Whether the numbers make a problem, one answer per output; can be traced."""
+        weight = self.weight
+        xp = namespace(self.X, self.y, weight, self.beta)
+        shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & ~is_negative(weight))
+        least = tiny(self.X.dtype)
+        shared = shared & xp.any(weight >= least)
+        penalty = xp.isfinite(self.beta) & (self.beta >= least)
+        return shared & penalty & xp.all(xp.isfinite(self.y), axis=0)
+
+    @property
+    def columns(self) -> Problem:
+        """The same problem with targets (n, c) and penalties (c,), c = 1 for scalar targets."""
+        y = self.y if self.y.ndim == 2 else self.y[:, None]
+        beta = namespace(self.beta).broadcast_to(self.beta, (y.shape[1],))
+        return eqx.tree_at(lambda problem: (problem.y, problem.beta), self, (y, beta))
+
+    @highest_precision
+    def objective(self, network: QuantizedNetwork) -> Scalar:
+        """Return the objective ℓ(f(X), y) + β‖α‖₁ of any network, summed over outputs.
+
+        Outside transforms it is computed in float64, whatever the dtype, and rounded last.
+        """
+        check_fits(self, network)
+        if not is_concrete(self, network):
+            return objective(self, network)
+        with np.errstate(all="ignore"):
+            return jax.device_put(np.asarray(objective(*in_float64((self, network))), self.X.dtype))
+
+    def to_cvxpy(
+        self, output: int | None = None
+    ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
+        """Return the relaxation as a CVXPY problem, to check a value with any of its solvers.
+
+            min ½ Σ w (x_iᵀ Z x_i − y_i)² + β·scale,   gram = [[V, Z], [·, W]] ⪰ 0, diag = scale
+
+        Its value is `solve(problem).value` up to the tolerances of both.
+
+        **Arguments:** `output`: which column of y (n, c) to take; None for y (n,).
+
+        **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale".
+
+        **Raises:** `ValueError` naming the argument; `ImportError` without CVXPY.
+
+        Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
+        """
+        from .export import cvxpy_model
+
+        return cvxpy_model(self, output)
+
+    def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
+        """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
+
+            min t + βρ   s.t.   V + Z ⪰ 0,   V − Z ⪰ 0,   [[1, r], [rᵀ, 2t]] ⪰ 0
+
+        with diag V = ρ·1 and r_i = √w_i·(x_iᵀ Z x_i − y_i), rotated to D + 1 numbers where there
+        are more, D = d(d+1)/2. In SDPA's words it is the primal problem, min cᵀx, so the optimal
+        value is that of `solve`, with no sign to turn and nothing to add. x holds Z (row by row,
+        i ≤ j), V (i < j), ρ and t. Numbers have all their digits; there are D² of them, so it is
+        for some dozen features.
+
+        **Arguments:** `path`: the file; `output`: as that of `to_cvxpy`.
+
+        **Returns:** the path.
+
+        **Raises:** `ValueError` naming the argument; `OSError`.
+
+        Source: Fujisawa et al., *SDPA user's manual*, for the format.
+        """
+        from .export import write_sdpa
+
+        return write_sdpa(self, path, output)
+
+    def __repr__(self) -> str:
+        X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)
+        if X is None or y is None or len(X) < 2 or len(y) == 0:
+            return outline(self)
+        outputs = "" if len(y) < len(X) else f", outputs={y[-1]}"
+        weighted = "" if self.sample_weight is None else ", weighted"
+        penalty = "(…)" if beta is None or beta[0].ndim else f"{float(beta[0]):.4g}"
+        shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
+        stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
+        return f"Problem({shape}, {self.X.dtype}{stacked})"
+
+
+def check_numbers(problem: Problem) -> None:
+    """Raise `ValueError` unless the numbers make a problem; in NumPy, without compiling."""
+    if not np.all(jax.tree.map(np.asarray, problem).is_valid):
+        raise ValueError("`problem` has invalid numbers; see `Status.invalid_data`.")
+
+
+def check_single(problem: Problem) -> None:
+    """Raise `ValueError` for a stacked problem, `TypeError` for none or a loss of its dtype."""
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a `Problem`, got {type(problem).__name__}; build one with "
+            "`Problem(X, y, beta)`."
+        )
+    check_dtype(problem)
+    if problem.X.ndim != 2:
+        raise ValueError(
+            f"`problem` is stacked: X has shape {problem.X.shape}. Use `jax.vmap`, as in "
+            "`jax.vmap(jaxqsdp.solve)(problem)`."
+        )
+
+
+def check_dtype(problem: Problem) -> None:
+    """Raise `TypeError` for float64 data while JAX is in 32-bit mode, which would round them."""
+    check_process()
+    if jax.dtypes.canonicalize_dtype(problem.X.dtype) != problem.X.dtype:
+        raise TypeError(
+            f"`problem` is {problem.X.dtype}, but 64-bit mode is off here; turn it on by "
+            "`jax.config.update('jax_enable_x64', True)`, or build the problem in float32."
+        )
+
+
+def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
+    """Raise `TypeError` or `ValueError` unless the network takes and gives what the problem has."""
+    check_single(problem)
+    if not isinstance(network, QuantizedNetwork):
+        raise TypeError(
+            f"`network` must be a `QuantizedNetwork`, got {type(network).__name__}; build one with "
+            "`QuantizedNetwork.from_weights(u, v, alpha)`."
+        )
+    if network.num_features != problem.num_features:
+        raise ValueError(
+            f"`network` takes {network.num_features} features, `problem` has "
+            f"{problem.num_features}."
+        )
+    if network.alpha.shape[1:] != problem.y.shape[1:]:
+        raise ValueError(
+            f"`network` has outputs of shape {network.alpha.shape[1:]}, `problem` has "
+            f"{problem.y.shape[1:]}."
+        )
+
+
+def _check_shapes(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
+    if X.ndim != 2:
+        raise ValueError(
+            f"`X` must have shape (n, d), got {X.shape}. For one feature pass X[:, None]; for many "
+            "problems at once build them under `jax.vmap`."
+        )
+    n, d = X.shape
+    if n == 0 or d == 0:
+        raise ValueError(f"`X` is empty: shape {X.shape}.")
+    if y.ndim not in (1, 2) or y.shape[0] != n:
+        raise ValueError(
+            f"`y` must have shape ({n},) or ({n}, c) to match the {n} rows of `X`, got {y.shape}."
+        )
+    if y.ndim == 2 and y.shape[1] == 0:
+        raise ValueError(f"`y` has no columns: shape {y.shape}.")
+    allowed = [()] if y.ndim == 1 else [(), (y.shape[1],)]
+    if beta.shape not in allowed:
+        choices = " or ".join(map(str, allowed))
+        raise ValueError(f"`beta` must have shape {choices}, got {beta.shape}.")
+    if weight is not None and weight.shape != (n,):
+        raise ValueError(
+            f"`sample_weight` must have shape ({n},), one per row of `X`, got {weight.shape}."
+        )
+
+
+def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
+    for name, array in (("X", X), ("y", y), ("beta", beta), ("sample_weight", weight)):
+        if array is None:
+            continue
+        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+        if len(bad):
+            remedy = "" if name == "beta" else "; remove or impute them"
+            where = f" (first at index {tuple(map(int, bad[0]))})" if array.ndim else ""
+            raise ValueError(
+                f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}{remedy}."
+            )
+    if weight is not None:
+        if np.any(is_negative(np.asarray(weight))):
+            raise ValueError("`sample_weight` has negative entries; weights must be ≥ 0.")
+        if not np.any(np.asarray(weight) > 0):
+            raise ValueError("`sample_weight` is zero everywhere; no sample would count.")
+
+
+def _check_sign(given: np.ndarray, beta: np.ndarray) -> None:
+    if np.any(given <= 0):
+        raise ValueError(f"`beta` must be positive, got {given}.")
+    if np.any(beta < tiny(beta.dtype)):
+        raise ValueError(f"`beta` is too small for {beta.dtype}, got {given}.")
+
+
+def _check_largest_weight(weight: np.ndarray) -> None:
+    if not np.any(weight >= tiny(weight.dtype)):
+        raise ValueError(f"`sample_weight` is too small for {weight.dtype} everywhere; rescale it.")

@@ -1,0 +1,203 @@
+"""What `solve` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._base.enumeration import ReadableMeta, count_items
+from .._base.text import is_traced, numbers_of, outline, shape_of
+from .._base.types import Scalar, epsilon, namespace
+from .._problem.problem import Problem
+
+
+class Status(eqx.Enumeration, metaclass=ReadableMeta):
+    """How a solve ended. `Status[solution.status]` is the text; it says the remedy.
+
+    For a batch that is a line for each status that occurs, with the number of times.
+    """
+
+    solved: Any = "Solved: the certified gap and the residual are within the tolerances."
+    dtype_accuracy: Any = (
+        "Stopped at the accuracy that the dtype allows; the bounds hold, the gap is what `stats` "
+        "says. For a smaller gap use float64 (`jax.config.update('jax_enable_x64', True)`)."
+    )
+    max_steps: Any = (
+        "Reached the step limit; the bounds hold, but the gap is larger than asked for. Raise "
+        "`max_steps`, loosen the solver's `tol`, or pass `throw=False` to use the point as it is."
+    )
+    interrupted: Any = (
+        "Not finished: the time limit or an interrupt came first. Allow more time, or use what "
+        "there is by `throw=False`, as its bounds hold; `solve_batch` with `checkpoint` goes on "
+        "where it was."
+    )
+    invalid_data: Any = (
+        "Invalid data: X, y, beta and sample_weight must be finite, beta > 0, weights ≥ 0 and not "
+        "all zero, and results must be representable in the dtype. Clean or rescale the data."
+    )
+
+
+def status_text(status: Status) -> str:
+    """Return what the status says; `Status[status]`, which type checkers do not know."""
+    return cast(str, cast(Any, Status)[status])
+
+
+def has_status(solution: Solution, status: Status) -> np.ndarray:
+    """Whether each output of a concrete solution has a status; with nothing to compile."""
+    found, sought = (np.asarray(*jax.tree.leaves(each)) for each in (solution.status, status))
+    return found == sought
+
+
+class Stats(eqx.Module):
+    """What the solver measured. `gap` is certified: it uses the rigorous lower bound."""
+
+    num_steps: Int[Array, ""] | Int[Array, " c"]
+    gap: Float[Array, ""] | Float[Array, " c"]
+    residual: Float[Array, ""] | Float[Array, " c"]
+
+
+class Solution(eqx.Module):
+    """A feasible point of the relaxation, a proven lower bound, and the dual point that proves it.
+
+    `value`, `quadratic_form`, `scale`, `gram` and `predictions` belong to one feasible point, with
+    diag(gram) = scale exactly, so p_sdp ≤ `value` up to the rounding of its own evaluation.
+    `lower_bound` is rounded outward: it is a true lower bound on p_sdp and on the optimum of the
+    training problem. A lane with invalid data has value +inf, bound −inf and zeros elsewhere.
+
+    With targets (n, c) the leading axis of every field is c, save `predictions` and `dual` (n, c).
+
+    **Attributes:**
+
+    - `value`: ½ Σ w (ŷ − y)² + βρ.
+    - `lower_bound`: from (λ, p), see `jaxqsdp.certify`.
+    - `quadratic_form`: Z (d, d), predicting ŷ = xᵀZx.
+    - `scale`: ρ, the max-norm of Z or more.
+    - `gram`: Q = [[V, Z], [Z, V]] (2d, 2d), positive semidefinite.
+    - `dual`: λ (n,), at the optimum w·(y − ŷ).
+    - `dual_diagonal`: p (d,), with Diag(p) ± Xᵀdiag(λ)X ⪰ 0 and Σp = β at an optimum with ρ > 0.
+    - `predictions`: ŷ (n,).
+    - `status`: a `Status`.
+    - `stats`: `num_steps`, certified relative `gap`, `residual`.
+    """
+
+    value: Float[Array, ""] | Float[Array, " c"]
+    lower_bound: Float[Array, ""] | Float[Array, " c"]
+    quadratic_form: Float[Array, "d d"] | Float[Array, "c d d"]
+    scale: Float[Array, ""] | Float[Array, " c"]
+    gram: Float[Array, "e e"] | Float[Array, "c e e"]
+    dual: Float[Array, " n"] | Float[Array, "n c"]
+    dual_diagonal: Float[Array, " d"] | Float[Array, "c d"]
+    predictions: Float[Array, " n"] | Float[Array, "n c"]
+    status: Status
+    stats: Stats
+
+    multi_output: bool = eqx.field(static=True)
+
+    @property
+    def block(self) -> Float[Array, "d d"] | Float[Array, "c d d"]:
+        """V, the diagonal block of `gram`."""
+        d = self.quadratic_form.shape[-1]
+        return self.gram[..., :d, :d]
+
+    @property
+    def total_value(self) -> Scalar:
+        """`value` summed over outputs."""
+        return jnp.sum(self.value, axis=-1) if self.multi_output else self.value
+
+    @property
+    def total_lower_bound(self) -> Scalar:
+        """`lower_bound` summed over outputs, rounded down."""
+        return sum_below(self.lower_bound) if self.multi_output else self.lower_bound
+
+    def __repr__(self) -> str:
+        if is_traced(self):
+            return "Solution(traced)"
+        gap, num_steps = (getattr(self.stats, name, None) for name in ("gap", "num_steps"))
+        arrays = numbers_of(self.value, self.lower_bound, gap, num_steps)
+        counts = count_items(Status, self.status)
+        if arrays is None or counts is None or 0 in [array.size for array in arrays]:
+            return outline(self)
+        value, lower_bound, gaps, steps = arrays
+        many = any(array.ndim > 0 for array in arrays)
+        status = ", ".join(
+            f"{name} ×{count}" if many else name for name, count in counts.items() if count
+        )
+        if many:
+            numbers = (
+                f"{value.size} values, largest gap={float(np.max(gaps)):.1e}, "
+                f"most steps={np.max(steps)}"
+            )
+        else:
+            numbers = (
+                f"value={float(value):.8g}, lower_bound={float(lower_bound):.8g}, "
+                f"gap={float(gaps):.1e}, steps={steps}"
+            )
+        *_, d = shape_of(self.quadratic_form) or ("?",)
+        return f"Solution({status}: {numbers}, d={d}, {value.dtype})"
+
+
+def outputs_first(solution: Solution) -> Solution:
+    """One lane per output: λ and ŷ (n, c) become (c, n)."""
+    return dataclasses.replace(
+        solution, dual=solution.dual.T, predictions=solution.predictions.T, multi_output=False
+    )
+
+
+def outputs_last(lanes: Solution) -> Solution:
+    """Inverse of `outputs_first`."""
+    return dataclasses.replace(outputs_first(lanes), multi_output=True)
+
+
+def solution_like(n: int, d: int, outputs: tuple[int, ...], dtype: Any) -> Solution:
+    """Return what a solution of these sizes looks like, of `jax.ShapeDtypeStruct`."""
+
+    def numbers(*shape: int, outputs: tuple[int, ...] = outputs) -> Any:
+        return jax.ShapeDtypeStruct((*outputs, *shape), dtype)
+
+    def integers() -> Any:
+        return jax.ShapeDtypeStruct(outputs, np.int32)
+
+    one = numbers()
+    samples = numbers(n, *outputs, outputs=())
+    return Solution(
+        value=one,
+        lower_bound=one,
+        quadratic_form=numbers(d, d),
+        scale=one,
+        gram=numbers(2 * d, 2 * d),
+        dual=samples,
+        dual_diagonal=numbers(d),
+        predictions=samples,
+        status=jax.tree.map(lambda _: integers(), Status.solved),
+        stats=Stats(integers(), one, one),
+        multi_output=bool(outputs),
+    )
+
+
+def sum_below(bounds: Float[Array, " c"]) -> Scalar:
+    """Sum over the last axis, rounded down."""
+    eps = epsilon(bounds.dtype)
+    xp, largest = namespace(bounds), float(jnp.finfo(bounds.dtype).max)
+    # Finite bounds may add up to more than the dtype holds; its largest number is a bound, too.
+    total = xp.minimum(xp.sum(bounds, axis=-1), largest)
+    size = xp.minimum(xp.sum(xp.abs(bounds), axis=-1), largest)
+    return xp.where(xp.isfinite(total), total - bounds.shape[-1] * eps * size, total)
+
+
+def check_solution(problem: Problem, solution: Solution, name: str = "solution") -> None:
+    """Raise `TypeError` or `ValueError` unless it is a solution with the shapes of the problem."""
+    if not isinstance(solution, Solution):
+        raise TypeError(f"`{name}` must be a `Solution`, got {type(solution).__name__}.")
+    d = problem.num_features
+    has = (solution.dual.shape, solution.quadratic_form.shape[-2:])
+    if has != (problem.y.shape, (d, d)):
+        raise ValueError(
+            f"`{name}` is for y of shape {has[0]} and {has[1][0]} features, but `problem` has y "
+            f"of shape {problem.y.shape} and {d} features."
+        )

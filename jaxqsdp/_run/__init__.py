@@ -1,0 +1,1 @@
+"""One solve, whatever the solver: begin, advance, finish; padded, compiled, on the host."""

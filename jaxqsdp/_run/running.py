@@ -1,0 +1,240 @@
+"""A solve in parts: begin, advance step by step, and turn what was reached into a solution.
+
+    begin ──► advance … advance ──► reached ──► assemble
+                                       └── finish ──┘
+
+`solve` runs them in one program, the scheduler of batches one at a time for many problems, and
+where the numbers are concrete NumPy takes over `assemble`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._base.control_flow import while_loop
+from .._base.lift import quadratic_forms
+from .._base.types import (
+    Scalar,
+    highest_precision,
+    is_inexact,
+    namespace,
+    over_leading,
+    record,
+    tiny,
+)
+from .._bound.relaxation import dual_bound
+from .._exact.sums import rescaled
+from .._exact.sums import root as root_of
+from .._exact.units import Samples, Units, moderate
+from .._problem.problem import Problem
+from .._relaxation.feasible import feasible_point, relative_gap
+from .._relaxation.solution import Solution, Stats, Status, outputs_first, outputs_last
+from .._solver import AbstractSolver, Iterate
+from .._solver.base import AbstractProcess, CoreProblem, Report
+from .._solver.splitting import select
+
+
+class Running(eqx.Module):
+    """A solve under way, one process and one state per output if there are several."""
+
+    problem: Problem
+    process: AbstractProcess
+    state: Any
+    solver: AbstractSolver = eqx.field(static=True)
+
+    @property
+    def finished(self) -> Bool[Array, ""]:
+        """Whether every output has ended."""
+        return jnp.all(self._each(type(self.process).finished)(self.process, self.state))
+
+    def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Map over outputs, if there are several."""
+        return function if self.problem.y.ndim == 1 else jax.vmap(function)
+
+
+def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
+    """Return the samples in moderate units, valid ones in place of invalid ones, and √weight."""
+    X, weight = problem.X, problem.weight
+    xp = namespace(X, weight)
+    valid = xp.all(xp.isfinite(X)) & xp.all(xp.isfinite(weight) & (weight >= 0))
+    samples = moderate(xp.where(valid, X, 0), xp.where(valid, weight, 1))
+    return samples, xp.sqrt(samples.weight)
+
+
+@record
+class _Output:
+    """One output of a problem in the solver's units, harmless numbers in place of invalid ones."""
+
+    y: Float[Array, " n"]
+    beta: Scalar
+    units: Units
+    usable: Bool[Array, ""]
+
+    @staticmethod
+    def of(samples: Samples, y: Array, beta: Scalar, usable: Array) -> _Output:
+        xp = namespace(y, beta)
+        y, beta = xp.where(usable, y, 0), xp.where(usable, beta, 1)
+        units = samples.units_for(y)
+        y, beta = samples.scale_targets(y, units), units.scale_beta(beta)
+        usable = usable & (beta > 0)
+        return _Output(y, xp.where(usable, beta, 1), units, usable)
+
+
+@highest_precision
+def begin(
+    problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None = None
+) -> Running:
+    """Prepare a solve: everything before the first step."""
+    samples, root = _prepared(problem)
+    core_X = jnp.sqrt(root)[:, None] * samples.X
+    factorization = solver.factorize(core_X)
+
+    def begin_output(
+        y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
+    ) -> tuple[AbstractProcess, Any]:
+        output = _Output.of(samples, y, beta, usable)
+        core = CoreProblem(core_X, root * output.y, output.beta)
+        process = solver.bind(core, factorization, max_steps)
+        start = None if warm_start is None else _start(warm_start, output.units, root)
+        return process, process.start(start)
+
+    if problem.y.ndim == 1:
+        process, state = begin_output(problem.y, problem.beta, problem.is_valid, warm_start)
+    else:
+        columns = problem.columns
+        warm_start = None if warm_start is None else outputs_first(warm_start)
+        arguments = columns.y.T, columns.beta, columns.is_valid, warm_start
+        process, state = jax.vmap(begin_output)(*arguments)
+    return Running(problem, process, state, solver)
+
+
+@highest_precision
+def advance(running: Running) -> Running:
+    """Take a step of every output that has not ended."""
+
+    def step(process: AbstractProcess, state: Any) -> Any:
+        return select(process.finished(state), state, process.step(state))
+
+    state = running._each(step)(running.process, running.state)
+    return dataclasses.replace(running, state=state)
+
+
+def complete(running: Running) -> Running:
+    """Take steps until every output has ended."""
+    state = while_loop(
+        lambda state: ~dataclasses.replace(running, state=state).finished,
+        lambda state: advance(dataclasses.replace(running, state=state)).state,
+        running.state,
+    )
+    return dataclasses.replace(running, state=state)
+
+
+@highest_precision
+def reached(running: Running) -> tuple[Iterate, Report]:
+    """Return the best iterate of a solve, and how it ended, one for each output if several."""
+    return running._each(type(running.process).result)(running.process, running.state)
+
+
+@highest_precision
+def finish(running: Running) -> Solution:
+    """Turn what a solve has reached into a solution with its certificate."""
+    return assemble(running.problem, running.solver, *reached(running))
+
+
+def assemble(
+    problem: Problem, solver: AbstractSolver, iterates: Iterate, reports: Report
+) -> Solution:
+    """Build the feasible point, the bound and the status of iterates; in NumPy if all are its."""
+    samples, root = _prepared(problem)
+
+    def left_out(y: Array, form: Array, units: Units) -> Scalar:
+        """Loss of samples whose weights are so small that the solver takes them for zero."""
+        xp, weight = namespace(y, form), problem.weight
+        scale = xp.where(samples.counted, 0, root_of(weight)) * xp.sqrt(units.weight)
+        rows, targets = rescaled(problem.X, units.feature), rescaled(y, units.target)
+        misfit = quadratic_forms(rows, form) - targets
+        return 0.5 * xp.sum(xp.where(scale > 0, xp.square(scale * misfit), 0))
+
+    tol, tol_residual = solver.tolerances(problem.X.dtype)
+
+    def assemble_output(
+        y: Array, beta: Scalar, usable: Array, iterate: Iterate, report: Report
+    ) -> Solution:
+        xp = namespace(y, iterate.dual)
+        output, targets = _Output.of(samples, y, beta, usable), xp.where(usable, y, 0)
+        y, beta, units = output.y, output.beta, output.units
+        dual = root * iterate.dual
+        plus, minus = iterate.plus, iterate.minus
+        predictions = quadratic_forms(samples.X, (plus - minus) / 2)
+        point = feasible_point(predictions, y, samples.weight, beta, plus, minus)
+        value = point.value + left_out(targets, point.form, units)
+        bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal)
+        gap = relative_gap(value, bound, y, samples.weight)
+        solved = (gap <= tol) & (report.residual <= tol_residual)
+        status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
+        status = select(solved, Status.solved, status)
+        gram = xp.block([[point.block, point.form], [point.form, point.block]])
+        form = units.restore_form(point.form)
+        # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
+        other = quadratic_forms(problem.X, form)
+        other = xp.where(xp.isfinite(other), other, 0)
+        predictions = xp.where(samples.counted, units.restore_predictions(point.predictions), other)
+        solution = Solution(
+            value=units.restore_value(value),
+            lower_bound=units.restore_bound(bound),
+            quadratic_form=form,
+            scale=units.restore_form(point.scale),
+            gram=units.restore_form(gram),
+            dual=units.restore_dual(dual),
+            dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
+            predictions=predictions,
+            status=status,
+            stats=Stats(report.num_steps, gap, report.residual),
+            multi_output=False,
+        )
+        underflown = (value > 0) & (solution.value < tiny(solution.value.dtype))
+        numbers = [leaf for leaf in jax.tree.leaves(solution) if is_inexact(leaf)]
+        finite = [xp.all(xp.isfinite(number)) for number in numbers]
+        representable = xp.all(xp.stack(finite)) & ~underflown
+        return _marked_invalid(solution, ~(output.usable & representable))
+
+    if problem.y.ndim == 1:
+        return assemble_output(problem.y, problem.beta, problem.is_valid, iterates, reports)
+    columns = problem.columns
+    arguments = columns.y.T, columns.beta, columns.is_valid, iterates, reports
+    return outputs_last(over_leading(assemble_output, *arguments))
+
+
+def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) -> Iterate:
+    """Express a solution as the solver's iterate, in the solver's units."""
+    form, block = units.scale_form(solution.quadratic_form), units.scale_form(solution.block)
+    dual = units.scale_dual(solution.dual)
+    counted = root_weight > 0
+    return Iterate(
+        plus=block + form,
+        minus=block - form,
+        dual=jnp.where(counted, dual / jnp.where(counted, root_weight, 1), 0),
+        dual_diagonal=units.scale_diagonal(solution.dual_diagonal),
+    )
+
+
+def _marked_invalid(solution: Solution, invalid: Bool[Array, ""]) -> Solution:
+    """Replace what an invalid lane computed by +inf, −inf and zeros."""
+    xp = namespace(invalid)
+    cleared = jax.tree.map(xp.zeros_like, solution)
+    infinity = xp.full_like(solution.value, xp.inf)
+    marked = dataclasses.replace(
+        cleared,
+        value=infinity,
+        lower_bound=-infinity,
+        status=Status.invalid_data,
+        stats=dataclasses.replace(cleared.stats, gap=infinity),
+    )
+    return select(invalid, marked, solution)

@@ -1,0 +1,1 @@
+"""Good neurons and output weights: descents, local search, column generation."""

@@ -1,0 +1,105 @@
+"""Descents on latent weights side by side, from samples of the relaxation and from random ones."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from .._base.types import highest_precision, tiny
+from .._host.programs import HostProgram
+from .._problem.core import Core
+from .._relaxation.solution import Solution
+from .._round import draw
+from .latent import descend, loss_of
+from .local import coordinate_descent
+
+_RATES = (0.01, 0.03)
+_ALPHA_RATE = 5.0  # of the natural size of α, relative to the rate of the signs
+_COORDINATE_SWEEPS = 50
+
+Signs = NDArray  # (s, m, d) ±1
+
+
+def descend_from_many(
+    core: Core,
+    solution: Solution,
+    rng: np.random.Generator,
+    max_neurons: int,
+    num_starts: int,
+    num_steps: int,
+    slots: int,
+) -> tuple[Signs, Signs]:
+    """Return the signs of all descents, the best first: half start from the relaxation.
+
+    The core may be padded; `slots` are the neurons that the program has room for. They descend in
+    float32, whatever the dtype: only signs are taken from them.
+    """
+    d, dtype = solution.quadratic_form.shape[-1], np.float32
+    shape = (num_starts, max_neurons, d)
+    latent = rng.uniform(-1, 1, (2, *shape)).astype(dtype)
+    for index in range(0, num_starts, 2):
+        drawn = draw(solution, rng.standard_normal((2, max_neurons, d)))[:2]
+        latent[:, index] = np.clip(drawn, -1, 1)
+    rates = np.asarray(_RATES, dtype)[np.arange(num_starts) // 2 % len(_RATES)]
+    room = ((0, 0), (0, slots - max_neurons), (0, core.X.shape[1] - d))
+    u, v, objective = _program(
+        *(core.X, core.y, core.beta),
+        *(np.pad(some, room) for some in latent),
+        rates,
+        np.arange(slots) < max_neurons,
+        num_steps,
+    )
+    order = np.argsort(np.asarray(objective), kind="stable")
+    u, v = (np.asarray(signs)[order, :max_neurons, :d] for signs in (u, v))
+    return u.astype(core.X.dtype), v.astype(core.X.dtype)
+
+
+def prepare_descents(core: Core, num_starts: int, num_steps: int, slots: int) -> None:
+    """Start to compile what `descend_from_many` runs."""
+    latent = jax.ShapeDtypeStruct((num_starts, slots, core.X.shape[1]), np.float32)
+    rates = jax.ShapeDtypeStruct((num_starts,), np.float32)
+    alive = jax.ShapeDtypeStruct((slots,), np.bool_)
+    _program.prepare(core.X, core.y, core.beta, latent, latent, rates, alive, num_steps)
+
+
+@highest_precision
+def _descend(
+    X: Float[Array, "n d"],
+    y: Float[Array, "n c"],
+    beta: Float[Array, " c"],
+    latent_u: Float[Array, "s m d"],
+    latent_v: Float[Array, "s m d"],
+    rates: Float[Array, " s"],
+    alive: Array,
+    num_steps: int,
+) -> tuple[Array, Array, Float[Array, " s"]]:
+    """Return the signs after the descents, and nearly the best objective with these neurons."""
+    dtype = latent_u.dtype
+    single_X, single_y, single_beta = (array.astype(dtype) for array in (X, y, beta))
+    loss = loss_of(single_X, single_y, len(alive))
+    # Zero samples are padding.
+    squares = jnp.sum(jnp.square(jnp.sum(jnp.square(single_X), axis=1)))
+    energy = jnp.sqrt(squares)
+    size = jnp.sqrt(jnp.sum(jnp.square(single_y)) / single_y.shape[1])
+    unit = size / jnp.maximum(energy, tiny(dtype) ** 0.5)
+
+    def one(latent_u: Array, latent_v: Array, rate: Array) -> tuple[Array, Array, Array]:
+        start = latent_u, latent_v, jnp.zeros((len(alive), y.shape[1]), dtype)
+        alpha_rate = _ALPHA_RATE * rate * unit * alive[:, None].astype(dtype)
+        latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps)
+        u, v = (jnp.where(some >= 0, 1, -1).astype(X.dtype) for some in latent[:2])
+        phi = (X @ u.T) * (X @ v.T) * alive[None, :].astype(X.dtype)
+        alpha = latent[2].astype(X.dtype)
+        gram, targets = phi.T @ phi, phi.T @ y
+        alpha = coordinate_descent(gram, targets, beta, alpha, _COORDINATE_SWEEPS)
+        misfit = 0.5 * jnp.sum(jnp.square(phi @ alpha - y))
+        objective = misfit + jnp.sum(beta * jnp.sum(jnp.abs(alpha), axis=0))
+        return u.astype(jnp.int8), v.astype(jnp.int8), objective
+
+    return jax.vmap(one)(latent_u, latent_v, rates)
+
+
+_program = HostProgram(_descend, level=1)

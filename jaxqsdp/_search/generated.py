@@ -1,0 +1,78 @@
+"""A network from column generation: as many neurons as it likes, then pruned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._problem.core import Core
+from .._relaxation.solution import Solution
+from .._round import draw
+from .columns import Task, generate
+from .pricing import search_signs
+from .restricted import basic_weights, solve_restricted
+
+_STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
+_MORE_ROUNDS, _MOST_ROUNDS = 2, 40  # than half the neurons
+_CLOSE = 1e-4  # gap at which it ends
+_PRUNED = 0.2  # of the surplus neurons, between two refits
+_FIT = 1e-4  # relative gap of those
+
+
+def generate_and_prune(
+    core: Core,
+    solution: Solution,
+    rng: np.random.Generator,
+    max_neurons: int,
+    report: Callable[[str], None],
+    is_late: Callable[[], bool],
+) -> tuple[NDArray, NDArray]:
+    """Return the neurons that remain of column generation, output by output."""
+    d = core.X.shape[1]
+    normal = rng.standard_normal((2, _STARTS_OF_PRICING, d))
+    u, v = (np.where(g >= 0, 1.0, -1.0) for g in draw(solution, normal)[:2])
+
+    def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, NDArray]:
+        random = rng.choice((-1.0, 1.0), (_STARTS_OF_PRICING, d))
+        norms, found = search_signs(gram, np.concatenate([u, random]))
+        return norms[:count], found[:count]
+
+    ones = np.ones(len(core.X))
+    tasks = [Task.of(core.X, y, ones, beta) for y, beta in zip(core.y.T, core.beta, strict=True)]
+    # Outputs share the neurons, and each gets its share of the rounds.
+    most_rounds = min(max_neurons // (2 * len(tasks)) + _MORE_ROUNDS, _MOST_ROUNDS)
+    parts = []
+    for index, task in enumerate(tasks):
+        rounds = generate(task, price, u, v, task.targets, _CLOSE)
+        name = f" of output {index + 1}" if len(tasks) > 1 else ""
+        for last in itertools.islice(rounds, most_rounds):
+            report(f"column generation{name}, gap {last.gap:.1e}")
+            if is_late():
+                break
+        kept = np.flatnonzero(basic_weights(task.columns(last.u, last.v), last.alpha))
+        parts.append((last.u[kept], last.v[kept]))
+    all_u, all_v = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _pruned(tasks, all_u, all_v, max_neurons)
+
+
+def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tuple[NDArray, NDArray]:
+    """Drop the neurons that contribute least, some at a time, and refit."""
+    first = True
+    while True:
+        importance = np.zeros(len(u))
+        for task in tasks:
+            columns = task.columns(u, v)
+            fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
+            # The first fit spreads over more neurons than it needs, some of them equal.
+            alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
+            size = np.ldexp(np.linalg.norm(columns, axis=0), -task.exponents[1])
+            importance += np.square(np.abs(alpha) * size)
+        order = np.argsort(-importance)
+        surplus = np.count_nonzero(importance) - max_neurons
+        if surplus <= 0:
+            return u[order[:max_neurons]], v[order[:max_neurons]]
+        kept = max_neurons + int((1 - _PRUNED) * surplus)
+        u, v, first = u[order[:kept]], v[order[:kept]], False

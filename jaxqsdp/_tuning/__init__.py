@@ -1,0 +1,1 @@
+"""Penalties: the largest useful one, paths, cross-validation."""

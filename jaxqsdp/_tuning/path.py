@@ -1,0 +1,231 @@
+"""The regularization path: one problem, solved for many penalties at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from .._base.plot import plot_path
+from .._base.text import is_traced, numbers_of, outline, shape_of
+from .._base.types import as_float_array, cast, check_count, check_positive, is_concrete, namespace
+from .._problem.problem import Problem
+from .._relaxation.solution import Solution, Stats, Status, outputs_first
+from .._solve import solve
+from .._solver import AbstractSolver
+from .beta_max import beta_max, check_one_target
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ROWS = 10  # of the table that a path prints
+
+
+class Path(eqx.Module):
+    """Solutions of the relaxation for k penalties, from the largest down.
+
+    **Attributes:**
+
+    - `problems`: the `Problem` with y repeated in k columns, and one penalty each.
+    - `solutions`: its `Solution`, one output per penalty.
+    - `betas`, `value`, `lower_bound`, `scale` (k,): the penalties, descending, and ρ.
+    - `loss` (k,): the data term ½ Σ w (ŷ − y)² = value − βρ.
+    - `quadratic_form` (k, d, d), `predictions` (n, k), `status` and `stats`.
+    """
+
+    problems: Problem
+    solutions: Solution
+
+    @property
+    def betas(self) -> Float[Array, " k"]:
+        """The penalties, descending."""
+        return self.problems.beta
+
+    @property
+    def value(self) -> Float[Array, " k"]:
+        """Objectives of the relaxation, each of a feasible point."""
+        return self.solutions.value
+
+    @property
+    def lower_bound(self) -> Float[Array, " k"]:
+        """Proven lower bounds on the training problem."""
+        return self.solutions.lower_bound
+
+    @property
+    def scale(self) -> Float[Array, " k"]:
+        """ρ, which the penalty multiplies."""
+        return self.solutions.scale
+
+    @property
+    def loss(self) -> Float[Array, " k"]:
+        """The data term of the value."""
+        xp = namespace(self.predictions, self.problems.y, self.problems.weight)
+        misfit = xp.square(self.predictions - self.problems.y)
+        weight = self.problems.weight[..., None]
+        terms = xp.where(weight > 0, weight * misfit, 0)  # elsewhere predictions may overflow
+        return 0.5 * xp.sum(terms, axis=-2)
+
+    @property
+    def quadratic_form(self) -> Float[Array, "k d d"]:
+        """Z of each penalty."""
+        return self.solutions.quadratic_form
+
+    @property
+    def predictions(self) -> Float[Array, "n k"]:
+        """ŷ of each penalty, as columns."""
+        return self.solutions.predictions
+
+    @property
+    def status(self) -> Status:
+        """How each solve ended; look here, as a path does not raise."""
+        return self.solutions.status
+
+    @property
+    def stats(self) -> Stats:
+        """Steps, certified gap and residual of each solve."""
+        return self.solutions.stats
+
+    def problem(self, index: int) -> Problem:
+        """Return the problem of one penalty, y (n,), such as `round` and `certify` take."""
+        index = self._checked(index)
+        return dataclasses.replace(
+            self.problems, y=self.problems.y[:, index], beta=self.problems.beta[index]
+        )
+
+    def solution(self, index: int) -> Solution:
+        """Return the solution of one penalty, of the shapes that `solve` gives for y (n,)."""
+        index = self._checked(index)
+        return jax.tree.map(operator.itemgetter(index), outputs_first(self.solutions))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot value, lower bound, loss and scale against β; return the axes of the first three.
+
+        **Raises:** `ImportError` without matplotlib, which the `demo` extra brings.
+        """
+        return plot_path(self, ax)
+
+    def _checked(self, index: int) -> int:
+        if self.betas.ndim > 1:
+            raise ValueError("The path is stacked; take one apart under `jax.vmap`.")
+        index, count = operator.index(index), len(self)
+        if not -count <= index < count:
+            raise IndexError(f"`index` is {index}, but the path has {count} penalties.")
+        return index
+
+    def __len__(self) -> int:
+        return self.problems.beta.shape[-1]
+
+    def __repr__(self) -> str:
+        if is_traced(self):
+            return "Path(traced)"
+        if not isinstance(self.problems, Problem) or not isinstance(self.solutions, Solution):
+            return outline(self)
+        shape = shape_of(self.betas) or ()
+        if len(shape) > 1:
+            return f"Path(stacked={shape[:-1]}, {len(self)} betas)"
+        stats = self.solutions.stats
+        vectors = numbers_of(self.betas, self.value, self.lower_bound, self.scale, stats.gap)
+        tables = numbers_of(self.problems.y, self.predictions)
+        if vectors is None or tables is None or shape_of(self.problems.X) is None:
+            return outline(self)
+        if len(shape) != 1 or any(array.shape[-1:] != shape for array in [*vectors, *tables]):
+            return outline(self)
+        columns = {
+            "beta": self.betas,
+            "value": self.value,
+            "lower bound": self.lower_bound,
+            "loss": jax.device_get(self).loss,  # without a program for it
+            "scale": self.scale,
+            "gap": self.stats.gap,
+        }
+        rows = np.unique(np.linspace(0, len(self) - 1, _ROWS).round().astype(int))
+        lines = ["".join(f"{name:>12}" for name in columns)]
+        table = np.stack([np.asarray(column, float) for column in columns.values()], axis=1)
+        for *row, gap in table[rows]:
+            lines.append("".join(f"{number:>12.5g}" for number in row) + f"{gap:>12.1e}")
+        some = "" if len(rows) == len(self) else f", {len(rows)} of them below"
+        return f"Path({len(self)} betas{some}: {self.solutions!r}\n" + "\n".join(lines) + "\n)"
+
+
+def path(
+    X: ArrayLike,
+    y: ArrayLike,
+    betas: ArrayLike | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
+    num_betas: int = 30,
+    ratio: float = 1e-3,
+    solver: AbstractSolver | None = None,
+    max_steps: int | None = None,
+) -> Path:
+    """Solve the relaxation for a grid of penalties that share X and its factorization.
+
+    It is one problem whose outputs are copies of y. Never raises `SolveError`: how each penalty
+    ended is in `Path.status`, and the bounds hold in any case. Works under `jit` and `vmap`.
+
+    **Arguments:**
+
+    - `X`, `y`, `sample_weight`: as those of `Problem`, with y of shape (n,).
+    - `betas`: penalties (k,) in any order. Default: `num_betas` from β_max = `beta_max(X, y,
+        sample_weight)`, where ρ = 0, down to `ratio`·β_max in equal ratios.
+    - `num_betas`, `ratio`: of the default grid; 0 < ratio < 1.
+    - `solver`, `max_steps`: as those of `solve`.
+
+    **Raises:** `TypeError` or `ValueError` naming the argument.
+    """
+    problem = Problem(X, y, 1.0, sample_weight=sample_weight)
+    check_one_target(problem)
+    largest = functools.partial(beta_max, problem.X, problem.y, problem.sample_weight)
+    grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
+    problems = repeated(problem, grid)
+    return Path(problems, solve(problems, solver, max_steps=max_steps, throw=False))
+
+
+def repeated(problem: Problem, betas: Float[Array, " k"]) -> Problem:
+    """Return the problem with all its targets for one penalty after the other, k·c columns."""
+    xp, columns = namespace(problem.y, betas), problem.columns.y
+    k, c = betas.shape[0], columns.shape[1]
+    return problem.with_numbers(y=xp.tile(columns, (1, k)), beta=xp.repeat(betas, c))
+
+
+def grid_of(
+    betas: ArrayLike | None,
+    num_betas: int,
+    ratio: float,
+    dtype: Any,
+    largest: Callable[[], Float[Array, "*s"]],
+) -> Float[Array, "*s k"]:
+    """Return the penalties given, checked and in descending order, or the default grid.
+
+    That starts at each of the `largest`, which is called only if need be.
+    """
+    if betas is not None:
+        grid = cast(as_float_array(betas, "betas"), dtype, "betas")
+        if grid.ndim != 1 or grid.size == 0:
+            raise ValueError(
+                f"`betas` must have shape (k,) with k ≥ 1, got {grid.shape}; for one penalty call "
+                "`solve`."
+            )
+        if is_concrete(grid) and not np.all(np.isfinite(grid) & (np.asarray(grid) > 0)):
+            raise ValueError(f"`betas` must be positive and finite, got {grid}.")
+        return -jnp.sort(-grid)
+    check_count(num_betas, "num_betas")
+    ratio = check_positive(ratio, "ratio")
+    if not ratio < 1:
+        raise ValueError(f"`ratio` must be a number between 0 and 1, got {ratio!r}.")
+    top = largest()
+    if is_concrete(top) and not np.all(np.asarray(top) > 0):
+        raise ValueError(
+            "`betas` has no default here: Xᵀ diag(w·y) X is zero, so the best network is zero for "
+            "every penalty. Check `y`, or pass `betas`."
+        )
+    exponents = np.linspace(0, 1, operator.index(num_betas))
+    return jnp.multiply.outer(top, jnp.asarray(ratio**exponents, dtype))
