@@ -47,10 +47,10 @@ from ._loss.squared import SquaredLoss as SquaredLoss
 from ._network.network import QuantizedNetwork as QuantizedNetwork
 from ._problem.features import with_constant as with_constant
 from ._problem.problem import Problem as Problem
+from ._relaxation.gaussian import KRIVINE_CONSTANT as KRIVINE_CONSTANT
 from ._relaxation.solution import Solution as Solution
 from ._relaxation.solution import Stats as Stats
-from ._relaxation.solution import Status as Status
-from ._round import KRIVINE_CONSTANT as KRIVINE_CONSTANT
+from ._relaxation.status import Status as Status
 from ._round import refit as refit
 from ._round import round as round
 from ._solve import SolveError as SolveError

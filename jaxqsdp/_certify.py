@@ -15,19 +15,20 @@ from ._base.types import (
     Scalar,
     highest_precision,
     host_numbers,
+    in_float64,
     is_concrete,
     namespace,
     over_leading,
     tiny,
 )
 from ._bound.combinatorial import combinatorial_bound
-from ._bound.objective import in_float64, objective_above, predictions_of
+from ._bound.objective import objective_above
 from ._bound.relaxation import rounded_below, scaled_dual_bound
-from ._network.network import QuantizedNetwork
+from ._bound.signs import MOST_FEATURES
+from ._network.network import QuantizedNetwork, predictions_of
 from ._problem.problem import Problem, check_fits
 from ._relaxation.solution import Solution, check_solution, sum_below
 from ._run.on_host import solve_once
-from ._search.pricing import MOST_FEATURES
 from ._solve import solve
 
 _KINDS = ("best", "relaxation", "combinatorial")

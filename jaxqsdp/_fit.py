@@ -17,7 +17,8 @@ from ._host.programs import Stopwatch
 from ._loss.squared import SquaredLoss
 from ._network.network import QuantizedNetwork
 from ._problem.problem import Problem
-from ._relaxation.solution import Solution, Status, has_status
+from ._relaxation.solution import Solution, has_status
+from ._relaxation.status import Status
 from ._round import round
 from ._run.on_host import prepare_solve_once, solve_once
 from ._solve import check_arguments, raise_if_failed, solve

@@ -14,7 +14,8 @@ from ._base.mesh import on_any_mesh
 from ._base.types import check_count, check_positive, is_concrete
 from ._host.programs import on_host
 from ._problem.problem import Problem, check_single
-from ._relaxation.solution import Solution, Status, check_solution, has_status, status_text
+from ._relaxation.solution import Solution, check_solution, has_status
+from ._relaxation.status import Status, status_text
 from ._run.on_host import solve_often, solve_within, solver_for
 from ._run.running import begin, complete, finish
 from ._solver import AbstractSolver

@@ -15,9 +15,10 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
-from ._base.plot import plot_history
+from ._base.plot import axes_for
 from ._base.text import shape_of
 from ._base.types import check_count, check_positive, is_concrete
+from ._bound.signs import MOST_FEATURES, enumerate_signs
 from ._certify import Certificate, certify
 from ._host.blas import with_one_blas_thread
 from ._host.progress import progress_bar
@@ -27,7 +28,6 @@ from ._relaxation.solution import Solution, check_solution
 from ._round import round
 from ._run.on_host import solve_once
 from ._search.columns import Round, Task, generate
-from ._search.pricing import MOST_FEATURES, enumerate_signs
 from ._search.restricted import basic_weights, solve_restricted
 
 if TYPE_CHECKING:
@@ -196,3 +196,19 @@ def _check_limits(tol: float, max_rounds: int, time_limit: float | None) -> None
     check_count(max_rounds, "max_rounds")
     if time_limit is not None:
         check_positive(time_limit, "time_limit")
+
+
+def plot_history(result: ExactResult, ax: Axes | None = None) -> Axes:
+    """Plot objective and bound of column generation, round by round."""
+    ax = axes_for(ax)
+    objective, bound = np.asarray(result.history).T
+    rounds = np.arange(1, len(bound) + 1)
+    ax.plot(rounds, objective, "o-", markersize=3, color="C0", label="objective of the network")
+    ax.plot(rounds, bound, "o-", markersize=3, color="C3", label="proven lower bound")
+    ax.fill_between(rounds, bound, objective, color="C3", alpha=0.08, linewidth=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("round")
+    ax.set_ylabel("objective  ℓ + β‖α‖₁")
+    ax.legend(frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

@@ -8,12 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from referee import integers, is_positive_definite
 
-from jaxqsdp._base.cone import (
-    definite_shift,
-    positive_part,
-    smallest_eigenvalue_bound,
-    square_root,
-)
+from jaxqsdp._base.cone import positive_part, square_root
+from jaxqsdp._bound.eigenvalues import smallest_eigenvalue_bound
+from jaxqsdp._solver.scaling import definite_shift
 
 bound_below = jax.jit(smallest_eigenvalue_bound)
 

@@ -12,7 +12,7 @@ from problems import SMALL, planted
 from referee import exact_bound
 
 import jaxqsdp as qs
-from jaxqsdp._base.cone import norm_above, smallest_eigenvalue_bound
+from jaxqsdp._bound.eigenvalues import norm_above, smallest_eigenvalue_bound
 
 bound = jax.jit(scaled_dual_bound)
 

@@ -31,10 +31,10 @@ from jaxtyping import Array, Bool, Float
 from .._base.control_flow import fori_loop, while_loop
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.mesh import varying_alike
+from .._base.trees import select
 from .._base.types import Scalar, highest_precision, tiny
 from .._solver.central_path import CentralPath, Point
 from .._solver.newton import NewtonSystem, newton_data
-from .._solver.splitting import select
 
 _PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
 _STEPS = 52  # ... so many in all

@@ -26,7 +26,8 @@ from .._base.types import (
 from .._exact.units import Units, moderate
 from .._host.programs import program
 from .._problem.problem import Problem
-from .._relaxation.solution import Solution, Status, outputs_first, outputs_last, solution_like
+from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
+from .._relaxation.status import Status
 from .central import Central, Data, Linearization, central_point
 from .linear_program import LinearProgram
 

@@ -14,7 +14,8 @@ from .._base.cone import positive_part
 from .._base.control_flow import scan
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
-from .._relaxation.solution import Solution, Status, outputs_first, outputs_last
+from .._relaxation.solution import Solution, outputs_first, outputs_last
+from .._relaxation.status import Status
 from .central import Data
 from .implicit import AbstractAdjoint, Scaling, each_output, is_usable
 

@@ -99,7 +99,7 @@ def as_float_array(value: ArrayLike, name: str) -> Array:
     host: JAX itself would narrow integers to 32 bits first, which wraps around.
 
     **Raises:** `TypeError` for complex or non-numeric input, `ValueError` for numbers too large for
-    the dtype, naming the argument; `RuntimeError` in a forked process, see `_fork`.
+    the dtype, naming the argument; `RuntimeError` in a forked process, see `fork`.
     """
     check_process()
     if isinstance(value, jax.Array) or hasattr(value, "__jax_array__") or not is_concrete(value):
@@ -249,3 +249,13 @@ def check_key(key: PRNGKeyArray) -> PRNGKeyArray:
         "`key` must be one JAX random key, such as `jax.random.key(0)`, got "
         f"{type(key).__name__}" + (f" of shape {shape}." if shape is not None else ".")
     )
+
+
+def in_float64(tree: Any) -> Any:
+    """Return a pytree with NumPy leaves, float64 in place of float32, in which it is exact."""
+
+    def leaf_on_host(leaf: Array) -> np.ndarray:
+        array = np.asarray(leaf)
+        return widened(array) if np.issubdtype(array.dtype, np.floating) else array
+
+    return jax.tree.map(leaf_on_host, tree)

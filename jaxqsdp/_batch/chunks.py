@@ -28,9 +28,10 @@ from jaxtyping import Array, Bool, Int
 from .._base.control_flow import while_loop
 from .._base.lift import lifted_size
 from .._host.programs import HostProgram, Stopwatch, seconds_spent_compiling, wait_as_long
-from .._host.threads import in_context, threads_for_solves
+from .._host.threads import in_context
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution
+from .._run.on_host import threads_for_solves
 from .._run.padding import rung
 from .._run.running import Running, advance, begin, complete, finish
 from .._solver import AbstractSolver

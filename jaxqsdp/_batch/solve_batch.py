@@ -21,7 +21,8 @@ from .._host.blas import one_blas_thread
 from .._host.programs import Stopwatch
 from .._host.progress import progress_bar
 from .._problem.problem import Problem, check_dtype, check_single
-from .._relaxation.solution import Solution, Status
+from .._relaxation.solution import Solution
+from .._relaxation.status import Status
 from .._run.on_host import solver_for
 from .._run.running import begin, finish
 from .._solver import AbstractSolver

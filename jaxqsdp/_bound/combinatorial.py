@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .._exact.sums import power_of_two
+from .._exact.powers import power_of_two
 from .._exact.units import moderate
-from .._search.pricing import enumerate_signs
+from .signs import enumerate_signs
 
 _UNIT = 2.0**-53  # a rounding error, relative
 _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of moderate numbers

@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-from jaxtyping import Array, Float
-
-from .._base.types import Scalar, epsilon, highest_precision, namespace, tiny, widened
-from .._exact.sums import is_subnormal, root
+from .._base.types import Scalar, epsilon, namespace, tiny
+from .._exact.powers import is_subnormal, root
+from .._network.network import predictions_of
 
 if TYPE_CHECKING:
     from .._network.network import QuantizedNetwork
     from .._problem.problem import Problem
-
-_ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
-
-
-@highest_precision
-def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
-    """Return f(X), a block of samples at a time in NumPy."""
-    parts = network.u.T, network.v.T, network.alpha_columns
-    u, v, alpha = (part.astype(X.dtype) for part in parts)
-    xp = namespace(X, alpha)
-    if xp is not np:
-        return ((X @ u) * (X @ v)) @ alpha
-    step = max(1, _ENTRIES // max(1, len(alpha)))
-    blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([((block @ u) * (block @ v)) @ alpha for block in blocks])
-
-
-def objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
-    """Return ½ Σ w (f(x) − y)² + Σ_k β_k Σ_j |α_jk|."""
-    columns, alpha = problem.columns, network.alpha_columns.astype(problem.X.dtype)
-    xp = namespace(problem.X, columns.y, alpha)
-    residual = root(columns.weight)[:, None] * (predictions_of(network, problem.X) - columns.y)
-    # Samples that do not count may overflow.
-    counted = (columns.weight != 0) | is_subnormal(columns.weight)
-    loss = xp.sum(xp.where(counted[:, None], xp.square(residual), 0)) / 2
-    return loss + xp.sum(columns.beta * xp.sum(xp.abs(alpha), axis=0))
 
 
 def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
@@ -72,13 +43,3 @@ def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     penalty = xp.sum(xp.where(active, beta * mass + m * least, 0))
     total = (loss + penalty) * (1 + (n * c + m + c + 14) * eps)
     return xp.where(xp.isfinite(total), total, xp.inf)
-
-
-def in_float64(tree: Any) -> Any:
-    """Return a pytree with NumPy leaves, float64 in place of float32, in which it is exact."""
-
-    def leaf_on_host(leaf: Array) -> np.ndarray:
-        array = np.asarray(leaf)
-        return widened(array) if np.issubdtype(array.dtype, np.floating) else array
-
-    return jax.tree.map(leaf_on_host, tree)

@@ -5,19 +5,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._base.cone import norm_above, smallest_eigenvalue_bound
-from .._base.lift import slacks
-from .._base.types import Scalar, epsilon, namespace, over_leading, tiny, widened
-from .._exact.sums import (
-    inner,
-    join,
-    over_blocks,
-    power_of_two,
-    scale_rows,
-    to_digits,
-    weighted_rows,
-)
+from .._base.types import Scalar, epsilon, namespace, tiny, widened
+from .._exact.powers import power_of_two
+from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weighted_rows
 from .._exact.units import moderate
+from .budget import budget_above
 
 
 def dual_bound(
@@ -41,10 +33,10 @@ def dual_bound(
     posteriori, and the data count as exact. A bound below zero, or none at all, becomes 0, which
     the loss and the penalty never fall below.
 
-    Data must be of moderate scale, as `_units.moderate` makes them; an invalid β (NaN) gives 0.
+    Data must be of moderate scale, as `moderate` makes them; an invalid β (NaN) gives 0.
     """
     xp = namespace(X, y, weight, beta, dual, dual_diagonal)
-    dtype, eps, least = X.dtype, epsilon(X.dtype), tiny(X.dtype)
+    eps, least = epsilon(X.dtype), tiny(X.dtype)
     counted = weight > 0
     dual = xp.where(counted & xp.isfinite(dual), dual, 0)
     p = xp.where(xp.isfinite(dual_diagonal), dual_diagonal, 0)
@@ -58,13 +50,7 @@ def dual_bound(
 
     d = p.size
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
-    both = slacks(p, gram)
-    # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
-    diagonals = xp.abs(both) * xp.eye(d, dtype=dtype)[None]
-    errors = over_leading(norm_above, gram_error[None] + eps * diagonals)
-    needed = (errors - over_leading(smallest_eigenvalue_bound, both)) * (1 + 2 * eps)
-    shift = xp.maximum(xp.max(needed), 0)
-    budget = xp.sum(xp.maximum(p + shift, 0)) * (1 + (d + 8) * eps)
+    budget = budget_above(p, gram, gram_error)
 
     linear = sums[d, d] - error[d, d] - flushed
     quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)

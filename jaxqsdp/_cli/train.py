@@ -13,7 +13,8 @@ import numpy as np
 import jaxqsdp as qs
 
 from .._improve import prepare_improve
-from .._relaxation.solution import has_status, status_text
+from .._relaxation.solution import has_status
+from .._relaxation.status import status_text
 from .._run.on_host import solve_once
 from .prepare import Split
 from .progress import Stages

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._base.types import Scalar, namespace, record, tiny
-from .sums import power_of_two, power_with_exponent, rescaled, unit_for
+from .powers import power_of_two, power_with_exponent, rescaled, unit_for
 
 
 def _exponent(power: Any) -> Any:

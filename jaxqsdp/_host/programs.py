@@ -8,7 +8,7 @@ time: of a solve, a hundredth part is computing.
   calls; loops compiled at level 1 without XLA's fusion emitters run as fast as at level 3, and take
   a third of the time to compile, at level 0 half as fast and a tenth.
 - `prepare` compiles in a thread of its own, side by side with others and with work on the host.
-- Shapes are padded (`_padding`), so that near ones share a program.
+- Shapes are padded (`_run.padding`), so that near ones share a program.
 - Only the programs used last are kept, so that memory does not grow with the number of shapes.
 """
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-from .._solver import AbstractSolver
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
-    """Return how many threads may solve problems at a time: one a core, on CPUs."""
-    if jax.default_backend() != "cpu" or not solver.is_thread_safe(dtype):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def map_in_threads(function: Callable[[_T], Any], items: Iterable[_T], threads: int) -> list[Any]:

@@ -221,3 +221,19 @@ def _checked(
     if not np.all(np.isfinite(np.asarray(numbers))):
         raise ValueError(f"alpha is not finite in {numbers.dtype}")
     return QuantizedNetwork(jnp.asarray(packed_u), jnp.asarray(packed_v), numbers, d)
+
+
+_ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
+
+
+@highest_precision
+def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
+    """Return f(X), a block of samples at a time in NumPy."""
+    parts = network.u.T, network.v.T, network.alpha_columns
+    u, v, alpha = (part.astype(X.dtype) for part in parts)
+    xp = namespace(X, alpha)
+    if xp is not np:
+        return ((X @ u) * (X @ v)) @ alpha
+    step = max(1, _ENTRIES // max(1, len(alpha)))
+    blocks = [X[start : start + step] for start in range(0, len(X), step)]
+    return xp.concatenate([((block @ u) * (block @ v)) @ alpha for block in blocks])

@@ -18,15 +18,16 @@ from .._base.types import (
     as_float_array,
     cast,
     highest_precision,
+    in_float64,
     is_concrete,
     namespace,
     tiny,
 )
-from .._bound.objective import in_float64, objective
-from .._exact.sums import is_negative
+from .._exact.powers import is_negative
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .labels import check_labels
+from .objective import objective
 
 if TYPE_CHECKING:
     import cvxpy

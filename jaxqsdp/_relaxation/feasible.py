@@ -54,7 +54,7 @@ def estimated_bound(
     dual: Float[Array, " n"],
     dual_diagonal: Float[Array, " d"],
 ) -> Scalar:
-    """Return `_bound.dual_bound` for unit weights, without its allowance for rounding.
+    """Return `_bound.relaxation.dual_bound` for unit weights, without its allowance for rounding.
 
     Cheap enough for the stopping test of every few steps; never returned to the user.
     """

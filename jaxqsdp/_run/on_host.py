@@ -8,6 +8,7 @@ often:  the same twice, then a program for this very shape, the whole of `solve`
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -17,13 +18,14 @@ from jaxtyping import Array
 
 from .._base.control_flow import while_loop
 from .._base.lift import lifted_size
+from .._base.trees import select
 from .._host.blas import threads_for
 from .._host.programs import HostProgram, Stopwatch
 from .._problem.problem import Problem
-from .._relaxation.solution import Solution, Status, has_status
+from .._relaxation.solution import Solution, has_status
+from .._relaxation.status import Status
 from .._solver import AbstractSolver, Iterate, default_solver
 from .._solver.base import Report
-from .._solver.splitting import select
 from .padding import pad, padded_shape, unpad
 from .running import Running, advance, assemble, begin, complete, finish, reached
 
@@ -185,3 +187,10 @@ def _advance(running: Running, steps: Array) -> tuple[Running, Array]:
 _parts = HostProgram(_reach, level=0)
 _whole = HostProgram(_solve, level=1)
 _begun, _advanced, _reached = (HostProgram(part, level=0) for part in (_begin, _advance, reached))
+
+
+def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
+    """Return how many threads may solve problems at a time: one a core, on CPUs."""
+    if jax.default_backend() != "cpu" or not solver.is_thread_safe(dtype):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

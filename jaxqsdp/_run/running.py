@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
 from .._base.lift import quadratic_forms
+from .._base.trees import select
 from .._base.types import (
     Scalar,
     highest_precision,
@@ -30,15 +31,15 @@ from .._base.types import (
     tiny,
 )
 from .._bound.relaxation import dual_bound
-from .._exact.sums import rescaled
-from .._exact.sums import root as root_of
+from .._exact.powers import rescaled
+from .._exact.powers import root as root_of
 from .._exact.units import Samples, Units, moderate
 from .._problem.problem import Problem
 from .._relaxation.feasible import feasible_point, relative_gap
-from .._relaxation.solution import Solution, Stats, Status, outputs_first, outputs_last
+from .._relaxation.solution import Solution, Stats, outputs_first, outputs_last
+from .._relaxation.status import Status
 from .._solver import AbstractSolver, Iterate
 from .._solver.base import AbstractProcess, CoreProblem, Report
-from .._solver.splitting import select
 
 
 class Running(eqx.Module):

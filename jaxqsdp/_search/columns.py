@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .pricing import Signs, distinct, partners
+from .._bound.signs import Signs
+from .pricing import distinct, partners
 from .restricted import solve_restricted
 
 _EACH_ROUND = 150  # neurons added at most

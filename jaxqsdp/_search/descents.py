@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from .._base.types import highest_precision, tiny
 from .._host.programs import HostProgram
 from .._problem.core import Core
+from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
-from .._round import draw
 from .latent import descend, loss_of
 from .local import coordinate_descent
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._problem.core import Core
+from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
-from .._round import draw
 from .columns import Task, generate
 from .pricing import search_signs
 from .restricted import basic_weights, solve_restricted

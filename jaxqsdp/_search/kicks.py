@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
+from .._base.trees import select
 from .._base.types import highest_precision
 from .._host.programs import HostProgram
 from .._problem.core import Core
-from .._solver.splitting import select
 from .local import RANDOM_STARTS, local_search
 
 _NEURONS_SEARCHED = 128  # networks × neurons that are searched side by side, at most, ...

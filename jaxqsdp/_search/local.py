@@ -19,8 +19,8 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, Int
 
 from .._base.control_flow import fori_loop, scan, while_loop
+from .._base.trees import select
 from .._base.types import Scalar, epsilon, tiny
-from .._solver.splitting import select
 
 RANDOM_STARTS = 6  # of the flips of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
 _FIRST_SWEEPS = 50  # of coordinate descent over α, ...

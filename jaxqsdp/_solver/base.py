@@ -14,7 +14,7 @@ from .._base.types import Scalar, as_number, check_count, check_positive, epsilo
 
 
 class CoreProblem(eqx.Module):
-    """The relaxation in the form the solvers see: scaled (`_units`), weights absorbed.
+    """The relaxation in the form the solvers see: scaled (`_exact.units`), weights absorbed.
 
     min ½‖A(Z) − y‖² + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
     """

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._base.trees import select
 from .._base.types import Scalar, epsilon
 from .base import (
     AbstractProcess,
@@ -22,7 +23,6 @@ from .base import (
 )
 from .central_path import CentralPath, Point
 from .newton import NewtonData, newton_data
-from .splitting import select
 
 _PROGRESS = 0.5  # factor by which the merit must fall within ...
 _PATIENCE = 5  # ... so many steps, or else the accuracy of the dtype is reached

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.types import Scalar, epsilon, highest_precision, tiny
-from .._exact.sums import power_of_two
+from .._exact.powers import power_of_two
 from .acceleration import norm
 from .least_squares import LeastSquares, factorize
 from .splitting import AbstractSplit, Point, Splitting

@@ -2,14 +2,14 @@
 
     minimize f(x) + g(z)  subject to  x = z
 
-The relaxation (`admm.py`) and the refit (`_lasso.py`) say what f, g and the certified gap are; the
+The relaxation (`admm.py`) and the refit (`lasso.py`) say what f, g and the certified gap are; the
 iteration, its acceleration, its penalty and its stopping test are written here once.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._base.control_flow import scan, while_loop
-from .._base.types import Scalar, epsilon, namespace
+from .._base.trees import select
+from .._base.types import Scalar, epsilon
 from .acceleration import Anderson, norm
 
 _Candidate = TypeVar("_Candidate")
@@ -183,11 +184,6 @@ class Splitting(eqx.Module, Generic[_Candidate]):
         sweep = _restarted(state.sweep, change, sigma / new_sigma)
         best_merit = jnp.minimum(merit, state.best_merit)
         return State(sweep, new_sigma, tests, best_merit, progress_at, outcome)
-
-
-def select(condition: Any, new: Any, old: Any) -> Any:
-    """Return `new` where the scalar condition holds and `old` elsewhere, leaf by leaf."""
-    return jax.tree.map(lambda a, b: namespace(condition, a, b).where(condition, a, b), new, old)
 
 
 def _step(split: AbstractSplit, relaxation: float, sigma: Scalar, sweep: _Sweep) -> _Sweep:

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from .._base.plot import plot_cross_validation
+from .._base.plot import axes_for, finished
 from .._base.text import is_traced, numbers_of, outline, shape_of
 from .._base.types import Scalar, check_count, check_key, is_concrete, namespace, over_leading
 from .._host.programs import on_host, program
 from .._problem.features import checked_constant, default_constant
 from .._problem.problem import Problem
-from .._relaxation.solution import Status
+from .._relaxation.status import Status
 from .._run.on_host import solver_for
 from .._solve import check_limits
 from .._solver import AbstractSolver
@@ -328,3 +328,28 @@ def _check_weights(problem: Problem, fold: Array, folds: int) -> None:
             f"`sample_weight` is zero for all samples of fold {int(np.argmin(counted))}; use fewer "
             "`folds`, another `key`, or drop the samples that do not count."
         )
+
+
+def plot_cross_validation(result: CrossValidation, ax: Axes | None = None) -> Axes:
+    """Plot mean scores with their standard errors, and mark both choices of the penalty."""
+    ax = axes_for(ax)
+    constants = np.asarray(result.constants)
+    distinct = list(dict.fromkeys(constants.tolist()))
+    for index, constant in enumerate(distinct):
+        alike = constants == constant
+        name = f"{result.predictor}: mean ± standard error"
+        ax.errorbar(
+            np.asarray(result.betas)[alike],
+            np.asarray(result.mean)[alike],
+            yerr=np.asarray(result.standard_error)[alike],
+            fmt="o-",
+            markersize=3,
+            capsize=2,
+            color=f"C{(0, 1, 4, 5, 6, 7, 8, 9)[index % 8]}",  # C2 and C3 mark the choices
+            label=name if len(distinct) == 1 else f"{result.predictor}, constant {constant:.3g}",
+        )
+    best, simple = float(result.best_beta), float(result.beta_one_standard_error)
+    ax.axvline(best, color="C2", label=f"best: {best:.3g}")
+    ax.axvline(simple, color="C3", linestyle="--", label=f"one standard error: {simple:.3g}")
+    ax.set_ylabel(f"{result.metric} on held-out samples")
+    return finished(ax)

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._base.plot import plot_path
+from .._base.plot import axes_for, finished
 from .._base.text import is_traced, numbers_of, outline, shape_of
 from .._base.types import as_float_array, cast, check_count, check_positive, is_concrete, namespace
 from .._problem.problem import Problem
-from .._relaxation.solution import Solution, Stats, Status, outputs_first
+from .._relaxation.solution import Solution, Stats, outputs_first
+from .._relaxation.status import Status
 from .._solve import solve
 from .._solver import AbstractSolver
 from .beta_max import beta_max, check_one_target
@@ -229,3 +230,20 @@ def grid_of(
         )
     exponents = np.linspace(0, 1, operator.index(num_betas))
     return jnp.multiply.outer(top, jnp.asarray(ratio**exponents, dtype))
+
+
+def plot_path(path: Path, ax: Axes | None = None) -> Axes:
+    """Plot value, bound and loss of a path, and its scale on a second axis."""
+    ax = axes_for(ax)
+    betas = np.asarray(path.betas)
+    ax.plot(betas, np.asarray(path.value), color="C0", label="value of the relaxation")
+    ax.plot(betas, np.asarray(path.lower_bound), "--", color="C3", label="proven lower bound")
+    ax.plot(betas, jax.device_get(path).loss, color="C1", label="loss")
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("objective and loss")
+    twin = ax.twinx()
+    twin.plot(betas, np.asarray(path.scale), ":", color="C2", label="scale ρ (right)")
+    twin.set_ylim(bottom=0)
+    twin.set_ylabel("scale ρ")
+    twin.spines["top"].set_visible(False)
+    return finished(ax, handles=[*ax.get_lines(), *twin.get_lines()])

@@ -21,14 +21,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._base.lift import quadratic_forms
 from .._base.mesh import on_any_mesh
-from .._base.types import Scalar, epsilon, highest_precision, namespace, over_leading
-from .._bound.objective import in_float64, predictions_of
-from .._host.threads import map_in_threads, threads_for_solves
+from .._base.types import Scalar, epsilon, highest_precision, in_float64, namespace, over_leading
+from .._host.threads import map_in_threads
+from .._network.network import predictions_of
 from .._problem.features import with_constant
 from .._problem.problem import Problem
-from .._relaxation.solution import Solution, Status, outputs_first, outputs_last
+from .._relaxation.solution import Solution, outputs_first, outputs_last
+from .._relaxation.status import Status
 from .._round import round
-from .._run.on_host import come_often, numbers
+from .._run.on_host import come_often, numbers, threads_for_solves
 from .._run.padding import padded_shape
 from .._solve import solve
 from .._solver import AbstractSolver
