@@ -1,4 +1,5 @@
 """What `python -m jaxqsdp` is made of. Needs the extra `demo`.
 
-source ─► delimited or arrays ─► table ─► prepare ─► train ─► report, picture, the network's file
+main: options ─► source ─► delimited or arrays ─► table ─► prepare ─► train
+                                       ─► report, picture, the network's file
 """

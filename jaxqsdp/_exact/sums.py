@@ -6,8 +6,9 @@ on any backend: integers below 2^24 (2^53) add without rounding in float32 (floa
 of eight bits survive TF32 and bfloat16 multipliers as well. Nothing here relies on the compiler
 leaving `(a + b) - a` alone, which compensated summation would.
 
-The bound of `_bound.relaxation` needs this: the a-priori error of a plain float32 sum for G = Xᵀ diag(λ) X
-is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constraint it enters.
+The bound in `_bound.relaxation` needs this: the a-priori error of a plain float32 sum for
+G = Xᵀ diag(λ) X is proportional to n·|X|ᵀ|diag λ||X|, at small β several times the constraint it
+enters.
 """
 
 import dataclasses
