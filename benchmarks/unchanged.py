@@ -5,9 +5,9 @@
 
 `--write` in the older checkout, with this file copied there if it lacks it, `--against` in the
 newer one, with the same interpreter. XLA_FLAGS=--xla_backend_optimization_level=0 in both makes
-that quick. The table has, for each kind of result, how many arrays are equal to the bit, how many to 4 units in the last
-place of their largest entry, and the largest difference in such units. Rounding errors are part of
-what is compared, so another order of the same operations shows.
+that quick. The table has, for each kind of result, how many arrays are equal to the bit, how many
+to 4 units in the last place of their largest entry, and the largest difference in such units.
+Rounding errors are part of what is compared, so another order of the same operations shows.
 """
 
 from __future__ import annotations
