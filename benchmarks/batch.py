@@ -42,7 +42,7 @@ def _gap(X: Any, y: Any, beta: Any, dual: Any, p: Any, plus: Any, minus: Any) ->
     weight = jnp.ones_like(y)
     plus, minus = (_positive(matrix) for matrix in (plus, minus))
     predictions = quadratic_forms(X, (plus - minus) / 2)
-    value = feasible_point(predictions, y, weight, beta, plus, minus).value
+    value = feasible_point(qs.SquaredLoss(), predictions, y, weight, beta, plus, minus).value
     return (value - scaled_dual_bound(X, y, weight, beta, dual, p)) / value
 
 

@@ -25,6 +25,7 @@ from .._base.types import (
 )
 from .._exact.units import Units, moderate
 from .._host.programs import program
+from .._loss.squared import SquaredLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
 from .._relaxation.status import Status
@@ -214,12 +215,12 @@ def _lanes(numbers: Solution) -> Solution:
 def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Scalar:
     """Return the derivative of the value by that of the Lagrangian at the solution."""
     scale = units.units
-    residual = data.y - numbers.predictions * scale.target
+    predictions = numbers.predictions * scale.target
     moved = jnp.sum((change.X @ scale.scale_form(numbers.quadratic_form)) * data.X, axis=1)
     return (
         scale.scale_form(numbers.scale) * change.beta
         + jnp.sum(scale.scale_dual(numbers.dual) * (change.y - 2 * moved))
-        + 0.5 * jnp.sum(jnp.square(residual) * change.weight)
+        + SquaredLoss()(predictions, data.y, change.weight)
     )
 
 

@@ -1,14 +1,14 @@
-"""Loss functions of the predictions."""
+"""The squared loss."""
 
-import equinox as eqx
-import jax.numpy as jnp
-import optax
+from __future__ import annotations
+
 from jaxtyping import Array, Float
 
-from .._base.types import Scalar
+from .._base.types import Scalar, namespace
+from .base import AbstractLoss
 
 
-class SquaredLoss(eqx.Module):
+class SquaredLoss(AbstractLoss):
     """ℓ(ŷ, y) = ½ Σ_i w_i (ŷ_i − y_i)², a sum over samples, not a mean.
 
     Doubling the data therefore doubles the loss; scale β along with it to keep the balance.
@@ -21,4 +21,33 @@ class SquaredLoss(eqx.Module):
         weight: Float[Array, " n"],
     ) -> Scalar:
         """Return the loss of the predictions."""
-        return jnp.sum(weight * optax.l2_loss(predictions, targets))
+        xp = namespace(predictions, targets, weight)
+        return 0.5 * xp.sum(weight * xp.square(predictions - targets))
+
+    def best_on_primal_ray(
+        self,
+        predictions: Float[Array, " n"],
+        targets: Float[Array, " n"],
+        weight: Float[Array, " n"],
+        penalty: Scalar,
+    ) -> Scalar:
+        """Return max(0, (Σ w ŷ y − penalty)/Σ w ŷ²)."""
+        xp = namespace(predictions, targets, weight)
+        energy = xp.sum(weight * xp.square(predictions))
+        slope = xp.sum(weight * predictions * targets) - penalty
+        return xp.maximum(slope, 0) / xp.where(energy > 0, energy, 1)
+
+    def best_on_dual_ray(
+        self,
+        dual: Float[Array, " n"],
+        targets: Float[Array, " n"],
+        weight: Float[Array, " n"],
+        limit: Scalar,
+    ) -> Scalar:
+        """Return c λᵀy − ½c² Σ λ²/w at c = clip(λᵀy / Σ λ²/w, 0, limit)."""
+        xp = namespace(dual, targets, weight)
+        linear = xp.sum(dual * targets)
+        quadratic = xp.sum(xp.square(dual) / xp.where(weight > 0, weight, 1))
+        c = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
+        c = xp.clip(c, 0, limit)
+        return c * linear - 0.5 * c * c * quadratic

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._base.lift import slacks, weighted_gram
 from .._base.types import Scalar, epsilon, namespace, tiny
+from .._loss.base import AbstractLoss
 
 
 class FeasiblePoint(eqx.Module):
@@ -21,6 +22,7 @@ class FeasiblePoint(eqx.Module):
 
 
 def feasible_point(
+    loss: AbstractLoss,
     predictions: Float[Array, " n"],
     y: Float[Array, " n"],
     weight: Float[Array, " n"],
@@ -31,23 +33,21 @@ def feasible_point(
     """Build the best feasible point on the ray of (P, N) ⪰ 0 with these predictions A((P − N)/2).
 
     Z = (P − N)/2, V = (P + N)/2 with its diagonal raised to ρ = max_k V_kk, all times
-    max(0, (Σ w ŷ y − βρ)/Σ w ŷ²), for the squared loss. Raising the
-    diagonal keeps both blocks positive semidefinite.
+    the best factor for the loss. Raising the diagonal keeps both blocks positive semidefinite.
     """
     xp = namespace(predictions, y, weight, plus, minus)
     form, block = (plus - minus) / 2, (plus + minus) / 2
     scale = xp.max(xp.diag(block))
-    energy = xp.sum(weight * xp.square(predictions))
-    numerator = xp.sum(weight * predictions * y) - beta * scale
-    factor = xp.maximum(numerator, 0) / xp.where(energy > 0, energy, 1)
+    factor = loss.best_on_primal_ray(predictions, y, weight, beta * scale)
     scale, predictions = factor * scale, factor * predictions
     diagonal = xp.eye(form.shape[0], dtype=bool)
     block = xp.where(diagonal, scale, factor * block)
-    value = 0.5 * xp.sum(weight * xp.square(predictions - y)) + beta * scale
+    value = loss(predictions, y, weight) + beta * scale
     return FeasiblePoint(value, factor * form, block, scale, predictions)
 
 
 def estimated_bound(
+    loss: AbstractLoss,
     X: Float[Array, "n d"],
     y: Float[Array, " n"],
     beta: Scalar,
@@ -60,25 +60,29 @@ def estimated_bound(
     """
     eigenvalues = jnp.linalg.eigvalsh(slacks(dual_diagonal, weighted_gram(X, dual)))
     shift = jnp.maximum(-jnp.min(eigenvalues), 0)
-    return dual_value(y, beta, dual, jnp.sum(dual_diagonal + shift))
+    return dual_value(loss, y, beta, dual, jnp.sum(dual_diagonal + shift))
 
 
 def dual_value(
-    y: Float[Array, " n"], beta: Scalar, dual: Float[Array, " n"], budget: Scalar
+    loss: AbstractLoss,
+    y: Float[Array, " n"],
+    beta: Scalar,
+    dual: Float[Array, " n"],
+    budget: Scalar,
 ) -> Scalar:
     """Return the best value on the ray of λ with Diag(p) ± A*λ ⪰ 0 and 1ᵀp = `budget`."""
-    linear, quadratic = jnp.sum(dual * y), jnp.sum(jnp.square(dual))
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
-    c = jnp.clip(
-        jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0), 0, limit
-    )
-    return c * linear - 0.5 * c * c * quadratic
+    return loss.best_on_dual_ray(dual, y, jnp.ones_like(y), limit)
 
 
 def relative_gap(
-    value: Scalar, lower_bound: Scalar, y: Array, weight: Float[Array, " n"]
+    loss: AbstractLoss,
+    value: Scalar,
+    lower_bound: Scalar,
+    y: Array,
+    weight: Float[Array, " n"],
 ) -> Scalar:
-    """Return (value − bound) / max(value, 10·eps·½Σwy², tiny)."""
+    """Return (value − bound) / max(value, 10·eps·ℓ(0), tiny)."""
     xp = namespace(value, lower_bound, y, weight)
-    floor = 10 * epsilon(value.dtype) * 0.5 * xp.sum(weight * xp.square(y))
+    floor = 10 * epsilon(value.dtype) * loss(xp.zeros_like(y), y, weight)
     return (value - lower_bound) / xp.maximum(xp.maximum(value, floor), tiny(value.dtype))

@@ -101,7 +101,7 @@ def begin(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
     ) -> tuple[AbstractProcess, Any]:
         output = _Output.of(samples, y, beta, usable)
-        core = CoreProblem(core_X, root * output.y, output.beta)
+        core = CoreProblem(core_X, root * output.y, output.beta, problem.loss)
         process = solver.bind(core, factorization, max_steps)
         start = None if warm_start is None else _start(warm_start, output.units, root)
         return process, process.start(start)
@@ -174,10 +174,10 @@ def assemble(
         dual = root * iterate.dual
         plus, minus = iterate.plus, iterate.minus
         predictions = quadratic_forms(samples.X, (plus - minus) / 2)
-        point = feasible_point(predictions, y, samples.weight, beta, plus, minus)
+        point = feasible_point(problem.loss, predictions, y, samples.weight, beta, plus, minus)
         value = point.value + left_out(targets, point.form, units)
         bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal)
-        gap = relative_gap(value, bound, y, samples.weight)
+        gap = relative_gap(problem.loss, value, bound, y, samples.weight)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)

@@ -176,10 +176,10 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         weight = jnp.ones_like(core.y)
         predictions = quadratic_forms(core.X, form)
         value = feasible_point(
-            predictions, core.y, weight, core.beta, iterate.plus, iterate.minus
+            core.loss, predictions, core.y, weight, core.beta, iterate.plus, iterate.minus
         ).value
-        bound = estimated_bound(core.X, core.y, core.beta, dual, diagonal)
-        return relative_gap(value, bound, core.y, weight), iterate
+        bound = estimated_bound(core.loss, core.X, core.y, core.beta, dual, diagonal)
+        return relative_gap(core.loss, value, bound, core.y, weight), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
         """Return the first penalty and the first point.

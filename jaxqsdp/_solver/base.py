@@ -11,6 +11,7 @@ import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
 from .._base.types import Scalar, as_number, check_count, check_positive, epsilon
+from .._loss.base import AbstractLoss
 
 
 class CoreProblem(eqx.Module):
@@ -22,6 +23,7 @@ class CoreProblem(eqx.Module):
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
     beta: Scalar
+    loss: AbstractLoss
 
 
 class Iterate(eqx.Module):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.lift import slacks
 from .._base.types import Scalar
+from .._loss.base import AbstractLoss
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
 from .newton import NewtonData, NewtonSystem
 from .scaling import Scaling
@@ -32,6 +33,7 @@ class CentralPath(eqx.Module):
     data: NewtonData
     y: Float[Array, " k"]
     beta: Scalar
+    loss: AbstractLoss
 
     def start(self, X: Float[Array, "n d"]) -> Point:
         """P = N = τI, λ = 0, p = β/d·1: strictly inside both cones.
@@ -63,11 +65,11 @@ class CentralPath(eqx.Module):
         plus, minus = point.primal
         weight = jnp.ones_like(self.y)
         predictions = self.data.mv((plus - minus) / 2)
-        value = feasible_point(predictions, self.y, weight, self.beta, plus, minus).value
-        bound = dual_value(self.y, self.beta, point.dual, jnp.sum(point.diagonal))
+        value = feasible_point(self.loss, predictions, self.y, weight, self.beta, plus, minus).value
+        bound = dual_value(self.loss, self.y, self.beta, point.dual, jnp.sum(point.diagonal))
         size = jnp.linalg.norm(self.y)
         residual = jnp.linalg.norm(self.y - predictions - point.dual)
-        gap = relative_gap(value, bound, self.y, weight)
+        gap = relative_gap(self.loss, value, bound, self.y, weight)
         return gap, residual / jnp.where(size > 0, size, 1)
 
     def step(self, point: Point) -> Point:

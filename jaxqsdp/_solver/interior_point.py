@@ -82,7 +82,7 @@ class InteriorPoint(AbstractSolver):
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         tol = uncertified(tol, core.y.dtype)
-        path = CentralPath(factorization, factorization.project(core.y), core.beta)
+        path = CentralPath(factorization, factorization.project(core.y), core.beta, core.loss)
         return _Process(path, core, tol, tol_residual, max_steps)
 
 

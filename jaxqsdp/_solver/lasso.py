@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from .._base.types import Scalar, epsilon, highest_precision, tiny
 from .._exact.powers import power_of_two
+from .._loss.base import AbstractLoss
+from .._loss.squared import SquaredLoss
 from .acceleration import norm
 from .least_squares import LeastSquares, factorize
 from .splitting import AbstractSplit, Point, Splitting
@@ -49,29 +51,28 @@ class _DenseMap(eqx.Module):
 class _LassoSplit(AbstractSplit[Array]):
     """f: ½‖Φα − y‖². g: β‖α‖₁."""
 
-    loss: LeastSquares
+    fit: LeastSquares
     beta: Scalar
+    loss: AbstractLoss
 
     def prox_f(self, s: Float[Array, " m"], sigma: Scalar) -> Float[Array, " m"]:
         """Least squares."""
-        return self.loss.prox(s, sigma)
+        return self.fit.prox(s, sigma)
 
     def prox_g(self, s: Float[Array, " m"], sigma: Scalar) -> Float[Array, " m"]:
         """Soft thresholding, which returns exact zeros."""
         return jnp.sign(s) * jnp.maximum(jnp.abs(s) - self.beta / (2 * sigma), 0)
 
     def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Array]:
-        """Return the gap to the dual point c·λ, c = clip(λᵀy/‖λ‖², 0, β/‖Φᵀλ‖_∞)."""
-        y, linear_map = self.loss.y, self.loss.map
-        dual = self.loss.multiplier(point.s, sigma)
-        value = 0.5 * jnp.sum(jnp.square(linear_map.mv(point.z) - y))
+        """Return the gap to the best dual point c·λ with c‖Φᵀλ‖_∞ ≤ β."""
+        y, linear_map = self.fit.y, self.fit.map
+        dual = self.fit.multiplier(point.s, sigma)
+        weight = jnp.ones_like(y)
+        value = self.loss(linear_map.mv(point.z), y, weight)
         value = value + self.beta * jnp.sum(jnp.abs(point.z))
         correlation = jnp.max(jnp.abs(linear_map.rmv(dual)))
         limit = jnp.where(correlation > 0, self.beta / correlation, jnp.inf)
-        linear, quadratic = jnp.sum(dual * y), jnp.sum(jnp.square(dual))
-        c = jnp.where(quadratic > 0, linear / jnp.where(quadratic > 0, quadratic, 1), 0)
-        c = jnp.clip(c, 0, limit)
-        gap = value - (c * linear - 0.5 * c * c * quadratic)
+        gap = value - self.loss.best_on_dual_ray(dual, y, weight, limit)
         return gap / jnp.maximum(value, tiny(y.dtype)), point.z
 
 
@@ -99,7 +100,7 @@ def lasso(
         target = 1 / power_of_two(jnp.max(jnp.abs(y)))
         y, beta = y * target, beta * unit * target
         start = jnp.zeros((features.shape[1],), features.dtype)
-        split = _LassoSplit(factorization.bind(y), beta)
+        split = _LassoSplit(factorization.bind(y), beta, SquaredLoss())
         # Balance |Φᵀλ| ≤ β against |α| ≈ ‖y‖ / (m · column norm), as in the relaxation.
         size = norm(scaled)
         guess = 0.3 * beta * jnp.sqrt(1.0 * features.shape[1]) * size / norm(y)
