@@ -23,6 +23,7 @@ from ._certify import Certificate, certify
 from ._host.blas import with_one_blas_thread
 from ._host.progress import progress_bar
 from ._network.network import QuantizedNetwork
+from ._problem.core import Core
 from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
 from ._round import round
@@ -114,22 +115,16 @@ def solve_exactly(
     check_solution(problem, solution)
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
-    columns = problem.columns
-    solved = []
+    core, solved = Core.of(problem), []
     with progress_bar(None, progress, "round") as advance:
-        for index in range(columns.y.shape[1]):
-            dual = np.asarray(solution.dual).reshape(len(columns.y), -1)[:, index]
-            task = Task.of(
-                np.asarray(problem.X),
-                np.asarray(columns.y[:, index]),
-                np.asarray(problem.weight),
-                float(columns.beta[index]),
-            )
+        for index in range(problem.num_outputs):
+            dual = np.asarray(solution.dual, np.float64).reshape(core.y.shape)[:, index]
+            task = Task.of(core, index)
             first = np.asarray(drawn.u, np.float64), np.asarray(drawn.v, np.float64)
             rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), float(tol))
             history = []
             for last in itertools.islice(rounds, max_rounds):
-                history.append([task.restore_value(last.value), task.restore_value(last.bound)])
+                history.append([core.restore_value(last.value), core.restore_value(last.bound)])
                 advance(1, f"gap {last.gap:.1e}")
                 if time.monotonic() > deadline:
                     break
@@ -164,7 +159,9 @@ class _Output:
             fitted = solve_restricted(some[:, basis], task.targets, task.beta, last.dual, _FIT)
             alpha[kept] = fitted.alpha
         dual = task.restore_dual(last.dual)
-        return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)
+        return _Output(
+            last.u[kept], last.v[kept], task.core.restore_alpha(alpha[kept]), dual, history
+        )
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> ExactResult:

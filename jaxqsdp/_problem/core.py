@@ -22,6 +22,7 @@ class Core:
     X: NDArray  # (n, d) ⁴√w'·X'
     y: NDArray  # (n, c) √w'·y'
     beta: NDArray  # (c,)
+    root: NDArray  # (n,) √w'
     exponents: tuple[int, int, int]  # a, b, c
 
     @staticmethod
@@ -41,19 +42,37 @@ class Core:
         a, b = -_exponent(X), -_exponent(y)
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
             beta = np.ldexp(beta, 2 * a + b + c)
-        return Core(np.ldexp(X, a), np.ldexp(y, b), beta, (a, b, c))
+        return Core(np.ldexp(X, a), np.ldexp(y, b), beta, root[:, 0], (a, b, c))
 
     def restore_alpha(self, alpha: NDArray) -> NDArray:
         """Output weights back to the units of the problem."""
         a, b, _ = self.exponents
         return np.ldexp(alpha, 2 * a - b)
 
+    def restore_value(self, value: float) -> float:
+        """Values back to the units of the problem."""
+        _, b, c = self.exponents
+        return float(np.ldexp(value, -2 * b - c))
+
+    def restore_dual(self, dual: NDArray) -> NDArray:
+        """A dual point (n,) back to the units of the problem."""
+        _, b, c = self.exponents
+        return np.ldexp(self.root * dual, -b - c)
+
+    def scale_dual(self, dual: NDArray) -> NDArray:
+        """Inverse of `restore_dual`."""
+        _, b, c = self.exponents
+        return np.divide(
+            np.ldexp(dual, b + c), self.root, out=np.zeros_like(dual), where=self.root > 0
+        )
+
     def padded(self, shape: tuple[int, int], dtype: np.dtype) -> Core:
         """Add zero samples and features, which change nothing, and round to a dtype."""
         rows, columns = shape[0] - self.X.shape[0], shape[1] - self.X.shape[1]
         X = np.pad(self.X, ((0, rows), (0, columns)))
-        y = np.pad(self.y, ((0, rows), (0, 0)))
-        return Core(X.astype(dtype), y.astype(dtype), self.beta.astype(dtype), self.exponents)
+        y, root = np.pad(self.y, ((0, rows), (0, 0))), np.pad(self.root, (0, rows))
+        X, y, beta, root = (array.astype(dtype) for array in (X, y, self.beta, root))
+        return Core(X, y, beta, root, self.exponents)
 
 
 def _exponent(array: NDArray[np.float64]) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._bound.signs import Signs
+from .._problem.core import Core
 from .pricing import distinct, partners
 from .restricted import solve_restricted
 
@@ -31,15 +32,10 @@ Pricing = Callable[[NDArray[np.float64], int], tuple[Vector, Signs]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One output of a problem on the host: float64, in moderate units, weights absorbed.
+    """One output of a problem on the host, in the units of its core."""
 
-    With X' = 2^a·X, y' = 2^b·y and w' = 2^c·w the penalty is 2^(2a+b+c)·β.
-    """
-
+    core: Core
     beta: float
-    exponents: tuple[int, int, int]
-    root: Vector  # (n,) √w'
-    X: NDArray[np.float64]  # (n, d) ⁴√w'·X'
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
     rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
     targets: Vector  # (k,) Qᵀy
@@ -47,14 +43,9 @@ class Task:
     factor: Vector  # (D,) 1 on the diagonal of Z, √2 off it
 
     @staticmethod
-    def of(X: NDArray, y: NDArray, weight: NDArray, beta: float) -> Task:
+    def of(core: Core, output: int) -> Task:
         """Prepare."""
-        X, y, weight = (np.asarray(array, np.float64) for array in (X, y, weight))
-        counted = weight > 0
-        X, y = np.where(counted[:, None], X, 0), np.where(counted, y, 0)
-        a, b, c = (-int(np.frexp(np.abs(array).max())[1]) for array in (X, y, weight))
-        root = np.sqrt(np.ldexp(weight, c))
-        X, y = np.sqrt(root)[:, None] * np.ldexp(X, a), root * np.ldexp(y, b)
+        X, y = core.X, core.y[:, output]
         i, j = np.triu_indices(X.shape[1])
         factor = np.where(i == j, 1.0, np.sqrt(2.0))
         rows, left, targets, outside = X[:, i] * X[:, j] * factor, None, y, np.zeros_like(y)
@@ -62,42 +53,27 @@ class Task:
             left, rows = np.linalg.qr(rows)
             targets = left.T @ y
             outside = y - left @ targets
-        beta = float(np.ldexp(float(beta), 2 * a + b + c))
-        return Task(beta, (a, b, c), root, X, left, rows, targets, outside, factor)
+        return Task(core, float(core.beta[output]), left, rows, targets, outside, factor)
 
     @property
     def rest(self) -> float:
         """The loss that no network can avoid, ½‖y − QQᵀy‖²."""
         return 0.5 * float(self.outside @ self.outside)
 
-    def restore_value(self, value: float) -> float:
-        """Values back to the units of the problem."""
-        _, b, c = self.exponents
-        return float(np.ldexp(value, -2 * b - c))
-
-    def restore_alpha(self, alpha: Vector) -> Vector:
-        """Output weights back to the units of the problem."""
-        a, b, _ = self.exponents
-        return np.ldexp(alpha, 2 * a - b)
-
     def restore_dual(self, dual: Vector) -> Vector:
         """A dual point (k,) as one of the problem, (n,)."""
-        _, b, c = self.exponents
         inside = dual if self.left is None else self.left @ dual
-        return np.ldexp(self.root * (inside + self.outside), -b - c)
+        return self.core.restore_dual(inside + self.outside)
 
     def scale_dual(self, dual: Vector) -> Vector:
         """Inverse of `restore_dual`."""
-        _, b, c = self.exponents
-        inside = np.divide(
-            np.ldexp(dual, b + c), self.root, out=np.zeros_like(dual), where=self.root > 0
-        )
+        inside = self.core.scale_dual(dual)
         return inside if self.left is None else inside @ self.left
 
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
         """Return what neurons (m, d) give on the rows, (k, m)."""
         if self.left is None:
-            return (self.X @ u.T) * (self.X @ v.T)
+            return (self.core.X @ u.T) * (self.core.X @ v.T)
         i, j = np.triu_indices(u.shape[1])
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T
@@ -114,7 +90,7 @@ class Task:
     @property
     def num_features(self) -> int:
         """Return d."""
-        return self.X.shape[1]
+        return self.core.X.shape[1]
 
 
 @dataclasses.dataclass(frozen=True)

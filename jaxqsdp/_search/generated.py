@@ -40,8 +40,7 @@ def generate_and_prune(
         norms, found = search_signs(gram, np.concatenate([u, random]))
         return norms[:count], found[:count]
 
-    ones = np.ones(len(core.X))
-    tasks = [Task.of(core.X, y, ones, beta) for y, beta in zip(core.y.T, core.beta, strict=True)]
+    tasks = [Task.of(core, output) for output in range(core.y.shape[1])]
     # Outputs share the neurons, and each gets its share of the rounds.
     most_rounds = min(max_neurons // (2 * len(tasks)) + _MORE_ROUNDS, _MOST_ROUNDS)
     parts = []
@@ -68,8 +67,7 @@ def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tupl
             fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
             # The first fit spreads over more neurons than it needs, some of them equal.
             alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
-            size = np.ldexp(np.linalg.norm(columns, axis=0), -task.exponents[1])
-            importance += np.square(np.abs(alpha) * size)
+            importance += np.square(np.abs(alpha) * np.linalg.norm(columns, axis=0))
         order = np.argsort(-importance)
         surplus = np.count_nonzero(importance) - max_neurons
         if surplus <= 0:
