@@ -16,6 +16,7 @@ from ._base.mesh import on_any_mesh
 from ._base.types import check_count, check_key, highest_precision
 from ._host.programs import on_host
 from ._host.random import normal_numbers
+from ._network.bilinear import neurons
 from ._network.network import QuantizedNetwork, pack
 from ._problem.core import Core
 from ._problem.problem import Problem, check_fits, check_single
@@ -98,7 +99,7 @@ def _round_on_host(
 
 def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
-    features = (core.X @ u.T) * (core.X @ v.T)
+    features = neurons(core.X, u, v)
     outputs = zip(core.y.T, core.beta, strict=True)
     alpha = [best_weights(features, y, float(beta)) for y, beta in outputs]
     return core.restore_alpha(np.stack(alpha, axis=1))
@@ -143,7 +144,7 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     u, v = network.u.astype(dtype), network.v.astype(dtype)
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
-    features = (X @ u.T) * (X @ v.T) * kept[None, :].astype(dtype)
+    features = neurons(X, u, v) * kept[None, :].astype(dtype)
     alpha = lasso(features, columns.y, problem.weight, columns.beta)
     alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
     return eqx.tree_at(lambda network: network.alpha, network, alpha)

@@ -16,6 +16,7 @@ from .._base.fork import check_process
 from .._base.text import outline, shape_of
 from .._base.types import as_float_array, highest_precision, is_concrete, namespace
 from .._host.files import read_arrays, write_arrays
+from .bilinear import neurons
 
 
 class QuantizedNetwork(eqx.Module):
@@ -104,7 +105,7 @@ class QuantizedNetwork(eqx.Module):
         # What JAX holds of it: single precision while 64-bit mode is off.
         dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
         x, u, v = x.astype(dtype), self.u.astype(dtype), self.v.astype(dtype)
-        return ((u @ x) * (v @ x)) @ self.alpha.astype(dtype)
+        return neurons(x, u, v) @ self.alpha.astype(dtype)
 
     def prune(self) -> QuantizedNetwork:
         """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
@@ -229,11 +230,11 @@ _ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
 @highest_precision
 def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
     """Return f(X), a block of samples at a time in NumPy."""
-    parts = network.u.T, network.v.T, network.alpha_columns
+    parts = network.u, network.v, network.alpha_columns
     u, v, alpha = (part.astype(X.dtype) for part in parts)
     xp = namespace(X, alpha)
     if xp is not np:
-        return ((X @ u) * (X @ v)) @ alpha
+        return neurons(X, u, v) @ alpha
     step = max(1, _ENTRIES // max(1, len(alpha)))
     blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([((block @ u) * (block @ v)) @ alpha for block in blocks])
+    return xp.concatenate([neurons(block, u, v) @ alpha for block in blocks])

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._bound.signs import Signs
+from .._network.bilinear import neurons
 from .._problem.core import Core
 from .pricing import distinct, partners
 from .restricted import solve_restricted
@@ -73,7 +74,7 @@ class Task:
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
         """Return what neurons (m, d) give on the rows, (k, m)."""
         if self.left is None:
-            return (self.core.X @ u.T) * (self.core.X @ v.T)
+            return neurons(self.core.X, u, v)
         i, j = np.triu_indices(u.shape[1])
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T
