@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from jaxtyping import Array, Float
+from typing import Any
 
 
-def neurons(
-    X: Float[Array, "*n d"], u: Float[Array, "m d"], v: Float[Array, "m d"]
-) -> Float[Array, "*n m"]:
-    """Return (xᵀu_j)(xᵀv_j) for each sample and neuron; NumPy's arrays of NumPy's."""
+def neurons(X: Any, u: Any, v: Any) -> Any:
+    """Return (xᵀu_j)(xᵀv_j), (n, m), for samples (n, d) and signs (m, d); for one sample, (m,)."""
     return (X @ u.T) * (X @ v.T)
