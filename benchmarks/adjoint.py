@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxqsdp._adjoint.implicit.central import Central, Data, Linearization
-from jaxqsdp._adjoint.implicit.implicit import Scaling, linearization
 
 import jaxqsdp as qs
+from jaxqsdp._adjoint.central import Central, Data, Linearization
+from jaxqsdp._adjoint.implicit import Scaling, linearization
 from tests.problems import planted
 
 from ._report import arguments, publish, seconds

@@ -22,11 +22,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one problem does not fill 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxqsdp._bound.relaxation.relaxation import scaled_dual_bound
 from scipy.linalg import lapack
 
 import jaxqsdp as qs
 from jaxqsdp._base.lift import quadratic_forms
+from jaxqsdp._bound.relaxation import scaled_dual_bound
 from jaxqsdp._relaxation.feasible import feasible_point
 from tests.problems import Data, planted
 

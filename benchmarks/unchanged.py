@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import functools
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,40 +73,46 @@ def _gradient(X: jax.Array, y: jax.Array, beta: jax.Array, weight: Any) -> jax.A
 
 def _results() -> Iterator[tuple[str, Any]]:
     """Yield what every public function returns, by "kind | problem"."""
+    groups = itertools.groupby(_problems(), lambda named: named[0].rsplit(" ", 3)[0])
+    for group, named in groups:
+        problems = dict(named)
+        for name, problem in problems.items():
+            yield from _results_of(name, problem)
+        yield from _results_of_all(group, [p for p in problems.values() if p.y.ndim == 1])
+        jax.clear_caches()  # a process may have so many mappings of memory only
+        print(f"{group} done", file=sys.stderr, flush=True)
+
+
+def _results_of(name: str, problem: qs.Problem) -> Iterator[tuple[str, Any]]:
     key = jax.random.key(0)
-    for name, problem in _problems():
-        for solver_name, solver in _SOLVERS.items():
-            solution = qs.solve(problem, solver, throw=False)
-            yield f"solve, {solver_name} | {name}", solution
+    for solver_name, solver in _SOLVERS.items():
+        yield f"solve, {solver_name} | {name}", qs.solve(problem, solver, throw=False)
+        if problem.y.ndim == 1:
             yield f"solve in jit, {solver_name} | {name}", _compiled[solver_name](problem)
-        solution = qs.solve(problem, throw=False)
-        drawn = qs.round(problem, solution, num_neurons=8, key=key)
-        yield f"round | {name}", drawn
-        network = qs.improve(
-            problem, drawn, max_neurons=6, key=key, solution=solution, progress=False
-        )
-        yield f"improve | {name}", network
-        yield f"certify | {name}", qs.certify(problem, network, solution)
-        yield f"objective | {name}", problem.objective(network)
-        numbers = problem.X, problem.y, problem.beta, problem.sample_weight
-        yield f"gradient | {name}", _gradient(*numbers)
-        if problem.y.ndim > 1:
-            continue
-        yield f"beta_max | {name}", qs.beta_max(problem.X, problem.y, problem.sample_weight)
-        if problem.num_features <= _FEW_FEATURES:
-            exact = qs.solve_exactly(problem, tol=1e-6, progress=False)
-            yield f"solve_exactly | {name}", (exact.network.alpha, exact.certificate)
-    for (shape, dtype), group in itertools.groupby(
-        _problems(), lambda named: (named[1].X.shape, named[1].X.dtype)
-    ):
-        problems = [problem for _, problem in group if problem.y.ndim == 1]
-        name = f"{shape} {dtype}"
-        yield f"solve_batch | {name}", qs.solve_batch(problems, progress=False)
-        X, y = problems[0].X, problems[0].y
-        yield f"path | {name}", qs.path(X, y, num_betas=6).solutions
-        scores = qs.cross_validate(X, y, key=key, num_betas=4)
-        yield f"cross_validate | {name}", (scores.betas, scores.scores)
-        yield f"layer | {name}", qs.RelaxationLayer(1.0)(X, y, X[:5])
+    solution = qs.solve(problem, throw=False)
+    drawn = qs.round(problem, solution, num_neurons=8, key=key)
+    yield f"round | {name}", drawn
+    network = qs.improve(problem, drawn, max_neurons=6, key=key, solution=solution, progress=False)
+    yield f"improve | {name}", network
+    yield f"certify | {name}", qs.certify(problem, network, solution)
+    yield f"objective | {name}", problem.objective(network)
+    if problem.y.ndim > 1:
+        return
+    numbers = problem.X, problem.y, problem.beta, problem.sample_weight
+    yield f"gradient | {name}", _gradient(*numbers)
+    yield f"beta_max | {name}", qs.beta_max(problem.X, problem.y, problem.sample_weight)
+    if problem.num_features <= _FEW_FEATURES:
+        exact = qs.solve_exactly(problem, tol=1e-6, progress=False)
+        yield f"solve_exactly | {name}", (exact.network.alpha, exact.certificate)
+
+
+def _results_of_all(name: str, problems: list[qs.Problem]) -> Iterator[tuple[str, Any]]:
+    yield f"solve_batch | {name}", qs.solve_batch(problems, progress=False)
+    X, y = problems[0].X, problems[0].y
+    yield f"path | {name}", qs.path(X, y, num_betas=6).solutions
+    scores = qs.cross_validate(X, y, key=jax.random.key(0), num_betas=4)
+    yield f"cross_validate | {name}", (scores.betas, scores.scores)
+    yield f"layer | {name}", qs.RelaxationLayer(1.0)(X, y, X[:5])
 
 
 def _arrays() -> Iterator[tuple[str, np.ndarray]]:

@@ -16,7 +16,7 @@ from problems import SMALL, Data, planted
 from referee import check
 
 import jaxqsdp as qs
-from jaxqsdp._batch.solve_batch import chunks as _chunks
+from jaxqsdp._batch import chunks as _chunks
 
 COUNT = 22  # no multiple of the lanes
 

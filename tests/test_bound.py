@@ -10,9 +10,10 @@ from clarabel_reference import reference
 from helpers import solve_over_betas
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from jaxqsdp._bound.relaxation.relaxation import bound_on_host, dual_bound, scaled_dual_bound
 from problems import BETAS, built_from_solution, planted, real
 from referee import exact_bound
+
+from jaxqsdp._bound.relaxation import bound_on_host, dual_bound, scaled_dual_bound
 
 bound_of = jax.jit(dual_bound)
 

@@ -10,10 +10,10 @@ import warnings
 import numpy as np
 import pytest
 from helpers import problem_of, stack
-from jaxqsdp._batch.solve_batch.checkpoint import Checkpoint
 from problems import SMALL, planted
 
 import jaxqsdp as qs
+from jaxqsdp._batch.checkpoint import Checkpoint
 
 LEAVES = [np.arange(6.0).reshape(3, 2), np.arange(3, dtype=np.int32)]
 PLACES = np.array([4, 0, 2])

@@ -9,11 +9,11 @@ from helpers import problem_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from jaxqsdp._bound.relaxation.combinatorial import combinatorial_bound
 from problems import SMALL, Data, degenerate, planted
 from referee import brute_force, exact_combinatorial_bound
 
 import jaxqsdp as qs
+from jaxqsdp._bound.combinatorial import combinatorial_bound
 
 
 def floats(low, high):

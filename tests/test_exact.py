@@ -8,19 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jaxqsdp._exact.sums.sums import (
-    _BLOCK,
-    inner,
-    is_subnormal,
-    over_blocks,
-    power_of_two,
-    power_with_exponent,
-    rescaled,
-    root,
-    scale_rows,
-    to_digits,
-)
 from referee import integers
+
+from jaxqsdp._exact.powers import is_subnormal, power_of_two, power_with_exponent, rescaled, root
+from jaxqsdp._exact.sums import _BLOCK, inner, over_blocks, scale_rows, to_digits
 
 LEFT, RIGHT = 3, 2
 ROWS = [1, 30, 1025, 2500]  # one exact product sums 1024 rows

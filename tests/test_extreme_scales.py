@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jaxqsdp._bound.relaxation.combinatorial import combinatorial_bound
-from jaxqsdp._bound.relaxation.objective import in_float64, objective_above
-from jaxqsdp._bound.relaxation.relaxation import bound_on_host, scaled_dual_bound
-from jaxqsdp._exact.sums.sums import rescaled, root
 from test_certificate import exact_objective
 
 import jaxqsdp as qs
+from jaxqsdp._base.types import in_float64
+from jaxqsdp._bound.combinatorial import combinatorial_bound
+from jaxqsdp._bound.objective import objective_above
+from jaxqsdp._bound.relaxation import bound_on_host, scaled_dual_bound
+from jaxqsdp._exact.powers import rescaled, root
 
 N, D = 4, 2
 bound_of = jax.jit(scaled_dual_bound)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import problem_of
-from jaxqsdp._problem.problem.core import Core
 from problems import SMALL, Data, degenerate, planted
 
 import jaxqsdp as qs
 import jaxqsdp._improve as module
 from jaxqsdp._host import programs as programs
+from jaxqsdp._problem.core import Core
 from jaxqsdp._run.padding import pad
 from jaxqsdp._search import kicks as _kicks
 from jaxqsdp._search.generated import generate_and_prune

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import problem_of
-from jaxqsdp._bound.relaxation.relaxation import scaled_dual_bound
 from problems import SMALL, planted
 from referee import exact_bound
 
 import jaxqsdp as qs
 from jaxqsdp._bound.eigenvalues import norm_above, smallest_eigenvalue_bound
+from jaxqsdp._bound.relaxation import scaled_dual_bound
 
 bound = jax.jit(scaled_dual_bound)
 
