@@ -37,12 +37,12 @@ class FitResult(eqx.Module):
     solution: Solution
     certificate: Certificate
     problem: Problem
-    interrupted: bool = False
+    interrupted: bool = eqx.field(default=False, static=True)
 
     def __repr__(self) -> str:
         parts = [repr(self.problem), repr(self.solution), repr(self.network)]
         parts.append(repr(self.certificate))
-        if self.interrupted is True:
+        if self.interrupted:
             parts.append("stopped by `time_limit`: with more time the network may improve")
         return "FitResult(\n" + "".join(f"  {part}\n" for part in parts) + ")"
 

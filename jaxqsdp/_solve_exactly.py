@@ -124,7 +124,7 @@ def solve_exactly(
             rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), float(tol))
             history = []
             for last in itertools.islice(rounds, max_rounds):
-                history.append([core.restore_value(last.value), core.restore_value(last.bound)])
+                history.append([task.restore_value(last.value), task.restore_value(last.bound)])
                 advance(1, f"gap {last.gap:.1e}")
                 if time.monotonic() > deadline:
                     break
@@ -159,9 +159,7 @@ class _Output:
             fitted = solve_restricted(some[:, basis], task.targets, task.beta, last.dual, _FIT)
             alpha[kept] = fitted.alpha
         dual = task.restore_dual(last.dual)
-        return _Output(
-            last.u[kept], last.v[kept], task.core.restore_alpha(alpha[kept]), dual, history
-        )
+        return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> ExactResult:

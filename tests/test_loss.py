@@ -106,3 +106,11 @@ def test_fenchel_young(name):
         dual -= weighted * (dual @ predictions) / (weighted @ predictions)  # λᵀŷ = 0
         bound = LOSSES[name].best_on_dual_ray(dual, targets, weight, np.inf)
         assert bound <= LOSSES[name](predictions, targets, weight) * (1 + 1e-12)
+
+
+def test_only_floats_of_one_shape(name, xp):
+    loss, (predictions, targets, weight) = LOSSES[name], numbers(np.float64)
+    with pytest.raises(ValueError, match=r"one shape, got \(9, 1\) and \(9,\)"):
+        loss(xp.asarray(predictions[:, None]), xp.asarray(targets), weight)
+    with pytest.raises(TypeError, match="`targets` must be floating-point, got int"):
+        loss(predictions, xp.asarray(targets.round().astype(int)), weight)

@@ -95,7 +95,12 @@ def test_beta_and_seed_change_the_result(capsys, tmp_path):
     assert len(outputs) == 3
     assert (
         sum(
-            bool(re.search(r"penalty β +3, constant feature [0-9.]+  \(given\)\n", out))
+            bool(
+                re.search(
+                    r"penalty β +3, constant feature [0-9.]+  \(β given, constant by its rule\)\n",
+                    out,
+                )
+            )
             for out in outputs
         )
         == 1
@@ -114,7 +119,7 @@ def test_what_is_chosen_can_be_given(capsys, tmp_path):
         (one,) = re.findall(f"(?m)^  {line}.*", chosen)
         assert one in given
     own = run(capsys, *arguments, "--constant", 2.5)[1]
-    assert re.search(r"constant feature 2\.5  \(5-fold cross-validation", own)
+    assert re.search(r"constant feature 2\.5  \(β by 5-fold cross-validation, constant given", own)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,14 @@ def test_file_suffices_for_new_rows(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--beta", "0"), ("--constant", "0"), ("--neurons", "-3"), ("--neurons", "x")]
+    "arguments",
+    [
+        ("--beta", "0"),
+        ("--constant", "0"),
+        ("--constant", "1e200"),
+        ("--neurons", "-3"),
+        ("--neurons", "x"),
+    ],
 )
 def test_bad_options_are_refused(capsys, arguments):
     with pytest.raises(SystemExit) as exit:

@@ -76,6 +76,34 @@ def test_units_do_not_matter(exponent, dtype):
         np.testing.assert_allclose(again.certificate.objective, expected, rtol=3 * GAP[dtype])
 
 
+def test_samples_of_small_weight_count(dtype):
+    """Of large numbers: with X·s, y·s², w/s⁴ for half of them it is the same problem."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((14, 4)), rng.standard_normal(14)
+    s = np.where(np.arange(14) % 2, 1e5, 1.0)
+    plain = qs.solve_exactly(qs.Problem(X.astype(dtype), y.astype(dtype), 0.5), tol=1e-4)
+    numbers = (a.astype(dtype) for a in (X * s[:, None], y * s**2))
+    problem = qs.Problem(*numbers, 0.5, sample_weight=(s**-4.0).astype(dtype))
+    same = qs.solve_exactly(problem, tol=1e-4)
+    objective = float(same.certificate.objective)
+    np.testing.assert_allclose(objective, float(plain.certificate.objective), rtol=1e-3)
+
+
+def test_outputs_far_apart_are_each_solved():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 2))
+    units = np.array([1.0, 1e-170])
+    result = qs.solve_exactly(qs.Problem(X, y * units, 0.5 * units), tol=1e-4)
+    alpha = np.asarray(result.network.alpha) / units
+    for column in range(2):
+        alone = qs.solve_exactly(qs.Problem(X, y[:, column], 0.5), tol=1e-6)
+        kept = np.any(alpha[:, [column]] != 0, axis=1)
+        u, v = (np.asarray(signs)[kept] for signs in (result.network.u, result.network.v))
+        network = qs.QuantizedNetwork.from_weights(u, v, alpha[kept, column])
+        found = float(qs.Problem(X, y[:, column], 0.5).objective(network))
+        np.testing.assert_allclose(found, float(alone.certificate.objective), rtol=2e-4)
+
+
 def test_several_outputs():
     cases = [planted(seed, *SMALL) for seed in range(2)]
     y, beta = np.stack([case.y for case in cases], axis=1), np.array([0.3, 3.0])

@@ -3,7 +3,6 @@
 import gzip
 import io
 import os
-import re
 import threading
 import time
 
@@ -123,7 +122,21 @@ def test_decimal_commas_are_read_and_said(tmp_path):
     expected = read(tmp_path, csv_text(rows_of()))
     np.testing.assert_array_equal(found.features.to_numpy(), expected.features.to_numpy())
     np.testing.assert_array_equal(found.target, expected.target)
-    assert re.fullmatch(r"with a comma, as in '-?[0-9]+,[0-9]+'", found.notes["decimals"])
+    assert found.notes["decimals"] == "with a comma in 'a', 'b', 'c', 'y'"
+
+
+def test_thousands_are_not_taken_for_decimals(tmp_path):
+    """Whatever another column holds, and where commas separate."""
+    lines = "".join(f"1,{k + 100};0,{k % 9}5;{k % 2}\n" for k in range(30))
+    found = error_of(tmp_path, "a;b;y\n" + lines)
+    assert "column 'a' holds '1,100' in line 2; write decimals with a point, thousands" in found
+    lines = "".join(f'"1,{k + 100}","0,{k % 9}5",{k % 2}\n' for k in range(30))
+    assert "write decimals with a point" in error_of(tmp_path, "a,b,y\n" + lines)
+
+
+def test_decimal_commas_with_exponents(tmp_path):
+    found = read(tmp_path, "a;y\n" + "".join(f"{k},5e-3;{k % 2}\n" for k in range(30)))
+    np.testing.assert_allclose(found.features["a"], (np.arange(30) + 0.5) / 1e3)
 
 
 @pytest.mark.parametrize("text", ["1,5.0", "1,2,3", "12,5 kg"])

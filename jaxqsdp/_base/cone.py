@@ -1,4 +1,4 @@
-"""Dense linear algebra on small symmetric matrices."""
+"""Small symmetric matrices: the projection on the semidefinite cone, roots, definite systems."""
 
 import contextlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Plots of results. Matplotlib is imported where it is used: the core does without."""
+"""What plots of results share. Matplotlib is imported where it is used: the core does without."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 
 def axes_for(ax: Axes | None) -> Axes:
+    """Return the axes given, or those of a new figure."""
     try:
         from matplotlib import pyplot as plt
     except ImportError:
@@ -21,6 +22,7 @@ def axes_for(ax: Axes | None) -> Axes:
 
 
 def finished(ax: Axes, **legend: Any) -> Axes:
+    """Scale and label the axis of the penalty, and put the legend above."""
     ax.set_xscale("log")
     ax.set_xlabel("penalty β")
     # Above the axes: error bars and the second axis leave no corner free.

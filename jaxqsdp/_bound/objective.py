@@ -1,4 +1,4 @@
-"""The objective of a network: its value, and a bound on it from above that survives rounding."""
+"""A bound on the objective of a network from above, that survives rounding."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
 _BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)*")
 
@@ -68,10 +68,12 @@ def read_delimited(source: Source, target: str | None) -> Raw:
         name = wanted if column is None else column
         return f"line {records.line(int(index[row]), positions.get(name, 0))}"
 
-    frame, example = _with_decimal_points(frame)
-    notes = {} if delimiter == "," else {"read": f"separated by {_DELIMITERS[delimiter]}"}
-    if example:
-        notes["decimals"] = f"with a comma, as in {quoted(example)}"
+    notes: dict[str, str] = {}
+    if delimiter != ",":
+        notes["read"] = f"separated by {_DELIMITERS[delimiter]}"
+        frame, converted = _with_decimal_points(frame)
+        if converted:
+            notes["decimals"] = f"with a comma in {listed(map(quoted, converted))}"
     if left_out:
         notes["columns without a name"] = left_out
     features = frame.drop(columns=wanted).reset_index(drop=True)
@@ -161,19 +163,19 @@ def _named(file: str, frame: pd.DataFrame, header: list[str]) -> tuple[pd.DataFr
     return frame[kept].set_axis([names[k] for k in kept], axis=1), listed(left_out)
 
 
-def _with_decimal_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Write decimals with a point where a table has commas, and return one that had.
+def _with_decimal_points(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Write decimals with a point in the columns that have commas, and return their names.
 
-    Where all may as well be thousands, such as 1,234, they are left as they are.
+    Where all of a column may as well be thousands, such as 1,234, it is left as it is.
     """
-    examples, replaced = [], {}
+    replaced = {}
     for name in frame.columns:
         texts = [text for text in frame[name] if not is_missing(text)]
         found = [text for text in texts if DECIMAL_COMMA.fullmatch(text)]
-        if found and all("." not in text and is_number(text.replace(",", ".")) for text in texts):
+        decimals = not all(map(_THOUSANDS.fullmatch, found))
+        if decimals and all("." not in t and is_number(t.replace(",", ".")) for t in texts):
             replaced[name] = frame[name].str.replace(",", ".", regex=False)
-            examples += [text for text in found if not _THOUSANDS.fullmatch(text)]
-    return (frame.assign(**replaced), examples[0]) if examples else (frame, "")
+    return frame.assign(**replaced), list(replaced)
 
 
 def _counts_rows(texts: list[str]) -> bool:

@@ -15,6 +15,7 @@ from .._host.blas import one_blas_thread
 from .._host.cache import enable_cache
 from . import console
 from .errors import DataError
+from .numerals import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
     from .train import Trained
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--constant",
-        type=_positive(float),
+        type=_constant,
         metavar="SIZE",
         help=(
             "constant feature beside the standardized ones (default: chosen with β; the rule of "
@@ -109,6 +110,13 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
     convert.__name__ = kind.__name__
     return convert
+
+
+def _constant(text: str) -> float:
+    value = float(text)
+    if not SMALLEST <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(f"must be from {SMALLEST:g} to {LARGEST:g}, got {text}")
+    return value
 
 
 def _seed(text: str) -> int:

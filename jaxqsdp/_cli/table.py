@@ -135,7 +135,9 @@ def _texts(raw: Raw, name: str, texts: list[str]) -> NDArray:
             "that cell, or leave the column out with --drop"
         )
     if all(DECIMAL_COMMA.fullmatch(texts[k]) for k in stray):
-        raise DataError(f"{column} holds {first}; write decimals with a point")
+        raise DataError(
+            f"{column} holds {first}; write decimals with a point, thousands without a comma"
+        )
     distinct = len(set(texts) - {""})
     if distinct > MOST_CATEGORIES and 2 * distinct > filled:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import threading
 import time
@@ -66,8 +67,7 @@ def train(
     n, d = data.train_X.shape
     clock = _Clock()
 
-    # Drawing needs half a second of imports, for which there is time while others work.
-    threading.Thread(target=importlib.import_module, args=(_DRAWING,), daemon=True).start()
+    threading.Thread(target=_import_drawing, daemon=True).start()
     for size in sizes:  # side by side with what follows, for which their programs are ready then
         prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0), size)
     with stages.stage(_CHOICE):
@@ -107,6 +107,12 @@ def train(
     )
 
 
+def _import_drawing() -> None:
+    """Spend the half second that this takes while others work."""
+    with contextlib.suppress(ImportError):  # the picture will say so
+        importlib.import_module(_DRAWING)
+
+
 def _status(solution: qs.Solution) -> str:
     for status in (qs.Status.invalid_data, qs.Status.max_steps, qs.Status.dtype_accuracy):
         if np.any(has_status(solution, status)):
@@ -135,7 +141,8 @@ def _choice(
     if constant is not None:
         data = data.with_constant(constant)
     if beta is not None:
-        return data, beta, "given"
+        return data, beta, "given" if constant is not None else "β given, constant by its rule"
+    given = "" if constant is None else ", constant given"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
     folds = min(_FOLDS, n)
     work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
@@ -145,7 +152,7 @@ def _choice(
         constants = [rule]
     if outputs > 1 and work > _MOST_WORK:
         beta = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
-        return data, beta, "0.02 · n · d · rms(y)"
+        return data, beta, f"β = 0.02 · n · d · rms(y){given or ', constant by its rule'}"
     result = qs.cross_validate(
         data.train_X[:, :-1],
         data.train_y,
@@ -158,7 +165,9 @@ def _choice(
     )
     result = jax.device_get(result)  # its choices would compile
     beta, constant = float(result.best_beta), float(result.best_constant)
-    how = f"{folds}-fold cross-validation"
-    if beta <= np.min(result.betas):
+    how = (
+        f"β by {folds}-fold cross-validation{given}" if given else f"{folds}-fold cross-validation"
+    )
+    if beta <= np.min(result.betas[result.constants == result.best_constant]):
         how += "; the smallest β tried, a smaller one may be better"
     return data.with_constant(constant), beta, how

@@ -1,10 +1,13 @@
-"""What every loss can say about itself; everything else asks it."""
+"""What a loss can say about itself."""
 
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.types import Scalar
@@ -47,4 +50,16 @@ class AbstractLoss(eqx.Module):
         weight: Float[Array, " n"],
         limit: Scalar,
     ) -> Scalar:
-        """Return the largest −Σψ(c·λ) for 0 ≤ c ≤ limit."""
+        """Return the largest −Σψ(c·λ) for 0 ≤ c ≤ limit; λ_i must be 0 where w_i is."""
+
+
+def check_alike(predictions: Any, targets: Any) -> None:
+    """Raise `ValueError` unless both have one shape, `TypeError` unless both are floats."""
+    if np.shape(predictions) != np.shape(targets):
+        raise ValueError(
+            f"`predictions` and `targets` must have one shape, got {np.shape(predictions)} and "
+            f"{np.shape(targets)}."
+        )
+    for name, array in (("predictions", predictions), ("targets", targets)):
+        if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+            raise TypeError(f"`{name}` must be floating-point, got {jnp.result_type(array)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Array, Float
 
 from .._base.types import Scalar, namespace
-from .base import AbstractLoss
+from .base import AbstractLoss, check_alike
 
 
 class SquaredLoss(AbstractLoss):
@@ -21,6 +21,7 @@ class SquaredLoss(AbstractLoss):
         weight: Float[Array, " n"],
     ) -> Scalar:
         """Return the loss of the predictions."""
+        check_alike(predictions, targets)
         xp = namespace(predictions, targets, weight)
         return 0.5 * xp.sum(weight * xp.square(predictions - targets))
 

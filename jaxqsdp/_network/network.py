@@ -18,6 +18,8 @@ from .._base.types import as_float_array, highest_precision, is_concrete, namesp
 from .._host.files import read_arrays, write_arrays
 from .bilinear import neurons
 
+_ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
+
 
 class QuantizedNetwork(eqx.Module):
     """f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j) with u_j, v_j ∈ {−1, +1}^d, one bit a first-layer weight.
@@ -176,6 +178,19 @@ class QuantizedNetwork(eqx.Module):
         )
 
 
+@highest_precision
+def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
+    """Return f(X), a block of samples at a time in NumPy."""
+    parts = network.u, network.v, network.alpha_columns
+    u, v, alpha = (part.astype(X.dtype) for part in parts)
+    xp = namespace(X, alpha)
+    if xp is not np:
+        return neurons(X, u, v) @ alpha
+    step = max(1, _ENTRIES // max(1, len(alpha)))
+    blocks = [X[start : start + step] for start in range(0, len(X), step)]
+    return xp.concatenate([neurons(block, u, v) @ alpha for block in blocks])
+
+
 def _columns(alpha: Any) -> Any:
     return alpha if alpha.ndim == 2 else alpha[:, None]
 
@@ -222,19 +237,3 @@ def _checked(
     if not np.all(np.isfinite(np.asarray(numbers))):
         raise ValueError(f"alpha is not finite in {numbers.dtype}")
     return QuantizedNetwork(jnp.asarray(packed_u), jnp.asarray(packed_v), numbers, d)
-
-
-_ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
-
-
-@highest_precision
-def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
-    """Return f(X), a block of samples at a time in NumPy."""
-    parts = network.u, network.v, network.alpha_columns
-    u, v, alpha = (part.astype(X.dtype) for part in parts)
-    xp = namespace(X, alpha)
-    if xp is not np:
-        return neurons(X, u, v) @ alpha
-    step = max(1, _ENTRIES // max(1, len(alpha)))
-    blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([neurons(block, u, v) @ alpha for block in blocks])

@@ -1,4 +1,4 @@
-"""The problem on the host, as the searches for good neurons take it."""
+"""The problem on the host, as what fits and searches for good neurons takes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from .._base.types import tiny
 from .problem import Problem
 
 
@@ -22,24 +21,24 @@ class Core:
     X: NDArray  # (n, d) ⁴√w'·X'
     y: NDArray  # (n, c) √w'·y'
     beta: NDArray  # (c,)
-    root: NDArray  # (n,) √w'
+    root: NDArray  # (n,) √w', zero for samples that do not count
     exponents: tuple[int, int, int]  # a, b, c
 
     @staticmethod
     def of(problem: Problem) -> Core:
-        """Change the units, in float64; samples that hardly count become zero."""
+        """Change the units, in float64; samples that do not count become zero."""
         y, beta = np.asarray(problem.y, np.float64), np.asarray(problem.beta, np.float64)
         y = y.reshape(len(y), -1)
         beta = np.broadcast_to(beta, y.shape[1])
         X, given = np.asarray(problem.X, np.float64), problem.sample_weight
         weight = np.ones(len(X)) if given is None else np.asarray(given, np.float64)
-        c = -_exponent(weight)
+        c = -exponent_of(weight)
         weight = np.ldexp(weight, c)
-        counted = weight > tiny(problem.X.dtype) ** 0.5
-        root = np.sqrt(np.where(counted, weight, 0))[:, None]
+        counted = weight > 0
+        root = np.sqrt(weight)[:, None]
         X = np.sqrt(root) * np.where(counted[:, None], X, 0)
         y = root * np.where(counted[:, None], y, 0)
-        a, b = -_exponent(X), -_exponent(y)
+        a, b = -exponent_of(X), -exponent_of(y)
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
             beta = np.ldexp(beta, 2 * a + b + c)
         return Core(np.ldexp(X, a), np.ldexp(y, b), beta, root[:, 0], (a, b, c))
@@ -75,6 +74,6 @@ class Core:
         return Core(X, y, beta, root, self.exponents)
 
 
-def _exponent(array: NDArray[np.float64]) -> int:
+def exponent_of(array: NDArray[np.float64]) -> int:
     """Return the k for which array / 2^k is below 1 in magnitude."""
     return int(np.frexp(np.abs(array).max(initial=0))[1])

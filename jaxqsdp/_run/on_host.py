@@ -30,7 +30,7 @@ from .padding import pad, padded_shape, unpad
 from .running import Running, advance, assemble, begin, complete, finish, reached
 
 _SLICE = 0.05  # seconds at least, or half of that, between two looks at the clock
-_MUCH_WORK = 3e9  # cubes of unknowns: what the program for many saves is what it takes to compile
+_MUCH_WORK = 3e9  # cubes of unknowns, from which the program for many saves what it compiles
 
 
 def solver_for(shape: tuple[int, ...], dtype: Any, solver: AbstractSolver | None) -> AbstractSolver:
@@ -148,6 +148,13 @@ def solve_within(
     return jax.device_put(solution)
 
 
+def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
+    """Return how many threads may solve problems at a time: one a core, on CPUs."""
+    if jax.default_backend() != "cpu" or not solver.is_thread_safe(dtype):
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
 def _unknowns(n: int, d: int) -> int:
     return min(n, lifted_size(d))
 
@@ -187,10 +194,3 @@ def _advance(running: Running, steps: Array) -> tuple[Running, Array]:
 _parts = HostProgram(_reach, level=0)
 _whole = HostProgram(_solve, level=1)
 _begun, _advanced, _reached = (HostProgram(part, level=0) for part in (_begin, _advance, reached))
-
-
-def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
-    """Return how many threads may solve problems at a time: one a core, on CPUs."""
-    if jax.default_backend() != "cpu" or not solver.is_thread_safe(dtype):
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

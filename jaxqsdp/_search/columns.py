@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._bound.signs import Signs
 from .._network.bilinear import neurons
-from .._problem.core import Core
+from .._problem.core import Core, exponent_of
 from .pricing import distinct, partners
 from .restricted import solve_restricted
 
@@ -33,10 +33,11 @@ Pricing = Callable[[NDArray[np.float64], int], tuple[Vector, Signs]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One output of a problem on the host, in the units of its core."""
+    """One output of a problem on the host, in the units of its core but for y″ = 2^k·y'."""
 
     core: Core
-    beta: float
+    exponent: int  # k
+    beta: float  # 2^k times that of the core
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
     rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
     targets: Vector  # (k,) Qᵀy
@@ -47,6 +48,8 @@ class Task:
     def of(core: Core, output: int) -> Task:
         """Prepare."""
         X, y = core.X, core.y[:, output]
+        k = -exponent_of(y)
+        y, beta = np.ldexp(y, k), float(np.ldexp(core.beta[output], k))
         i, j = np.triu_indices(X.shape[1])
         factor = np.where(i == j, 1.0, np.sqrt(2.0))
         rows, left, targets, outside = X[:, i] * X[:, j] * factor, None, y, np.zeros_like(y)
@@ -54,21 +57,29 @@ class Task:
             left, rows = np.linalg.qr(rows)
             targets = left.T @ y
             outside = y - left @ targets
-        return Task(core, float(core.beta[output]), left, rows, targets, outside, factor)
+        return Task(core, k, beta, left, rows, targets, outside, factor)
 
     @property
     def rest(self) -> float:
         """The loss that no network can avoid, ½‖y − QQᵀy‖²."""
         return 0.5 * float(self.outside @ self.outside)
 
+    def restore_value(self, value: float) -> float:
+        """Values back to the units of the problem."""
+        return self.core.restore_value(float(np.ldexp(value, -2 * self.exponent)))
+
+    def restore_alpha(self, alpha: Vector) -> Vector:
+        """Output weights back to the units of the problem."""
+        return self.core.restore_alpha(np.ldexp(alpha, -self.exponent))
+
     def restore_dual(self, dual: Vector) -> Vector:
         """A dual point (k,) as one of the problem, (n,)."""
         inside = dual if self.left is None else self.left @ dual
-        return self.core.restore_dual(inside + self.outside)
+        return self.core.restore_dual(np.ldexp(inside + self.outside, -self.exponent))
 
     def scale_dual(self, dual: Vector) -> Vector:
         """Inverse of `restore_dual`."""
-        inside = self.core.scale_dual(dual)
+        inside = np.ldexp(self.core.scale_dual(dual), self.exponent)
         return inside if self.left is None else inside @ self.left
 
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:

@@ -47,9 +47,9 @@ def generate_and_prune(
     for index, task in enumerate(tasks):
         rounds = generate(task, price, u, v, task.targets, _CLOSE)
         name = f" of output {index + 1}" if len(tasks) > 1 else ""
-        for last in itertools.islice(rounds, most_rounds):
+        for count, last in enumerate(itertools.islice(rounds, most_rounds), 1):
             report(f"column generation{name}, gap {last.gap:.1e}")
-            if is_late():
+            if count < most_rounds and is_late():
                 break
         kept = np.flatnonzero(basic_weights(task.columns(last.u, last.v), last.alpha))
         parts.append((last.u[kept], last.v[kept]))
@@ -67,7 +67,8 @@ def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tupl
             fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
             # The first fit spreads over more neurons than it needs, some of them equal.
             alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
-            importance += np.square(np.abs(alpha) * np.linalg.norm(columns, axis=0))
+            size = np.ldexp(np.linalg.norm(columns, axis=0), -task.exponent)
+            importance += np.square(np.abs(alpha) * size)
         order = np.argsort(-importance)
         surplus = np.count_nonzero(importance) - max_neurons
         if surplus <= 0:

@@ -82,7 +82,7 @@ def search(
         for _ in range(_ROUNDS):
             batch = _round(core, batch, 0.0, rng, slots)
         batches.append(batch)
-        if is_late():
+        if first + lanes < count and is_late():
             break
     parts = (np.concatenate([getattr(batch, name) for batch in batches]) for name in _FIELDS)
     found = Searched(*parts).best(lanes)

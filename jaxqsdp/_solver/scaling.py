@@ -14,6 +14,8 @@ from .._base.control_flow import fori_loop, scan
 from .._base.types import Scalar, epsilon, highest_precision
 
 _LONGEST = 2.0  # step that is looked for: none longer than 1 is taken
+_LANCZOS_STEPS = 12  # of the estimate of a shift ...
+_BISECTIONS = 11  # ... and of its smallest Ritz value
 
 
 class Scaling(eqx.Module):
@@ -51,10 +53,6 @@ class Scaling(eqx.Module):
         relative = steps / (half[:, :, None] * half[:, None, :])[None]
         shift = jax.vmap(jax.vmap(lambda part: definite_shift(part, 1 / _LONGEST)))(relative)
         return 1 / jnp.max(shift)
-
-
-_LANCZOS_STEPS = 12
-_BISECTIONS = 11
 
 
 @highest_precision
