@@ -24,7 +24,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxqsdp as qs
 from jaxqsdp._adjoint.central import Central, Data, Linearization
-from jaxqsdp._adjoint.implicit import Scaling, linearization
+from jaxqsdp._adjoint.implicit import Scaling, data_of, linearization
 from tests.problems import planted
 
 from ._report import arguments, publish, seconds
@@ -41,7 +41,7 @@ def _system(n: int, d: int) -> tuple[Linearization, Data, jax.Array]:
     """Return the conditions at the central point next to a solution, a change of y, and μ."""
     planted_data = planted(0, n, d)
     problem = qs.Problem(planted_data.X, planted_data.y, _FRACTION * d)
-    given = Data(problem.X, problem.weight, problem.y, problem.beta)
+    given = data_of(problem)
     scaling, data = Scaling.of(given, jnp.asarray(True))
     linear = linearization(_SMOOTHING, data, qs.solve(problem), scaling)
     products = linear.central.primal @ linear.slack

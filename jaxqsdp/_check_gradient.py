@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._adjoint.central import Data
-from ._adjoint.implicit import Implicit, Scaling, linearization
+from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
 from ._adjoint.report import checked_adjoint, natural_sizes, norm, random_changes
 from ._base.text import numbers_of, outline
 from ._base.types import Scalar, highest_precision
@@ -101,7 +100,7 @@ def _errors(
     problem: Problem, solution: Solution, solver: AbstractSolver | None, adjoint: Implicit
 ) -> dict[str, dict[str, Scalar]]:
     numbers = eqx.filter(solution, eqx.is_inexact_array)
-    data = Data(problem.X, problem.weight, problem.y, problem.beta)
+    data = data_of(problem)
     scaling, moderate = Scaling.of(data, jnp.array(True))
     units = scaling.units
     form_size, target_size = natural_sizes(moderate)

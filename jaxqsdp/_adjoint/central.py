@@ -33,7 +33,7 @@ from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.mesh import varying_alike
 from .._base.trees import select
 from .._base.types import Scalar, highest_precision, tiny
-from .._loss.squared import SquaredLoss
+from .._loss.base import AbstractLoss
 from .._solver.central_path import CentralPath, Point
 from .._solver.newton import NewtonSystem, newton_data
 
@@ -52,6 +52,7 @@ class Data(eqx.Module):
     weight: Float[Array, " n"]
     y: Float[Array, " n"]
     beta: Scalar
+    loss: AbstractLoss
 
 
 class Central(eqx.Module):
@@ -99,7 +100,7 @@ def _path(data: Data) -> tuple[CentralPath, Array, Array]:
     root = jnp.sqrt(data.weight)
     X = jnp.sqrt(root)[:, None] * data.X
     newton = newton_data(X)
-    return CentralPath(newton, newton.project(root * data.y), data.beta, SquaredLoss()), X, root
+    return CentralPath(newton, newton.project(root * data.y), data.beta, data.loss), X, root
 
 
 @jax.custom_jvp

@@ -25,7 +25,6 @@ from .._base.types import (
 )
 from .._exact.units import Units, moderate
 from .._host.programs import program
-from .._loss.squared import SquaredLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
 from .._relaxation.status import Status
@@ -57,7 +56,7 @@ class AbstractAdjoint(eqx.Module):
 
 def data_of(problem: Problem) -> Data:
     """Return what the relaxation depends on."""
-    return Data(problem.X, problem.weight, problem.y, problem.beta)
+    return Data(problem.X, problem.weight, problem.y, problem.beta, problem.loss)
 
 
 def is_usable(status: Status) -> Bool[Array, ...]:
@@ -220,7 +219,7 @@ def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Sc
     return (
         scale.scale_form(numbers.scale) * change.beta
         + jnp.sum(scale.scale_dual(numbers.dual) * (change.y - 2 * moved))
-        + SquaredLoss()(predictions, data.y, change.weight)
+        + data.loss(predictions, data.y, change.weight)
     )
 
 
@@ -252,11 +251,12 @@ class Scaling(eqx.Module):
 
 
 def _scaled(data: Data, units: Units) -> Data:
-    return Data(
-        data.X * units.feature,
-        data.weight * units.weight,
-        data.y * units.target,
-        units.scale_diagonal(data.beta),
+    return dataclasses.replace(
+        data,
+        X=data.X * units.feature,
+        weight=data.weight * units.weight,
+        y=data.y * units.target,
+        beta=units.scale_diagonal(data.beta),
     )
 
 

@@ -17,7 +17,7 @@ from .._host.programs import program
 from .._problem.problem import Problem, check_single
 from .._relaxation.solution import Solution, check_solution, outputs_first
 from .central import Central, Data, Linearization
-from .implicit import Implicit, Scaling, is_usable, linearization
+from .implicit import Implicit, Scaling, data_of, each_output, is_usable, linearization
 
 _DIRECTIONS = 4  # random changes of the data that the report tries
 _MORE = 3.0  # times the smoothing
@@ -103,13 +103,11 @@ def checked_adjoint(adjoint: Implicit | None) -> Implicit:
 
 @program(level=1)
 def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointReport:
-    def one(y: Array, beta: Scalar, solution: Solution) -> AdjointReport:
-        return _report_output(Data(problem.X, problem.weight, y, beta), solution, adjoint)
+    def one(data: Data, solution: Solution) -> AdjointReport:
+        return _report_output(data, solution, adjoint)
 
-    if problem.y.ndim == 1:
-        return one(problem.y, problem.beta, solution)
-    columns = problem.columns
-    return jax.vmap(one)(columns.y.T, columns.beta, outputs_first(solution))
+    lanes = outputs_first(solution) if solution.multi_output else solution
+    return each_output(one, data_of(problem), lanes)
 
 
 @highest_precision

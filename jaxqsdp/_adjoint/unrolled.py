@@ -14,7 +14,6 @@ from .._base.cone import positive_part
 from .._base.control_flow import scan
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
-from .._loss.squared import SquaredLoss
 from .._relaxation.solution import Solution, outputs_first, outputs_last
 from .._relaxation.status import Status
 from .central import Data
@@ -71,7 +70,7 @@ class Unrolled(AbstractAdjoint):
         x, dual, scale, diagonal = split.fitted(s)
         form, block = (x[0] - x[1]) / 2, (x[0] + x[1]) / 2
         predictions = quadratic_forms(data.X, form)
-        value = SquaredLoss()(predictions, data.y, data.weight) + data.beta * scale
+        value = data.loss(predictions, data.y, data.weight) + data.beta * scale
         moved = dataclasses.replace(
             jax.tree.map(jnp.zeros_like, numbers),
             value=units.restore_value(value),
