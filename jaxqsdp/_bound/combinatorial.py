@@ -8,6 +8,7 @@ import numpy as np
 
 from .._exact.powers import power_of_two
 from .._exact.units import moderate
+from .ray import best_below
 from .signs import enumerate_signs
 
 _UNIT = 2.0**-53  # a rounding error, relative
@@ -54,11 +55,7 @@ def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> fl
     norms, _ = enumerate_signs(gram, 1)
     norm = float(norms[0]) + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
 
-    linear = float(dual @ y) - 2 * rounding(n + 2) * float(np.abs(dual) @ np.abs(y)) - _LEAST
-    quadratic = float(np.sum(np.square(dual) / weight)) * (1 + 2 * rounding(n + 4)) + _LEAST
-    c = min(max(linear / quadratic, 0.0), penalty / norm * (1 - 4 * _UNIT))
-    gain, loss = c * linear, 0.5 * c * c * quadratic
-    bound = (gain - loss) - 8 * _UNIT * (abs(gain) + loss) - _LEAST
-    if not 0 < bound < np.inf:
-        return 0.0
-    return float(units.restore_bound(np.asarray(bound)))
+    linear = dual @ y - 2 * rounding(n + 2) * (np.abs(dual) @ np.abs(y)) - _LEAST
+    quadratic = np.sum(np.square(dual) / weight) * (1 + 2 * rounding(n + 4)) + _LEAST
+    bound = np.maximum(best_below(linear, quadratic, penalty, norm) - _LEAST, 0)
+    return float(units.restore_bound(bound))

@@ -10,6 +10,7 @@ from .._exact.powers import power_of_two
 from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weighted_rows
 from .._exact.units import moderate
 from .budget import budget_above
+from .ray import best_below
 
 
 def dual_bound(
@@ -54,12 +55,7 @@ def dual_bound(
 
     linear = sums[d, d] - error[d, d] - flushed
     quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
-    unconstrained = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
-    limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
-    c = xp.clip(unconstrained, 0, limit * (1 - 4 * eps))
-    gain, loss = c * linear, 0.5 * (c * (c * quadratic)) + least
-    bound = (gain - loss) - 8 * eps * (gain + loss)
-    return xp.where(xp.isfinite(bound), xp.maximum(bound, 0), 0)
+    return best_below(linear, quadratic, beta, budget)
 
 
 def _sums(dual: Array, X: Array, y: Array, quotient: Array) -> tuple[Array, Array]:
