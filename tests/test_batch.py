@@ -176,9 +176,9 @@ import jax, numpy as np
 jax.config.update("jax_enable_x64", True)
 sys.path.insert(0, {tests!r})
 import jaxqsdp as qs
-from jaxqsdp import _checkpoint
+from jaxqsdp._batch import checkpoint
 from problems import planted
-_checkpoint._MOST_PENDING = 16
+checkpoint._MOST_PENDING = 16
 datas = [planted(seed % 64, 24, 5) for seed in range({count})]
 X, y = (np.stack([getattr(data, name) for data in datas]) for name in "Xy")
 problems = jax.vmap(lambda X, y: qs.Problem(X, y, 0.5))(X, y)
@@ -194,9 +194,10 @@ def _script(folder, count, report):
     return [sys.executable, "-c", textwrap.dedent(text)]
 
 
-def _wait_for_parts(folder):
+def _wait_for_parts(folder, process):
     started = time.monotonic()
     while len(list(folder.glob("part-*.npz"))) < 4:
+        assert process.poll() is None
         assert time.monotonic() - started < 120
         time.sleep(0.01)
 
@@ -205,7 +206,7 @@ def test_a_kill_loses_no_more_than_what_is_pending(tmp_path):
     """Killed as soon as the first parts are there; the next call goes on from them."""
     folder, count = tmp_path / "killed", 4_000
     with subprocess.Popen(_script(folder, count, False)) as process:
-        _wait_for_parts(folder)
+        _wait_for_parts(folder, process)
         process.send_signal(signal.SIGKILL)
     saved = [np.load(part)["places"] for part in folder.glob("part-*.npz")]
     places = np.concatenate(saved)
@@ -276,7 +277,7 @@ def test_ctrl_c_returns_what_is_finished(tmp_path):
     folder, count = tmp_path / "interrupted", 4_000
     script = _script(folder, count, True)
     with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as process:
-        _wait_for_parts(folder)
+        _wait_for_parts(folder, process)
         process.send_signal(signal.SIGINT)
         solved, value = process.communicate(timeout=60)[0].split()
     assert 48 <= int(solved) < count
