@@ -35,7 +35,7 @@ def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> fl
     # Exact changes of units; what they flush to zero is below any of the allowances.
     samples: Any = moderate(X, weight)
     units: Any = samples.units_for(y)
-    y, penalty = samples.scale_targets(y, units), float(units.scale_beta(beta))
+    y, penalty = samples.scale_targets(y, units), units.scale_beta(beta)
     # Any λ will do, one without some of the samples too.
     usable = (samples.weight > 2.0**-200) & np.isfinite(dual)
     X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
@@ -53,7 +53,7 @@ def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> fl
     gram = X.T @ (dual[:, None] * X)
     mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
     norms, _ = enumerate_signs(gram, 1)
-    norm = float(norms[0]) + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
+    norm = norms[0] + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
 
     linear = dual @ y - 2 * rounding(n + 2) * (np.abs(dual) @ np.abs(y)) - _LEAST
     quadratic = np.sum(np.square(dual) / weight) * (1 + 2 * rounding(n + 4)) + _LEAST

@@ -14,7 +14,7 @@ def best_below(linear: Any, quadratic: Any, beta: Any, budget: Any) -> Scalar:
     least what is to stay below β. Any c within the limits gives a bound; this is the best. A bound
     below zero, or none at all, becomes 0, which the loss and the penalty never fall below.
     """
-    xp = namespace(linear, quadratic, beta, budget)
+    xp = namespace(linear)  # the others may be plain numbers
     eps, least = epsilon(linear.dtype), tiny(linear.dtype)
     unconstrained = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
     limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
