@@ -1,4 +1,4 @@
-"""Did a change of the structure change a number: sixty problems through every public function.
+"""Did a change of the structure change a number: sixty problems, solved, trained on and proven.
 
     python -m benchmarks.unchanged --write before.npz
     python -m benchmarks.unchanged --against before.npz
@@ -72,7 +72,7 @@ def _gradient(X: jax.Array, y: jax.Array, beta: jax.Array, weight: Any) -> jax.A
 
 
 def _results() -> Iterator[tuple[str, Any]]:
-    """Yield what every public function returns, by "kind | problem"."""
+    """Yield what solving, training, proving and tuning return, by "kind | problem"."""
     groups = itertools.groupby(_problems(), lambda named: named[0].rsplit(" ", 3)[0])
     for group, named in groups:
         problems = dict(named)

@@ -115,8 +115,12 @@ def fit(
     network = round(problem, solution, num_neurons=num_neurons, key=key, refit=refit).prune()
     if improve:
         network, late = _improve.improve_within(
-            time_limit,
-            *(problem, network, num_neurons, jax.random.fold_in(key, 1), solution),
+            problem,
+            network,
+            max_neurons=num_neurons,
+            key=jax.random.fold_in(key, 1),
+            solution=solution,
+            time_limit=time_limit,
             progress=progress,
         )
         interrupted = interrupted or late

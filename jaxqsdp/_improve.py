@@ -83,21 +83,30 @@ def improve(
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    return improve_within(
-        time_limit,
-        *(problem, network, max_neurons, key, solution, num_starts, num_steps, progress),
-    )[0]
+    found, _ = improve_within(
+        problem,
+        network,
+        max_neurons=max_neurons,
+        key=key,
+        solution=solution,
+        num_starts=num_starts,
+        num_steps=num_steps,
+        time_limit=time_limit,
+        progress=progress,
+    )
+    return found
 
 
 @jax.ensure_compile_time_eval()  # within `jit`, which would stage what its body closes over
 @with_one_blas_thread
 def improve_within(
-    time_limit: float | None,
     problem: Problem,
     network: QuantizedNetwork,
+    *,
     max_neurons: int,
     key: PRNGKeyArray,
     solution: Solution | None,
+    time_limit: float | None,
     num_starts: int = _NUM_STARTS,
     num_steps: int = _NUM_STEPS,
     progress: bool | None = None,

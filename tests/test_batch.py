@@ -16,7 +16,7 @@ from problems import SMALL, Data, planted
 from referee import check
 
 import jaxqsdp as qs
-from jaxqsdp._batch import chunks as _chunks
+from jaxqsdp._batch import chunks
 
 COUNT = 22  # no multiple of the lanes
 
@@ -227,7 +227,7 @@ def test_a_kill_loses_no_more_than_what_is_pending(tmp_path):
 @pytest.mark.parametrize("solver", [None, qs.ADMM()], ids=["interior point", "ADMM"])
 def test_blocks_share_their_stragglers(solver, problems, monkeypatch):
     """Chunks of three blocks of four lanes, the last chunk incomplete."""
-    monkeypatch.setattr(_chunks, "_WIDTH", (4, 4))
+    monkeypatch.setattr(chunks, "_WIDTH", (4, 4))
     whole = jax.vmap(lambda problem: qs.solve(problem, solver))(stack(problems))
     batch = qs.solve_batch(stack(problems), solver, lanes=12)
     assert_same(batch, whole)
@@ -237,10 +237,10 @@ def test_blocks_share_their_stragglers(solver, problems, monkeypatch):
 def test_stragglers_go_on_together(problems, expected, monkeypatch):
     """With two steps a visit every lane is a straggler several times."""
     visits = []
-    resume = _chunks._resume_program
-    monkeypatch.setattr(_chunks, "_STEPS", 2)
+    resume = chunks._resume_program
+    monkeypatch.setattr(chunks, "_STEPS", 2)
     monkeypatch.setattr(
-        _chunks, "_resume_program", lambda *chunk: visits.append(1) or resume(*chunk)
+        chunks, "_resume_program", lambda *chunk: visits.append(1) or resume(*chunk)
     )
     batch = qs.solve_batch(stack(problems), lanes=5)  # a number no other test has compiled
     assert_same(batch, expected)

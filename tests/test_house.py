@@ -30,6 +30,20 @@ def test_nothing_imports_upward():
     assert {"__init__", "__main__"} <= set(order[-3:])
 
 
+def test_no_circle_of_modules():
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        place = path.relative_to(ROOT).with_suffix("").parts
+        here = found.setdefault(place, set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                package = place[: len(place) - node.level]
+                parts = tuple(node.module.split(".")) if node.module else ()
+                named = [(*package, *parts, alias.name) for alias in node.names]
+                here |= {(*package, *parts), *named}
+    graphlib.TopologicalSorter(found).prepare()  # raises for a circle
+
+
 def test_the_proof_stands_on_little():
     """What a sceptic has to read: nothing of a solver or a search is in it."""
     found, below, todo = arrows(), set(), ["_bound"]

@@ -12,10 +12,10 @@ from problems import SMALL, Data, degenerate, planted
 
 import jaxqsdp as qs
 import jaxqsdp._improve as module
-from jaxqsdp._host import programs as programs
+from jaxqsdp._host import programs
 from jaxqsdp._problem.core import Core
 from jaxqsdp._run.padding import pad
-from jaxqsdp._search import kicks as _kicks
+from jaxqsdp._search import kicks
 from jaxqsdp._search.generated import generate_and_prune
 from jaxqsdp._search.latent import descend, loss_of
 from jaxqsdp._search.local import coordinate_descent, local_search
@@ -242,7 +242,7 @@ def test_many_neurons_are_no_more_than_needed(monkeypatch):
     problem, solution, rounded, _ = improved()
     assert improve(problem, rounded, max_neurons=10**6, solution=solution).num_neurons <= 16
     monkeypatch.setattr(module, "_MOST_ENTRIES", 1)
-    monkeypatch.setattr(_kicks, "_MOST_SEARCHED", 1)
+    monkeypatch.setattr(kicks, "_MOST_SEARCHED", 1)
     network = improve(problem, rounded, max_neurons=9, solution=solution)
     assert problem.objective(network) <= problem.objective(rounded)
 
@@ -346,6 +346,24 @@ def test_a_time_limit_ends_the_search_early():
         assert any("kick" in note for note in notes) == (limit is None)
     with pytest.raises(ValueError, match="time_limit"):
         improve(problem, rounded, max_neurons=9, time_limit=0)
+
+
+def test_late_is_late_only_where_work_is_left(monkeypatch):
+    """With one batch of networks and too many neurons to kick there is nothing to cut short."""
+    monkeypatch.setattr(kicks, "_round", lambda core, batch, *_: batch)
+    core = Core.of(qs.Problem(np.eye(40, 2), np.ones(40), 1.0))
+    for m, batches, asked in ((33, 1, 0), (33, 3, 2), (32, 1, 1)):
+        calls = []
+
+        def is_late(calls=calls):
+            calls.append(True)
+            return False
+
+        slots = 64
+        monkeypatch.setattr(kicks, "_MOST_KICKS", 1)
+        u = np.ones((batches * kicks.side_by_side(slots), m, 2))
+        kicks.search(core, u, u, np.random.default_rng(0), slots, lambda note: None, is_late)
+        assert len(calls) == asked
 
 
 def test_shapes_that_are_near_share_programs():

@@ -93,18 +93,8 @@ def test_beta_and_seed_change_the_result(capsys, tmp_path):
     arguments = (path, "--neurons", 8, "--output", tmp_path)
     outputs = {run(capsys, *arguments, *extra)[1] for extra in ((), ("--beta", 3), ("--seed", 1))}
     assert len(outputs) == 3
-    assert (
-        sum(
-            bool(
-                re.search(
-                    r"penalty β +3, constant feature [0-9.]+  \(β given, constant by its rule\)\n",
-                    out,
-                )
-            )
-            for out in outputs
-        )
-        == 1
-    )
+    line = r"penalty β +3, constant feature [0-9.]+  \(β given, constant by its rule\)\n"
+    assert sum(bool(re.search(line, out)) for out in outputs) == 1
 
 
 def test_what_is_chosen_can_be_given(capsys, tmp_path):
@@ -115,11 +105,23 @@ def test_what_is_chosen_can_be_given(capsys, tmp_path):
     facts = json.loads(report.read_text())
     options = "--beta", facts["beta"], "--constant", facts["constant"]
     given = run(capsys, *arguments, *options)[1]
+    assert "(β given, constant given)" in given
     for line in ("objective of the network", "certified gap", "accuracy, this network"):
         (one,) = re.findall(f"(?m)^  {line}.*", chosen)
         assert one in given
     own = run(capsys, *arguments, "--constant", 2.5)[1]
     assert re.search(r"constant feature 2\.5  \(β by 5-fold cross-validation, constant given", own)
+
+
+def test_says_that_the_smallest_penalty_was_the_best(capsys, tmp_path):
+    """Of the constant that was chosen: each has a grid of its own."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 3))
+    for noise, said in ((0.0, True), (3.0, False)):
+        y = X[:, 0] * X[:, 1] + noise * rng.standard_normal(60)
+        path = write_csv(tmp_path / "own.csv", X, y)
+        out = run(capsys, path, "--neurons", 2, "--output", tmp_path)[1]
+        assert ("the smallest β tried" in out) == said
 
 
 @pytest.mark.parametrize(
@@ -205,5 +207,15 @@ def test_bad_options_are_refused(capsys, arguments):
 def test_help_from_the_shell():
     command = [sys.executable, "-m", "jaxqsdp", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for option in ("--target", "--drop", "--beta", "--constant", "--neurons", "--seed", "--output"):
+    options = (
+        "--target",
+        "--drop",
+        "--beta",
+        "--constant",
+        "--neurons",
+        "--seed",
+        "--output",
+        "--json",
+    )
+    for option in options:
         assert option in shown

@@ -13,7 +13,7 @@ from problems import planted
 from threadpoolctl import threadpool_info
 
 import jaxqsdp as qs
-from jaxqsdp._host import programs as programs
+from jaxqsdp._host import programs
 from jaxqsdp._host.blas import one_blas_thread
 from jaxqsdp._run import on_host as solve_on_host
 from jaxqsdp._run.padding import coarse_rung, rung

@@ -138,21 +138,20 @@ def _choice(
     data: Split, beta: float | None, constant: float | None, key: jax.Array
 ) -> tuple[Split, float, str]:
     """Return the data with a constant, β, and how they were chosen."""
+    rule = "constant by its rule"
     if constant is not None:
-        data = data.with_constant(constant)
+        data, rule = data.with_constant(constant), "constant given"
     if beta is not None:
-        return data, beta, "given" if constant is not None else "β given, constant by its rule"
-    given = "" if constant is None else ", constant given"
+        return data, beta, f"β given, {rule}"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
     folds = min(_FOLDS, n)
     work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
-    rule = float(data.units["constant"])
-    constants = [factor * rule for factor in _CONSTANTS]
+    constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
     if constant is not None or len(constants) * work > _MOST_WORK:
-        constants = [rule]
+        constants = [float(data.units["constant"])]
     if outputs > 1 and work > _MOST_WORK:
         beta = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
-        return data, beta, f"β = 0.02 · n · d · rms(y){given or ', constant by its rule'}"
+        return data, beta, f"β = 0.02 · n · d · rms(y), {rule}"
     result = qs.cross_validate(
         data.train_X[:, :-1],
         data.train_y,
@@ -165,9 +164,9 @@ def _choice(
     )
     result = jax.device_get(result)  # its choices would compile
     beta, constant = float(result.best_beta), float(result.best_constant)
-    how = (
-        f"β by {folds}-fold cross-validation{given}" if given else f"{folds}-fold cross-validation"
-    )
+    how = f"{folds}-fold cross-validation"
+    if len(constants) == 1:
+        how = f"β by {how}, {rule}"
     if beta <= np.min(result.betas[result.constants == result.best_constant]):
         how += "; the smallest β tried, a smaller one may be better"
     return data.with_constant(constant), beta, how

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._base.types import is_concrete
 from .._host.files import write_file
-from .problem import Problem, check_single
 
 if TYPE_CHECKING:
     import cvxpy
@@ -30,35 +28,19 @@ class _Data:
     y: NDArray[np.float64]
     beta: float
 
-
-def _data(problem: Problem, output: int | None) -> _Data:
-    check_single(problem)
-    if not is_concrete(problem):
-        raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
-    count = problem.num_outputs
-    if output is None and problem.y.ndim == 2:
-        raise ValueError(
-            f"`problem` has {count} outputs, which are problems of their own: pass `output=0` to "
-            f"`output={count - 1}`. Their values add up to `solve(problem).total_value`."
-        )
-    index = 0 if output is None else output
-    if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < count:
-        raise ValueError(f"`output` must be an integer from 0 to {count - 1}, got {output!r}.")
-    columns = problem.columns
-    X, y, weight, beta = (
-        np.asarray(array, np.float64)
-        for array in (columns.X, columns.y[:, index], columns.weight, columns.beta[index])
-    )
-    counted = weight > 0
-    root = np.sqrt(weight[counted])
-    return _Data(X[counted], root, root * y[counted], float(beta))
+    @staticmethod
+    def of(X: NDArray, y: NDArray, weight: NDArray, beta: NDArray) -> _Data:
+        """Absorb the weights; samples that do not count are left out."""
+        counted = weight > 0
+        root = np.sqrt(weight[counted])
+        return _Data(X[counted], root, root * y[counted], float(beta))
 
 
 def cvxpy_model(
-    problem: Problem, output: int | None
+    X: NDArray, y: NDArray, weight: NDArray, beta: NDArray
 ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
     """See `Problem.to_cvxpy`."""
-    data = _data(problem, output)
+    data = _Data.of(X, y, weight, beta)
     try:
         import cvxpy as cp
     except ImportError:
@@ -71,9 +53,11 @@ def cvxpy_model(
     return model, {"gram": gram, "scale": scale}
 
 
-def write_sdpa(problem: Problem, path: str | os.PathLike[str], output: int | None) -> Path:
+def write_sdpa(
+    path: str | os.PathLike[str], X: NDArray, y: NDArray, weight: NDArray, beta: NDArray
+) -> Path:
     """See `Problem.write_sdpa`."""
-    sizes, costs, entries = _sdpa_model(_data(problem, output))
+    sizes, costs, entries = _sdpa_model(_Data.of(X, y, weight, beta))
     lines = [
         '"Relaxation of training a quantized two-layer network; its value is the minimum.',
         f"{len(costs)}",

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jaxtyping import Array, Float
+
 from .._base.types import Scalar, namespace
 from .._exact.powers import is_subnormal, root
 from .._network.network import predictions_of
 
 if TYPE_CHECKING:
     from .._network.network import QuantizedNetwork
-    from .problem import Problem
 
 
-def objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
+def objective(
+    X: Float[Array, "n d"],
+    y: Float[Array, "n c"],
+    weight: Float[Array, " n"],
+    beta: Float[Array, " c"],
+    network: QuantizedNetwork,
+) -> Scalar:
     """Return ½ Σ w (f(x) − y)² + Σ_k β_k Σ_j |α_jk|."""
-    columns, alpha = problem.columns, network.alpha_columns.astype(problem.X.dtype)
-    xp = namespace(problem.X, columns.y, alpha)
-    residual = root(columns.weight)[:, None] * (predictions_of(network, problem.X) - columns.y)
+    alpha = network.alpha_columns.astype(X.dtype)
+    xp = namespace(X, y, alpha)
+    residual = root(weight)[:, None] * (predictions_of(network, X) - y)
     # Samples that do not count may overflow.
-    counted = (columns.weight != 0) | is_subnormal(columns.weight)
+    counted = (weight != 0) | is_subnormal(weight)
     loss = xp.sum(xp.where(counted[:, None], xp.square(residual), 0)) / 2
-    return loss + xp.sum(columns.beta * xp.sum(xp.abs(alpha), axis=0))
+    return loss + xp.sum(beta * xp.sum(xp.abs(alpha), axis=0))

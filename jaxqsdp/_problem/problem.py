@@ -26,6 +26,8 @@ from .._base.types import (
 from .._exact.powers import is_negative
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
+from .checks import check_largest_weight, check_shapes, check_sign, check_values
+from .export import cvxpy_model, write_sdpa
 from .labels import check_labels
 from .objective import objective
 
@@ -89,19 +91,19 @@ class Problem(eqx.Module):
         X, y = as_float_array(X, "X"), as_float_array(y, "y")
         weight = None if sample_weight is None else as_float_array(sample_weight, "sample_weight")
         beta = as_float_array(beta, "beta")
-        _check_shapes(X, y, beta, weight)
+        check_shapes(X, y, beta, weight)
         data = (X, y) if weight is None else (X, y, weight)
         dtype = np.result_type(*(array.dtype for array in data))
         if is_concrete(X, y, beta, weight):
-            _check_values(X, y, beta, weight)
+            check_values(X, y, beta, weight)
         self.X, self.y, self.beta = (
             cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
         )
         if is_concrete(self.beta):
-            _check_sign(np.asarray(beta), np.asarray(self.beta))
+            check_sign(np.asarray(beta), np.asarray(self.beta))
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         if weight is not None and is_concrete(self.sample_weight):
-            _check_largest_weight(np.asarray(self.sample_weight))
+            check_largest_weight(np.asarray(self.sample_weight))
         self.loss = SquaredLoss() if loss is None else loss
         if type(self.loss) is not SquaredLoss:  # what a subclass computes would be ignored
             raise TypeError(
@@ -166,9 +168,10 @@ class Problem(eqx.Module):
         """
         check_fits(self, network)
         if not is_concrete(self, network):
-            return objective(self, network)
+            return _objective(self, network)
         with np.errstate(all="ignore"):
-            return jax.device_put(np.asarray(objective(*in_float64((self, network))), self.X.dtype))
+            value = _objective(*in_float64((self, network)))
+            return jax.device_put(np.asarray(value, self.X.dtype))
 
     def to_cvxpy(
         self, output: int | None = None
@@ -187,9 +190,7 @@ class Problem(eqx.Module):
 
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
-        from .export import cvxpy_model
-
-        return cvxpy_model(self, output)
+        return cvxpy_model(*_one_output(self, output))
 
     def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
         """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
@@ -210,9 +211,7 @@ class Problem(eqx.Module):
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
-        from .export import write_sdpa
-
-        return write_sdpa(self, path, output)
+        return write_sdpa(path, *_one_output(self, output))
 
     def __repr__(self) -> str:
         X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)
@@ -224,6 +223,29 @@ class Problem(eqx.Module):
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
         stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
         return f"Problem({shape}, {self.X.dtype}{stacked})"
+
+
+def _objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
+    columns = problem.columns
+    return objective(columns.X, columns.y, columns.weight, columns.beta, network)
+
+
+def _one_output(problem: Problem, output: int | None) -> tuple[np.ndarray, ...]:
+    """Return X, y (n,), weights and β of one output, in float64, or raise `ValueError`."""
+    check_single(problem)
+    if not is_concrete(problem):
+        raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
+    count = problem.num_outputs
+    if output is None and problem.y.ndim == 2:
+        raise ValueError(
+            f"`problem` has {count} outputs, which are problems of their own: pass `output=0` to "
+            f"`output={count - 1}`. Their values add up to `solve(problem).total_value`."
+        )
+    index = 0 if output is None else output
+    if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < count:
+        raise ValueError(f"`output` must be an integer from 0 to {count - 1}, got {output!r}.")
+    columns = in_float64(problem).columns  # on the host, where nothing is compiled
+    return columns.X, columns.y[:, index], columns.weight, columns.beta[index]
 
 
 def check_numbers(problem: Problem) -> None:
@@ -275,58 +297,3 @@ def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
             f"`network` has outputs of shape {network.alpha.shape[1:]}, `problem` has "
             f"{problem.y.shape[1:]}."
         )
-
-
-def _check_shapes(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
-    if X.ndim != 2:
-        raise ValueError(
-            f"`X` must have shape (n, d), got {X.shape}. For one feature pass X[:, None]; for many "
-            "problems at once build them under `jax.vmap`."
-        )
-    n, d = X.shape
-    if n == 0 or d == 0:
-        raise ValueError(f"`X` is empty: shape {X.shape}.")
-    if y.ndim not in (1, 2) or y.shape[0] != n:
-        raise ValueError(
-            f"`y` must have shape ({n},) or ({n}, c) to match the {n} rows of `X`, got {y.shape}."
-        )
-    if y.ndim == 2 and y.shape[1] == 0:
-        raise ValueError(f"`y` has no columns: shape {y.shape}.")
-    allowed = [()] if y.ndim == 1 else [(), (y.shape[1],)]
-    if beta.shape not in allowed:
-        choices = " or ".join(map(str, allowed))
-        raise ValueError(f"`beta` must have shape {choices}, got {beta.shape}.")
-    if weight is not None and weight.shape != (n,):
-        raise ValueError(
-            f"`sample_weight` must have shape ({n},), one per row of `X`, got {weight.shape}."
-        )
-
-
-def _check_values(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
-    for name, array in (("X", X), ("y", y), ("beta", beta), ("sample_weight", weight)):
-        if array is None:
-            continue
-        bad = np.argwhere(~np.isfinite(np.asarray(array)))
-        if len(bad):
-            remedy = "" if name == "beta" else "; remove or impute them"
-            where = f" (first at index {tuple(map(int, bad[0]))})" if array.ndim else ""
-            raise ValueError(
-                f"`{name}` has {len(bad)} non-finite value{'s' * (len(bad) > 1)}{where}{remedy}."
-            )
-    if weight is not None:
-        if np.any(is_negative(np.asarray(weight))):
-            raise ValueError("`sample_weight` has negative entries; weights must be ≥ 0.")
-        if not np.any(np.asarray(weight) > 0):
-            raise ValueError("`sample_weight` is zero everywhere; no sample would count.")
-
-
-def _check_sign(given: np.ndarray, beta: np.ndarray) -> None:
-    if np.any(given <= 0):
-        raise ValueError(f"`beta` must be positive, got {given}.")
-    if np.any(beta < tiny(beta.dtype)):
-        raise ValueError(f"`beta` is too small for {beta.dtype}, got {given}.")
-
-
-def _check_largest_weight(weight: np.ndarray) -> None:
-    if not np.any(weight >= tiny(weight.dtype)):
-        raise ValueError(f"`sample_weight` is too small for {weight.dtype} everywhere; rescale it.")
