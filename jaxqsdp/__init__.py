@@ -43,6 +43,13 @@ from ._host.cache import enable_cache as enable_cache
 from ._improve import improve as improve
 from ._layer import FittedRelaxation as FittedRelaxation
 from ._layer import RelaxationLayer as RelaxationLayer
+from ._loss.absolute import AbsoluteLoss as AbsoluteLoss
+from ._loss.absolute import QuantileLoss as QuantileLoss
+from ._loss.base import AbstractLoss as AbstractLoss
+from ._loss.hinge import HingeLoss as HingeLoss
+from ._loss.hinge import SquaredHingeLoss as SquaredHingeLoss
+from ._loss.huber import HuberLoss as HuberLoss
+from ._loss.logistic import LogisticLoss as LogisticLoss
 from ._loss.squared import SquaredLoss as SquaredLoss
 from ._network.network import QuantizedNetwork as QuantizedNetwork
 from ._problem.features import with_constant as with_constant
@@ -72,7 +79,9 @@ __version__ = _version("jaxqsdp")
 __all__ = [
     "ADMM",
     "KRIVINE_CONSTANT",
+    "AbsoluteLoss",
     "AbstractAdjoint",
+    "AbstractLoss",
     "AbstractSolver",
     "AdjointReport",
     "AdjointStatus",
@@ -82,14 +91,19 @@ __all__ = [
     "FitResult",
     "FittedRelaxation",
     "GradientCheck",
+    "HingeLoss",
+    "HuberLoss",
     "Implicit",
     "InteriorPoint",
+    "LogisticLoss",
     "Path",
     "Problem",
+    "QuantileLoss",
     "QuantizedNetwork",
     "RelaxationLayer",
     "Solution",
     "SolveError",
+    "SquaredHingeLoss",
     "SquaredLoss",
     "Stats",
     "Status",
