@@ -85,11 +85,10 @@ def certify(
     There are two bounds. That of the relaxation is computed from the problem and the dual point
     (λ, p) of `solution`. The combinatorial one, from λ alone, is no weaker but for its allowance
     for rounding, and needs all 2^(d−1) sign vectors; it is tried with λ of the solution, with the
-    residual of the network, which proves it optimal if it is, and with `dual`. They are computed
-    anew and nothing is believed, so
-    a wrong or unfinished solution weakens a bound but cannot make it false. Rounding errors are
-    allowed for throughout. Outside `jit` and `vmap` that is done by NumPy in float64, in which
-    float32 data are exact, and nothing is compiled.
+    dual point −∇ℓ(f(X)) of the network, which proves it optimal if it is, and with `dual`. They are
+    computed anew and nothing is believed, so a wrong or unfinished solution weakens a bound but
+    cannot make it false. Rounding errors are allowed for throughout. Outside `jit` and `vmap` that
+    is done by NumPy in float64, in which float32 data are exact, and nothing is compiled.
 
     **Arguments:**
 
@@ -146,7 +145,7 @@ def _certify_on_host(
     if kind != "combinatorial":
         below = _relaxation_bound(wide[0], *lambdas)
     if kind != "relaxation":
-        duals = [lambdas[0], _network_residual(*wide), *duals]
+        duals = [lambdas[0], _network_dual(*wide), *duals]
         bound = _combinatorial_bound(wide[0], duals)
         if kind == "combinatorial" or bound > below:
             below, which = bound, "combinatorial"
@@ -171,7 +170,7 @@ def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Sc
     c = columns.y.shape[1]
 
     def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
-        return scaled_dual_bound(X, y, weight, beta, dual, diagonal)
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss)
 
     points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, -1)
     bounds = over_leading(bound_of, columns.y.T, columns.beta, *points)
@@ -188,18 +187,20 @@ def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
     for index in range(y.shape[1]):
         points = [dual.reshape(y.shape)[:, index] for dual in duals]
         best = max(
-            combinatorial_bound(problem.X, y[:, index], problem.weight, beta[index], point)
+            combinatorial_bound(
+                problem.X, y[:, index], problem.weight, beta[index], point, problem.loss
+            )
             for point in points
         )
         total = np.nextafter(total + best, -np.inf) if best > 0 else total
     return total
 
 
-def _network_residual(problem: Problem, network: QuantizedNetwork) -> Array:
-    """Return w·(y − f(X)), the dual point that belongs to a network."""
+def _network_dual(problem: Problem, network: QuantizedNetwork) -> Array:
+    """Return −∇ℓ(f(X)), the dual point that belongs to a network."""
     columns = problem.columns
-    misfit = columns.y - predictions_of(network, problem.X)
-    return columns.weight[:, None] * misfit
+    predictions = predictions_of(network, problem.X)
+    return problem.loss.dual_at(predictions, columns.y, columns.weight[:, None])
 
 
 def _numbers(lower_bound: Any, objective: Any) -> tuple[Any, Any, Any]:

@@ -34,7 +34,7 @@ from .._base.mesh import varying_alike
 from .._base.trees import select
 from .._base.types import Scalar, highest_precision, tiny
 from .._loss.base import AbstractLoss
-from .._solver.central_path import CentralPath, Point
+from .._solver.central_path import CentralPath, Point, no_ends
 from .._solver.newton import NewtonSystem, newton_data
 
 _PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
@@ -100,7 +100,9 @@ def _path(data: Data) -> tuple[CentralPath, Array, Array]:
     root = jnp.sqrt(data.weight)
     X = jnp.sqrt(root)[:, None] * data.X
     newton = newton_data(X)
-    return CentralPath(newton, newton.project(root * data.y), data.beta, data.loss), X, root
+    targets = root * data.y
+    path = CentralPath(newton, newton.project(targets), data.beta, data.loss, targets)
+    return path, X, root
 
 
 @jax.custom_jvp
@@ -111,7 +113,8 @@ def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
     point was not found.
     """
     path, X, root = _path(data)
-    warm = Point(guess.primal, path.data.project(root * guess.residual), guess.diagonal)
+    dual = path.data.project(root * guess.residual)
+    warm = Point(guess.primal, dual, guess.diagonal, no_ends(dual))
     cold = path.start(X)
     size = jnp.linalg.norm(path.y)
 

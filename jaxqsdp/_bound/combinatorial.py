@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .._base.types import in_float64
 from .._exact.powers import power_of_two
 from .._exact.units import moderate
-from .ray import best_below
+from .._loss.base import AbstractLoss
+from .._loss.squared import SQUARED
+from .ray import best_below, best_below_of
 from .signs import enumerate_signs
 
 _UNIT = 2.0**-53  # a rounding error, relative
@@ -16,15 +19,17 @@ _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of 
 
 
 @np.errstate(all="ignore")  # what overflows proves nothing
-def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> float:
+def combinatorial_bound(
+    X: Any, y: Any, weight: Any, beta: Any, dual: Any, loss: AbstractLoss = SQUARED
+) -> float:
     """Bound the optimum of training, one output, from below, starting from any λ.
 
     The dual of the training problem, that is, of the LASSO over all neurons, is
 
-        max λᵀy − ½ Σ_i λ_i²/w_i   s.t.  max_{u,v} |uᵀGv| ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
+        max −Σ_i w_i ψ(λ_i/w_i)   s.t.  max_{u,v} |uᵀGv| ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
 
     with λ_i = 0 where w_i = 0. The maximum is taken over all sign vectors u, with v = sign(Gu);
-    c·λ with c = clip(λᵀy / Σλ²/w, 0, β/max) is feasible and the best on its ray. Computed on the
+    c·λ with c ≤ β/max is feasible, and the best c on its ray is taken. Computed on the
     host in float64, in which float32 data are exact; sums carry their a-priori error bounds, which
     hold for any order of summation, and every step is rounded to the safe side. A bound below zero
     becomes 0, which loss and penalty never fall below.
@@ -34,12 +39,16 @@ def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> fl
     X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
     samples: Any = moderate(X, weight)
-    units: Any = samples.units_for(y)
-    y, penalty = samples.scale_targets(y, units), units.scale_beta(beta)
+    units: Any = samples.units_for(y, loss.degree)
+    y, penalty = samples.scale_targets(y, units, loss.any_target), units.scale_beta(beta)
+    loss = in_float64(loss).rescaled(units.target)
+    if not loss.is_quadratic:
+        dual = loss.clip_dual(units.scale_dual(dual), y, samples.weight)
     # Any λ will do, one without some of the samples too.
     usable = (samples.weight > 2.0**-200) & np.isfinite(dual)
     X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
-    dual = dual / power_of_two(np.abs(dual).max(initial=0))
+    if loss.is_quadratic:  # the same all along the ray of λ
+        dual = dual / power_of_two(np.abs(dual).max(initial=0))
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
         return 0.0
     if not 2.0**-900 < penalty < 2.0**900:
@@ -55,6 +64,10 @@ def combinatorial_bound(X: Any, y: Any, weight: Any, beta: Any, dual: Any) -> fl
     norms, _ = enumerate_signs(gram, 1)
     norm = norms[0] + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
 
+    if not loss.is_quadratic:
+        # Samples left out have λ = 0, and ψ(0) ≤ 0 as the loss is never negative.
+        below: Any = best_below_of(loss, dual, y, weight, penalty, norm)
+        return float(units.restore_bound(np.maximum(below - _LEAST, 0)))
     linear = dual @ y - 2 * rounding(n + 2) * (np.abs(dual) @ np.abs(y)) - _LEAST
     quadratic = np.sum(np.square(dual) / weight) * (1 + 2 * rounding(n + 4)) + _LEAST
     bound = np.maximum(best_below(linear, quadratic, penalty, norm) - _LEAST, 0)

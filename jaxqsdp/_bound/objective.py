@@ -36,9 +36,15 @@ def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     error = error + xp.where(is_subnormal(y), least, 0)
     predictions = xp.where(active, predictions_of(network, X), 0)
     residual = xp.abs(predictions - y) * (1 + 2 * eps) + error
-    # (√w·r)², unlike w·r², is in range wherever the loss is.
-    scaled = roots * (1 + 2 * eps) * residual + least
-    loss = xp.sum(xp.where((residual == 0) | (roots == 0), 0, xp.square(scaled) / 2 + least))
+    if problem.loss.is_quadratic:
+        # (√w·r)², unlike w·r², is in range wherever the loss is.
+        scaled = roots * (1 + 2 * eps) * residual + least
+        each = xp.where((residual == 0) | (roots == 0), 0, xp.square(scaled) / 2 + least)
+    else:
+        above = problem.loss.value_above(predictions - error, predictions + error, y)
+        each = roots * (roots * above * (1 + 8 * eps)) + least
+        each = xp.where((roots == 0) | (above == 0), 0, each)
+    loss = xp.sum(each)
     beta = columns.beta[None, :] + least
     penalty = xp.sum(xp.where(active, beta * mass + m * least, 0))
     total = (loss + penalty) * (1 + (n * c + m + c + 14) * eps)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxtyping import Array, Float
+
 from .._base.types import Scalar, epsilon, namespace, tiny
+from .._exact.sums import inner, over_blocks, to_digits
+from .._loss.base import AbstractLoss
 
 
 def best_below(linear: Any, quadratic: Any, beta: Any, budget: Any) -> Scalar:
@@ -22,3 +26,39 @@ def best_below(linear: Any, quadratic: Any, beta: Any, budget: Any) -> Scalar:
     gain, loss = c * linear, 0.5 * (c * (c * quadratic)) + least
     bound = (gain - loss) - 8 * eps * (gain + loss)
     return xp.where(xp.isfinite(bound), xp.maximum(bound, 0), 0)
+
+
+def best_below_of(
+    loss: AbstractLoss,
+    dual: Float[Array, " n"],
+    y: Float[Array, " n"],
+    weight: Float[Array, " n"],
+    beta: Scalar,
+    budget: Scalar,
+) -> Scalar:
+    """Return −Σ w ψ(cλ/w) at the best c that `best_below` describes, rounded down.
+
+    For any loss; c·λ/w is within the intervals, too. It is known to within some roundings, and ψ,
+    which is convex, is bounded at both ends of what it may be.
+    """
+    xp = namespace(dual, y, weight)
+    eps, least = epsilon(dual.dtype), tiny(dual.dtype)
+    limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
+    c = loss.best_factor_on_dual_ray(dual, y, weight, limit) * (1 - 8 * eps)
+    counted = weight > 0
+    unit = c * dual / xp.where(counted, weight, 1)
+    spread = 4 * eps * xp.abs(unit) + xp.where(dual != 0, least, 0)
+    low, high = loss.interval(y)
+    lower, upper = (xp.clip(end, low, high) for end in (unit - spread, unit + spread))
+    above = xp.where(counted, loss.conjugate_above(lower, upper, y), 0)
+    each = weight * above
+    each = each + 2 * eps * xp.abs(each) + xp.where(counted, least, 0)
+    # Sums without rounding, or that of many samples would be worse than all else in float32.
+    (total,), (error,) = (part[0] for part in over_blocks(_sum, each))
+    bound = -(total + error) - 2 * eps * xp.abs(total)
+    return xp.where(xp.isfinite(bound), xp.maximum(bound, 0), 0)
+
+
+def _sum(numbers: Array) -> tuple[Array, Array]:
+    ones = namespace(numbers).ones_like(numbers)
+    return inner(to_digits(numbers[:, None]), to_digits(ones[:, None]))

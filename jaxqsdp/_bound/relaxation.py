@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._base.types import Scalar, epsilon, namespace, tiny, widened
+from .._base.types import Scalar, epsilon, in_float64, namespace, tiny, widened
 from .._exact.powers import power_of_two
 from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weighted_rows
 from .._exact.units import moderate
+from .._loss.base import AbstractLoss
+from .._loss.squared import SQUARED
 from .budget import budget_above
-from .ray import best_below
+from .ray import best_below, best_below_of
 
 
 def dual_bound(
@@ -20,19 +22,21 @@ def dual_bound(
     beta: Scalar,
     dual: Float[Array, " n"],
     dual_diagonal: Float[Array, " d"],
+    loss: AbstractLoss = SQUARED,
 ) -> Scalar:
     """Bound the optimal value from below, starting from any (λ, p), however inexact.
 
-    The dual of the relaxation with squared loss is
+    The dual of the relaxation is
 
-        max λᵀy − ½ Σ_i λ_i²/w_i   s.t.  Diag(p) ± G ⪰ 0,  1ᵀp ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
+        max −Σ_i w_i ψ(λ_i/w_i)   s.t.  Diag(p) ± G ⪰ 0,  1ᵀp ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
 
-    with λ_i = 0 where w_i = 0. Given (λ, p), p + t·1 with t = max(0, −λmin(Diag(p) ± G)) satisfies
-    the first constraint; multiplying both by c = clip(λᵀy / Σλ²/w, 0, β/1ᵀ(p + t)) satisfies the
-    second and maximizes the value along the ray. Each step is rounded towards the safe side: the
-    sums over samples are error-free up to their last bit (`_exact`), eigenvalues are bounded a
-    posteriori, and the data count as exact. A bound below zero, or none at all, becomes 0, which
-    the loss and the penalty never fall below.
+    with λ_i = 0 where w_i = 0, and λ_i/w_i within the interval of the loss; for the squared loss it
+    is max λᵀy − ½ Σ λ²/w. Given (λ, p), p + t·1 with t = max(0, −λmin(Diag(p) ± G)) satisfies the
+    first constraint, and multiplying both by c ≤ β/1ᵀ(p + t) the second; the best c on the ray is
+    taken, clip(λᵀy / Σλ²/w, 0, β/1ᵀ(p + t)) for the squared loss. Each step is rounded towards the
+    safe side: the sums over samples are error-free up to their last bit (`_exact`), eigenvalues are
+    bounded a posteriori, and the data count as exact. A bound below zero, or none at all, becomes
+    0, which the loss and the penalty never fall below.
 
     Data must be of moderate scale, as `moderate` makes them; an invalid β (NaN) gives 0.
     """
@@ -40,6 +44,7 @@ def dual_bound(
     eps, least = epsilon(X.dtype), tiny(X.dtype)
     counted = weight > 0
     dual = xp.where(counted & xp.isfinite(dual), dual, 0)
+    dual = dual if loss.is_quadratic else loss.clip_dual(dual, y, weight)
     p = xp.where(xp.isfinite(dual_diagonal), dual_diagonal, 0)
     # The bound is the same all along the ray of (λ, p); at size 1 nothing under- or overflows.
     size = power_of_two(xp.max(xp.abs(dual)))
@@ -53,6 +58,8 @@ def dual_bound(
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
     budget = budget_above(p, gram, gram_error)
 
+    if not loss.is_quadratic:
+        return best_below_of(loss, dual, y, weight, beta, budget)
     linear = sums[d, d] - error[d, d] - flushed
     quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
     return best_below(linear, quadratic, beta, budget)
@@ -77,17 +84,19 @@ def scaled_dual_bound(
     beta: Scalar,
     dual: Float[Array, " n"],
     dual_diagonal: Float[Array, " d"],
+    loss: AbstractLoss = SQUARED,
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""
     samples = moderate(X, weight)
-    units = samples.units_for(y)
+    units = samples.units_for(y, loss.degree)
     bound = dual_bound(
         samples.X,
-        samples.scale_targets(y, units),
+        samples.scale_targets(y, units, loss.any_target),
         samples.weight,
         units.scale_beta(beta),
         units.scale_dual(dual),
         units.scale_diagonal(dual_diagonal),
+        loss.rescaled(units.target),
     )
     return units.restore_bound(bound)
 
@@ -99,13 +108,15 @@ def bound_on_host(
     beta: ArrayLike,
     dual: ArrayLike,
     dual_diagonal: ArrayLike,
+    loss: AbstractLoss = SQUARED,
 ) -> np.float64:
     """Return `scaled_dual_bound` of one output for data that can be looked at, in float64.
 
     Nothing is compiled, and float32 data are exact. The bound speaks of their exact values, so it
     is to be rounded down where it is stored in float32.
     """
-    arrays: Any = [widened(np.asarray(a)) for a in (X, y, weight, beta, dual, dual_diagonal)]
+    given = (X, y, weight, beta, dual, dual_diagonal)
+    arrays: Any = [*(widened(np.asarray(array)) for array in given), in_float64(loss)]
     with np.errstate(all="ignore"):  # what overflows gives NaN, and those the bound 0
         return np.float64(scaled_dual_bound(*arrays))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from typing import Any
@@ -37,18 +38,21 @@ def _shifted(array: Any, exponent: Any) -> Any:
 class Units:
     """Powers of two a, b, ω that bring the data (a·X, b·y, ω·w, a²bω·β) to moderate size.
 
-    The scaled problem is the exact image of the given one: its value is ωb² times as large, its
-    quadratic form Z is b/a² times, its dual λ is ωb times and its diagonal p is a²bω times the
-    original's. Multiplying by a power of two rounds nothing unless the result underflows. Subnormal
-    entries of X, y and w, which XLA computes with as with zero, are scaled by their bits.
+    The scaled problem is the exact image of the given one. With a loss of degree k, which is b^k
+    times as large at (bŷ, by), its value is ωb^k times as large, its quadratic form Z is b/a²
+    times, its dual λ is ωb^(k−1) times and its diagonal p is a²ωb^(k−1) times the original's; k is
+    2 or 1, and b is 1 where targets have no units. Multiplying by a power of two rounds nothing
+    unless the result underflows. Subnormal entries of X, y and w, which XLA computes with as with
+    zero, are scaled by their bits.
     """
 
     feature: Scalar  # a
     weight: Scalar  # ω
     target: Scalar  # b
+    degree: int = dataclasses.field(default=2, metadata={"static": True})  # k
 
     def scale_beta(self, beta: Scalar) -> Scalar:
-        """Return a²bω·β, or NaN where that, or a step towards it, is out of range."""
+        """Return a²ωb^(k−1)·β, or NaN where that, or a step towards it, is out of range."""
         scaled = self.scale_diagonal(beta)
         xp = namespace(scaled)
         return xp.where(self.restore_diagonal(scaled) == beta, scaled, xp.nan)
@@ -59,15 +63,16 @@ class Units:
 
     def scale_dual(self, dual: Array) -> Array:
         """Inverse of `restore_dual`."""
-        return dual * self.target * self.weight
+        return (dual * self.target if self.degree == 2 else dual) * self.weight
 
     def restore_dual(self, dual: Array) -> Array:
         """λ back to the original units."""
-        return dual / self.target / self.weight
+        return (dual / self.target if self.degree == 2 else dual) / self.weight
 
     def _diagonal_shifted(self, diagonal: Array, sign: int) -> Array:
-        """Return (a²bω)^sign times p, NaN if a unit is zero to XLA, as subnormal ones are."""
-        powers = self.feature, self.target, self.weight, self.feature
+        """Return (a²ωb^(k−1))^sign times p, NaN if a unit is zero to XLA, as subnormal ones are."""
+        targets = (self.target,) * (self.degree - 1)
+        powers = (self.feature, *targets, self.weight, self.feature)
         xp = namespace(diagonal, *powers)
         are_powers = functools.reduce(operator.and_, (power > 0 for power in powers))
         shifted = _shifted(diagonal, sign * sum(map(_exponent, powers)))
@@ -87,10 +92,11 @@ class Units:
         return xp.where(within, restored, 0)
 
     def _times_value(self, value: Array, target: Array, weight: Array) -> Array:
-        """Return target²·weight·value, the steps between kept within range at the edges of it."""
+        """Return target^k·weight·value, the steps between kept within range at the edges of it."""
         xp = namespace(self.target, value)  # values are moderate or else like b⁻²
         room = xp.where(self.target > 1, 2.0**32, 2.0**-32).astype(value.dtype)
-        return value * room * target * weight * target / room
+        value = value * room * target * weight
+        return (value * target if self.degree == 2 else value) / room
 
     def restore_form(self, form: Array) -> Array:
         """Z, V and ρ back to the original units."""
@@ -119,16 +125,23 @@ class Samples:
     feature_unit: Scalar
     weight_unit: Scalar
 
-    def units_for(self, y: Float[Array, " n"]) -> Units:
-        """Return the units in which weighted targets are at most 1 in magnitude as well."""
-        xp = namespace(y, self.weight)
-        target = unit_for(xp.where(self.counted, y, 0), xp.sqrt(self.weight))
-        return Units(self.feature_unit, self.weight_unit, target)
+    def units_for(self, y: Float[Array, " n"], degree: int | None = 2) -> Units:
+        """Return the units in which weighted targets are at most 1 in magnitude as well.
 
-    def scale_targets(self, y: Float[Array, " n"], units: Units) -> Float[Array, " n"]:
-        """Return b·y, and zero for samples that do not count."""
+        They are for a loss of this degree; None if targets have no units.
+        """
+        xp = namespace(y, self.weight)
+        if degree is None:
+            return Units(self.feature_unit, self.weight_unit, xp.ones_like(self.weight_unit), 1)
+        target = unit_for(xp.where(self.counted, y, 0), xp.sqrt(self.weight))
+        return Units(self.feature_unit, self.weight_unit, target, degree)
+
+    def scale_targets(
+        self, y: Float[Array, " n"], units: Units, other: float = 0.0
+    ) -> Float[Array, " n"]:
+        """Return b·y, and another number for samples that do not count."""
         xp = namespace(y, self.counted)
-        return xp.where(self.counted, rescaled(y, units.target), 0)
+        return xp.where(self.counted, rescaled(y, units.target), other)
 
 
 def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:

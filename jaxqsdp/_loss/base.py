@@ -96,6 +96,11 @@ class AbstractLoss(eqx.Module):
         """Return the loss for targets and predictions `unit` times as large, see `degree`."""
         return self
 
+    @property
+    def any_target(self) -> float:
+        """A target that can stand for one of a sample that does not count."""
+        return 1.0 if self.takes_labels else 0.0
+
     def check_targets(self, targets: np.ndarray) -> None:
         """Raise `ValueError` for targets that the loss is not meant for."""
         if self.takes_labels and not np.all(np.abs(targets) == 1):
@@ -131,6 +136,10 @@ class AbstractLoss(eqx.Module):
         check_alike(predictions, targets)
         xp = namespace(predictions, targets, weight)
         return xp.sum(xp.where(weight > 0, weight * self.value(predictions, targets), 0))
+
+    def weighted(self, predictions: Array, targets: Array, root: Array) -> Array:
+        """Return w·φ of each sample from √w, in range wherever that is."""
+        return root * (root * self.value(predictions, targets))
 
     def dual_value(
         self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
@@ -279,7 +288,8 @@ def _derivative(function: Callable[[Array, Array], Array], at: Array, targets: A
     xp = namespace(at, targets)
     at = jnp.asarray(at)
     _, slope = jax.jvp(lambda at: function(at, jnp.asarray(targets)), (at,), (jnp.ones_like(at),))
-    return np.asarray(slope) if xp is np else slope
+    derivative: Any = np.asarray(slope) if xp is np else slope
+    return derivative
 
 
 def _least_along(

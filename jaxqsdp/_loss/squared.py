@@ -31,6 +31,10 @@ class SquaredLoss(AbstractPiecewiseLoss):
         """Return ½(ŷ − y)² of each sample."""
         return 0.5 * namespace(predictions, targets).square(predictions - targets)
 
+    def weighted(self, predictions: Array, targets: Array, root: Array) -> Array:
+        """Return ½(√w(ŷ − y))² of each sample."""
+        return 0.5 * namespace(predictions, targets).square(root * (predictions - targets))
+
     def __call__(
         self,
         predictions: Float[Array, " n"],
@@ -69,3 +73,6 @@ class SquaredLoss(AbstractPiecewiseLoss):
         c = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
         c = xp.clip(c, 0, limit)
         return c * linear - 0.5 * c * c * quadratic
+
+
+SQUARED = SquaredLoss()

@@ -11,6 +11,7 @@ from .._exact.powers import is_subnormal, root
 from .._network.network import predictions_of
 
 if TYPE_CHECKING:
+    from .._loss.base import AbstractLoss
     from .._network.network import QuantizedNetwork
 
 
@@ -20,12 +21,13 @@ def objective(
     weight: Float[Array, " n"],
     beta: Float[Array, " c"],
     network: QuantizedNetwork,
+    loss: AbstractLoss,
 ) -> Scalar:
-    """Return ½ Σ w (f(x) − y)² + Σ_k β_k Σ_j |α_jk|."""
+    """Return ℓ(f(X), y) + Σ_k β_k Σ_j |α_jk|."""
     alpha = network.alpha_columns.astype(X.dtype)
     xp = namespace(X, y, alpha)
-    residual = root(weight)[:, None] * (predictions_of(network, X) - y)
+    each = loss.weighted(predictions_of(network, X), y, root(weight)[:, None])
     # Samples that do not count may overflow.
     counted = (weight != 0) | is_subnormal(weight)
-    loss = xp.sum(xp.where(counted[:, None], xp.square(residual), 0)) / 2
-    return loss + xp.sum(beta * xp.sum(xp.abs(alpha), axis=0))
+    total = xp.sum(xp.where(counted[:, None], each, 0))
+    return total + xp.sum(beta * xp.sum(xp.abs(alpha), axis=0))

@@ -24,6 +24,7 @@ from .._base.types import (
     tiny,
 )
 from .._exact.powers import is_negative
+from .._loss.base import AbstractLoss
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
@@ -40,10 +41,10 @@ class Problem(eqx.Module):
 
         minimize  ℓ(f(X), y) + β ‖α‖₁   over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),  u_j, v_j ∈ {−1, +1}^d
 
-    with any number of neurons and ℓ(ŷ, y) = ½ Σ_i w_i (ŷ_i − y_i)², a sum over samples. Append a
-    constant feature to X to let the network have linear and constant terms. For targets with c
-    columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the problem separates into c that
-    share X.
+    with any number of neurons and ℓ(ŷ, y) = Σ_i w_i φ(ŷ_i, y_i), a sum over samples, by default
+    ½ Σ_i w_i (ŷ_i − y_i)². Append a constant feature to X to let the network have linear and
+    constant terms. For targets with c columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the
+    problem separates into c that share X.
 
     A `Problem` is a pytree of arrays, β included, so problems are stacked by
     `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
@@ -51,11 +52,13 @@ class Problem(eqx.Module):
     **Arguments:**
 
     - `X`: samples, shape (n, d).
-    - `y`: targets, shape (n,) or (n, c). They are fitted as numbers: code two classes as ±1. Text
-        and truth values are refused, and integers 0, 1, … that look like labels get a warning.
-    - `beta`: the penalty β > 0, a scalar or shape (c,), in units of X² y: (cX, y, c²β) is the same
-        problem, and (X, cy, cβ) has c² times its value.
-    - `loss`: `SquaredLoss()`.
+    - `y`: targets, shape (n,) or (n, c): numbers, and two classes coded as ±1. Text and truth
+        values are refused, and integers 0, 1, … that look like labels get a warning.
+    - `beta`: the penalty β > 0, a scalar or shape (c,). (cX, y, c²β) is the same problem for any
+        loss; with squared loss (X, cy, cβ) has c² times the value.
+    - `loss`: any `AbstractLoss`, default `SquaredLoss()`. `HingeLoss`, `SquaredHingeLoss` and
+        `LogisticLoss` are for targets ±1, `AbsoluteLoss`, `QuantileLoss(q)` and `HuberLoss(delta)`
+        for numbers.
     - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
 
     β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
@@ -77,14 +80,14 @@ class Problem(eqx.Module):
     y: Float[Array, " n"] | Float[Array, "n c"]
     beta: Float[Array, ""] | Float[Array, " c"]
     sample_weight: Float[Array, " n"] | None
-    loss: SquaredLoss
+    loss: AbstractLoss
 
     def __init__(
         self,
         X: ArrayLike,
         y: ArrayLike,
         beta: ArrayLike,
-        loss: SquaredLoss | None = None,
+        loss: AbstractLoss | None = None,
         sample_weight: ArrayLike | None = None,
     ):
         check_labels(y)
@@ -104,12 +107,10 @@ class Problem(eqx.Module):
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         if weight is not None and is_concrete(self.sample_weight):
             check_largest_weight(np.asarray(self.sample_weight))
-        self.loss = SquaredLoss() if loss is None else loss
-        if type(self.loss) is not SquaredLoss:  # what a subclass computes would be ignored
-            raise TypeError(
-                f"`loss` must be `SquaredLoss()`, got {self.loss!r}; other losses are not "
-                "supported yet."
-            )
+        loss = check_loss(SquaredLoss() if loss is None else loss)
+        if is_concrete(self.y):
+            loss.check_targets(np.asarray(self.y))
+        self.loss = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loss)
 
     def with_numbers(self, **numbers: Any) -> Problem:
         """Return the problem with other X, y, beta or sample_weight, taken as they are."""
@@ -151,7 +152,9 @@ class Problem(eqx.Module):
         least = tiny(self.X.dtype)
         shared = shared & xp.any(weight >= least)
         penalty = xp.isfinite(self.beta) & (self.beta >= least)
-        return shared & penalty & xp.all(xp.isfinite(self.y), axis=0)
+        counted = (weight > 0).reshape(weight.shape + (1,) * (self.y.ndim - 1))
+        targets = xp.isfinite(self.y) & (self.loss.are_targets(self.y) | ~counted)
+        return shared & penalty & xp.all(targets, axis=0)
 
     @property
     def columns(self) -> Problem:
@@ -225,9 +228,21 @@ class Problem(eqx.Module):
         return f"Problem({shape}, {self.X.dtype}{stacked})"
 
 
+def check_loss(loss: AbstractLoss) -> AbstractLoss:
+    """Return the loss, or raise `TypeError` unless it is one that is not ignored."""
+    if not isinstance(loss, AbstractLoss):
+        raise TypeError(f"`loss` must be a loss such as `LogisticLoss()`, got {loss!r}.")
+    if loss.is_quadratic and type(loss) is not SquaredLoss:  # what it computes would be ignored
+        raise TypeError(
+            f"`loss` is a subclass of `SquaredLoss`, {type(loss).__name__}; subclass "
+            "`AbstractLoss`."
+        )
+    return loss
+
+
 def _objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
     columns = problem.columns
-    return objective(columns.X, columns.y, columns.weight, columns.beta, network)
+    return objective(columns.X, columns.y, columns.weight, columns.beta, network, columns.loss)
 
 
 def _one_output(problem: Problem, output: int | None) -> tuple[np.ndarray, ...]:

@@ -50,29 +50,31 @@ def estimated_bound(
     loss: AbstractLoss,
     X: Float[Array, "n d"],
     y: Float[Array, " n"],
+    weight: Float[Array, " n"],
     beta: Scalar,
     dual: Float[Array, " n"],
     dual_diagonal: Float[Array, " d"],
 ) -> Scalar:
-    """Return `_bound.relaxation.dual_bound` for unit weights, without its allowance for rounding.
+    """Return `_bound.relaxation.dual_bound` without its allowance for rounding.
 
     Cheap enough for the stopping test of every few steps; never returned to the user.
     """
     eigenvalues = jnp.linalg.eigvalsh(slacks(dual_diagonal, weighted_gram(X, dual)))
     shift = jnp.maximum(-jnp.min(eigenvalues), 0)
-    return dual_value(loss, y, beta, dual, jnp.sum(dual_diagonal + shift))
+    return dual_value(loss, y, weight, beta, dual, jnp.sum(dual_diagonal + shift))
 
 
 def dual_value(
     loss: AbstractLoss,
     y: Float[Array, " n"],
+    weight: Float[Array, " n"],
     beta: Scalar,
     dual: Float[Array, " n"],
     budget: Scalar,
 ) -> Scalar:
     """Return the best value on the ray of λ with Diag(p) ± A*λ ⪰ 0 and 1ᵀp = `budget`."""
     limit = jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf)
-    return loss.best_on_dual_ray(dual, y, jnp.ones_like(y), limit)
+    return loss.best_on_dual_ray(dual, y, weight, limit)
 
 
 def relative_gap(

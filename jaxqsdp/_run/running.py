@@ -34,6 +34,7 @@ from .._bound.relaxation import dual_bound
 from .._exact.powers import rescaled
 from .._exact.powers import root as root_of
 from .._exact.units import Samples, Units, moderate
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.feasible import feasible_point, relative_gap
 from .._relaxation.solution import Solution, Stats, outputs_first, outputs_last
@@ -61,12 +62,16 @@ class Running(eqx.Module):
 
 
 def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
-    """Return the samples in moderate units, valid ones in place of invalid ones, and √weight."""
+    """Return the samples in moderate units, valid ones in place of invalid ones, and a factor.
+
+    The factor is what the solver's X and y absorb of the weights: √w if the loss is quadratic.
+    """
     X, weight = problem.X, problem.weight
     xp = namespace(X, weight)
     valid = xp.all(xp.isfinite(X)) & xp.all(xp.isfinite(weight) & (weight >= 0))
     samples = moderate(xp.where(valid, X, 0), xp.where(valid, weight, 1))
-    return samples, xp.sqrt(samples.weight)
+    absorbed = problem.loss.is_quadratic
+    return samples, xp.sqrt(samples.weight) if absorbed else xp.ones_like(samples.weight)
 
 
 @record
@@ -75,17 +80,20 @@ class _Output:
 
     y: Float[Array, " n"]
     beta: Scalar
+    loss: AbstractLoss
     units: Units
     usable: Bool[Array, ""]
 
     @staticmethod
-    def of(samples: Samples, y: Array, beta: Scalar, usable: Array) -> _Output:
+    def of(samples: Samples, y: Array, beta: Scalar, usable: Array, loss: AbstractLoss) -> _Output:
         xp = namespace(y, beta)
-        y, beta = xp.where(usable, y, 0), xp.where(usable, beta, 1)
-        units = samples.units_for(y)
-        y, beta = samples.scale_targets(y, units), units.scale_beta(beta)
+        y, beta = xp.where(usable, y, loss.any_target), xp.where(usable, beta, 1)
+        units = samples.units_for(y, loss.degree)
+        y = samples.scale_targets(y, units, loss.any_target)
+        beta = units.scale_beta(beta)
         usable = usable & (beta > 0)
-        return _Output(y, xp.where(usable, beta, 1), units, usable)
+        loss = loss.rescaled(units.target)
+        return _Output(y, xp.where(usable, beta, 1), loss, units, usable)
 
 
 @highest_precision
@@ -95,13 +103,14 @@ def begin(
     """Prepare a solve: everything before the first step."""
     samples, root = _prepared(problem)
     core_X = jnp.sqrt(root)[:, None] * samples.X
-    factorization = solver.factorize(core_X)
+    factorization = solver.factorize(core_X, problem.loss)
 
     def begin_output(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
     ) -> tuple[AbstractProcess, Any]:
-        output = _Output.of(samples, y, beta, usable)
-        core = CoreProblem(core_X, root * output.y, output.beta, problem.loss)
+        output = _Output.of(samples, y, beta, usable, problem.loss)
+        weight = jnp.ones_like(y) if problem.loss.is_quadratic else samples.weight
+        core = CoreProblem(core_X, root * output.y, weight, output.beta, output.loss)
         process = solver.bind(core, factorization, max_steps)
         start = None if warm_start is None else _start(warm_start, output.units, root)
         return process, process.start(start)
@@ -160,8 +169,9 @@ def assemble(
         xp, weight = namespace(y, form), problem.weight
         scale = xp.where(samples.counted, 0, root_of(weight)) * xp.sqrt(units.weight)
         rows, targets = rescaled(problem.X, units.feature), rescaled(y, units.target)
-        misfit = quadratic_forms(rows, form) - targets
-        return 0.5 * xp.sum(xp.where(scale > 0, xp.square(scale * misfit), 0))
+        loss = problem.loss.rescaled(units.target)
+        each = loss.weighted(quadratic_forms(rows, form), targets, scale)
+        return xp.sum(xp.where(scale > 0, each, 0))
 
     tol, tol_residual = solver.tolerances(problem.X.dtype)
 
@@ -169,15 +179,16 @@ def assemble(
         y: Array, beta: Scalar, usable: Array, iterate: Iterate, report: Report
     ) -> Solution:
         xp = namespace(y, iterate.dual)
-        output, targets = _Output.of(samples, y, beta, usable), xp.where(usable, y, 0)
-        y, beta, units = output.y, output.beta, output.units
+        output = _Output.of(samples, y, beta, usable, problem.loss)
+        targets = xp.where(usable, y, problem.loss.any_target)
+        y, beta, units, loss = output.y, output.beta, output.units, output.loss
         dual = root * iterate.dual
         plus, minus = iterate.plus, iterate.minus
         predictions = quadratic_forms(samples.X, (plus - minus) / 2)
-        point = feasible_point(problem.loss, predictions, y, samples.weight, beta, plus, minus)
+        point = feasible_point(loss, predictions, y, samples.weight, beta, plus, minus)
         value = point.value + left_out(targets, point.form, units)
-        bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal)
-        gap = relative_gap(problem.loss, value, bound, y, samples.weight)
+        bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal, loss)
+        gap = relative_gap(loss, value, bound, y, samples.weight)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)

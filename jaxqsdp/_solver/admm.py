@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.cone import positive_part
 from .._base.lift import LiftedMap, diagonal_index, quadratic_forms, smat, svec
 from .._base.types import Scalar, check_count, epsilon
+from .._loss.base import AbstractLoss
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
 from .acceleration import norm
 from .base import (
@@ -84,7 +85,7 @@ class ADMM(AbstractSolver):
         """Not in float32: batches of SVDs wait for each other's threads for ever (jaxlib 0.9)."""
         return bool(jnp.finfo(dtype).bits == 64)
 
-    def factorize(self, X: Float[Array, "n d"]) -> Factorization:
+    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> Factorization:
         """Factor the lifted data, see `least_squares`."""
         return factorize(LiftedMap(X))
 
@@ -173,12 +174,12 @@ class _RelaxationSplit(AbstractSplit[Iterate]):
         form, block = (smat(part, self._d) for part in self._split(point.z))
         iterate = Iterate(block + form, block - form, dual, diagonal)
         core = self.core
-        weight = jnp.ones_like(core.y)
+        weight = core.weight
         predictions = quadratic_forms(core.X, form)
         value = feasible_point(
             core.loss, predictions, core.y, weight, core.beta, iterate.plus, iterate.minus
         ).value
-        bound = estimated_bound(core.loss, core.X, core.y, core.beta, dual, diagonal)
+        bound = estimated_bound(core.loss, core.X, core.y, weight, core.beta, dual, diagonal)
         return relative_gap(core.loss, value, bound, core.y, weight), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:

@@ -15,13 +15,17 @@ from .._loss.base import AbstractLoss
 
 
 class CoreProblem(eqx.Module):
-    """The relaxation in the form the solvers see: scaled (`_exact.units`), weights absorbed.
+    """The relaxation in the form the solvers see, in moderate units (`_exact.units`).
 
-    min ½‖A(Z) − y‖² + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
+    min ℓ(A(Z), y) + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
+
+    A quadratic loss has its weights absorbed in X and y, and all of them are 1. With others,
+    samples that do not count have weight zero, and rows of zeros.
     """
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
+    weight: Float[Array, " n"]
     beta: Scalar
     loss: AbstractLoss
 
@@ -77,8 +81,8 @@ class AbstractSolver(eqx.Module):
         """Whether two of its programs may run on the CPU at a time."""
 
     @abc.abstractmethod
-    def factorize(self, X: Float[Array, "n d"]) -> Any:
-        """Prepare what depends on X alone; problems that share X share it."""
+    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> Any:
+        """Prepare what depends on X and the kind of loss; problems that share X share it."""
 
     @abc.abstractmethod
     def bind(self, core: CoreProblem, factorization: Any, max_steps: int) -> AbstractProcess:

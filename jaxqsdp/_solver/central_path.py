@@ -1,6 +1,14 @@
-"""The Newton steps that follow the central path of the relaxation and its dual."""
+"""The Newton steps that follow the central path of the relaxation and its dual.
+
+Along the path P·S₊ = N·S₋ = μ·1, and the products of multipliers and slacks at the ends of the
+loss's intervals are μ, too. `CentralPath` is that of the squared loss, which has none of these and
+a fixed system of samples; `LossPath` (`loss_path.py`) that of any other.
+"""
 
 from __future__ import annotations
+
+import abc
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -12,7 +20,7 @@ from .._base.types import Scalar
 from .._loss.base import AbstractLoss
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
 from .newton import NewtonData, NewtonSystem
-from .scaling import Scaling
+from .scaling import LONGEST, Scaling
 
 _TO_BOUNDARY = 0.98  # fraction of the way to the boundary of the cones that a step may go
 _LEAST_CENTERING = 1e-6
@@ -25,15 +33,117 @@ class Point(eqx.Module):
     primal: Float[Array, "2 d d"]  # P, N
     dual: Float[Array, " k"]  # λ
     diagonal: Float[Array, " d"]  # p
+    ends: Float[Array, "2 e"]  # multipliers of the ends of the intervals of λ, 0 where none is
 
 
-class CentralPath(eqx.Module):
-    """The predictor–corrector step on a problem in the form of its Newton data."""
+class System(Protocol):
+    """A factored Newton system."""
+
+    def solve(
+        self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar, /
+    ) -> tuple[Array, Array, Scalar]:
+        """Return (dλ, dp, dρ)."""
+
+
+class AbstractPath(eqx.Module):
+    """The central path of a problem and the predictor–corrector step along it."""
+
+    @abc.abstractmethod
+    def refinements(self, dtype: Any) -> int:
+        """Return how often a direction is refined."""
+
+    @property
+    @abc.abstractmethod
+    def budget(self) -> Scalar:
+        """β."""
+
+    @abc.abstractmethod
+    def start(self, X: Float[Array, "n d"]) -> Point:
+        """Return a point strictly inside all constraints."""
+
+    @abc.abstractmethod
+    def rmv(self, dual: Float[Array, " k"]) -> Float[Array, "d d"]:
+        """A*(λ)."""
+
+    @abc.abstractmethod
+    def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
+        """Assemble and factor the Newton system; NaN where that fails."""
+
+    @abc.abstractmethod
+    def deficit(
+        self,
+        point: Point,
+        step: Float[Array, " k"],
+        form: Float[Array, "d d"],
+        products: Float[Array, "2 e"],
+    ) -> Float[Array, " k"]:
+        """Return what is left of the linearized stationarity in λ after a step of it.
+
+        `form` is Z after the step, `products` are those asked for at the ends of the intervals.
+        """
+
+    @abc.abstractmethod
+    def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 e"]:
+        """Return the distances of λ from the ends of the intervals, 1 where there is no end."""
+
+    @abc.abstractmethod
+    def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 e"]:
+        """Return the changes of these distances."""
+
+    @abc.abstractmethod
+    def assess(self, point: Point) -> tuple[Scalar, Scalar]:
+        """Return the relative gap of the feasible point and the dual point, and the residual."""
+
+    @abc.abstractmethod
+    def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
+        """Return λ of the problem."""
+
+    def slack(self, dual: Array, diagonal: Array) -> Float[Array, "2 d d"]:
+        """Return (Diag(p) ∓ A*λ)/2."""
+        return slacks(diagonal, self.rmv(dual)) / 2
+
+    def step(self, point: Point) -> Point:
+        """Take a predictor–corrector step; NaN if a factorization failed."""
+        linear = _Linearization.of(self, point)
+        predictor = linear.predictor()
+        length = jnp.minimum(linear.longest_step(predictor), 1)
+        mu = linear.mu
+        after = (1 - length) + length**2 * predictor.products.total / (linear.count * mu)
+        exponent = jnp.maximum(1, 3 * length**2)
+        centering = jnp.clip(jnp.clip(after, 0, 1) ** exponent, _LEAST_CENTERING, 1)
+        return linear.move(linear.towards(centering * mu, predictor.products))
+
+    def center(self, point: Point, mu: Scalar, shrink: float) -> tuple[Point, Float[Array, "2 d"]]:
+        """Take a Newton step towards the point of the path with P·S = μ·1 in both cones.
+
+        Where that is far, towards `shrink` times the mean of the eigenvalues of P·S. Those
+        eigenvalues, before the step, are returned too: its scaling has them.
+        """
+        linear = _Linearization.of(self, point)
+        target = jnp.maximum(mu, shrink * linear.mu)
+        nothing = _Products.none(point)
+        return linear.move(linear.towards(target, nothing)), jnp.square(linear.scaling.values)
+
+    def complementarity(self, point: Point) -> Float[Array, "2 d"]:
+        """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
+        return jnp.square(Scaling.of(point.primal, self.slack(point.dual, point.diagonal)).values)
+
+    def is_interior(self, point: Point) -> Bool[Array, ""]:
+        """Whether all matrices are numerically positive definite, and λ inside its intervals."""
+        slack = self.slack(point.dual, point.diagonal)
+        lower = jnp.linalg.cholesky(jnp.concatenate([point.primal, slack]), symmetrize_input=False)
+        ends = jnp.all(self.end_slacks(point.dual) > 0) & jnp.all(point.ends >= 0)
+        return jnp.all(jnp.isfinite(lower)) & ends
+
+
+class CentralPath(AbstractPath):
+    """The path of the squared loss, in the form of its Newton data."""
 
     data: NewtonData
     y: Float[Array, " k"]
     beta: Scalar
     loss: AbstractLoss
+    targets: Float[Array, " n"]  # of which y is the projection
 
     def start(self, X: Float[Array, "n d"]) -> Point:
         """P = N = τI, λ = 0, p = β/d·1: strictly inside both cones.
@@ -49,11 +159,47 @@ class CentralPath(eqx.Module):
         guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
-        return Point(primal, jnp.zeros_like(self.y), jnp.full((d,), self.beta / d))
+        dual = jnp.zeros_like(self.y)
+        return Point(primal, dual, jnp.full((d,), self.beta / d), no_ends(dual))
 
-    def slack(self, dual: Array, diagonal: Array) -> Float[Array, "2 d d"]:
-        """Return (Diag(p) ∓ A*λ)/2."""
-        return slacks(diagonal, self.data.rmv(dual)) / 2
+    def refinements(self, dtype: Any) -> int:
+        """Return none in double precision and one in single."""
+        return _REFINEMENTS[jnp.finfo(dtype).bits]
+
+    @property
+    def budget(self) -> Scalar:
+        """β."""
+        return self.beta
+
+    def rmv(self, dual: Float[Array, " k"]) -> Float[Array, "d d"]:
+        """A*(λ)."""
+        return self.data.rmv(dual)
+
+    def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
+        """Assemble and factor the Newton system; NaN where that fails."""
+        return NewtonSystem.of(self.data, scaling_points)
+
+    def deficit(
+        self,
+        point: Point,
+        step: Float[Array, " k"],
+        form: Float[Array, "d d"],
+        products: Float[Array, "2 e"],
+    ) -> Float[Array, " k"]:
+        """Return y − (λ + dλ) − A(Z)."""
+        return self.y - (point.dual + step) - self.data.mv(form)
+
+    def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 0"]:
+        """Return nothing: λ is free."""
+        return no_ends(dual)
+
+    def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 0"]:
+        """Return nothing."""
+        return no_ends(step)
+
+    def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
+        """Return λ of the problem from that of its Newton data."""
+        return self.data.expand(dual, self.targets)
 
     def misfit(self, point: Point) -> Float[Array, " k"]:
         """Return e = y − A(Z) − λ."""
@@ -66,50 +212,35 @@ class CentralPath(eqx.Module):
         weight = jnp.ones_like(self.y)
         predictions = self.data.mv((plus - minus) / 2)
         value = feasible_point(self.loss, predictions, self.y, weight, self.beta, plus, minus).value
-        bound = dual_value(self.loss, self.y, self.beta, point.dual, jnp.sum(point.diagonal))
+        bound = dual_value(
+            self.loss, self.y, weight, self.beta, point.dual, jnp.sum(point.diagonal)
+        )
         size = jnp.linalg.norm(self.y)
         residual = jnp.linalg.norm(self.y - predictions - point.dual)
         gap = relative_gap(self.loss, value, bound, self.y, weight)
         return gap, residual / jnp.where(size > 0, size, 1)
 
-    def step(self, point: Point) -> Point:
-        """Take a predictor–corrector step; NaN if a factorization failed."""
-        linear = _Linearization.of(self, point)
-        values = linear.scaling.values
-        d = point.diagonal.size
-        eye = jnp.eye(d, dtype=values.dtype)[None]
-        mu = linear.mu
-        predictor = linear.direction(-values[:, :, None] * eye, -point.primal)
-        length = jnp.minimum(linear.longest_step(predictor), 1)
-        product = predictor.primal @ predictor.slack
-        after = (1 - length) + length**2 * jnp.sum(jnp.trace(product, axis1=1, axis2=2)) / (
-            2 * d * mu
-        )
-        exponent = jnp.maximum(1, 3 * length**2)
-        centering = jnp.clip(jnp.clip(after, 0, 1) ** exponent, _LEAST_CENTERING, 1)
-        second_order = (product + jnp.swapaxes(product, 1, 2)) / 2
-        return linear.move(linear.towards(centering * mu, second_order))
 
-    def center(self, point: Point, mu: Scalar, shrink: float) -> tuple[Point, Float[Array, "2 d"]]:
-        """Take a Newton step towards the point of the path with P·S = μ·1 in both cones.
+def no_ends(dual: Array) -> Float[Array, "2 0"]:
+    """Return the multipliers of the ends of intervals where there are none."""
+    return jnp.zeros((2, 0), dual.dtype)
 
-        Where that is far, towards `shrink` times the mean of the eigenvalues of P·S. Those
-        eigenvalues, before the step, are returned too: its scaling has them.
-        """
-        linear = _Linearization.of(self, point)
-        target = jnp.maximum(mu, shrink * linear.mu)
-        moved = linear.move(linear.towards(target, jnp.zeros_like(point.primal)))
-        return moved, jnp.square(linear.scaling.values)
 
-    def complementarity(self, point: Point) -> Float[Array, "2 d"]:
-        """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
-        return jnp.square(Scaling.of(point.primal, self.slack(point.dual, point.diagonal)).values)
+class _Products(eqx.Module):
+    """Products of primal and slack parts: of the cones, scaled, and of the ends of intervals."""
 
-    def is_interior(self, point: Point) -> Bool[Array, ""]:
-        """Whether all matrices are numerically positive definite."""
-        slack = self.slack(point.dual, point.diagonal)
-        lower = jnp.linalg.cholesky(jnp.concatenate([point.primal, slack]), symmetrize_input=False)
-        return jnp.all(jnp.isfinite(lower))
+    cones: Float[Array, "2 d d"]
+    ends: Float[Array, "2 e"]
+
+    @staticmethod
+    def none(point: Point) -> _Products:
+        """Zeros."""
+        return _Products(jnp.zeros_like(point.primal), jnp.zeros_like(point.ends))
+
+    @property
+    def total(self) -> Scalar:
+        """The sum of all."""
+        return jnp.sum(jnp.trace(self.cones, axis1=1, axis2=2)) + jnp.sum(self.ends)
 
 
 class _Direction(eqx.Module):
@@ -118,63 +249,103 @@ class _Direction(eqx.Module):
     step: Point
     primal: Float[Array, "2 d d"]
     slack: Float[Array, "2 d d"]
+    end_slacks: Float[Array, "2 e"]
+
+    @property
+    def products(self) -> _Products:
+        """What the linearization of the products leaves out."""
+        return _Products(self.primal @ self.slack, self.step.ends * self.end_slacks)
 
 
 class _Linearization(eqx.Module):
     """The Newton system at a point, factored, in the scaled space of that point."""
 
-    path: CentralPath
+    path: AbstractPath
     point: Point
     scaling: Scaling
     root: Float[Array, "2 d d"]
-    system: NewtonSystem
+    system: System
+    end_slacks: Float[Array, "2 e"]
 
     @staticmethod
-    def of(path: CentralPath, point: Point) -> _Linearization:
+    def of(path: AbstractPath, point: Point) -> _Linearization:
         scaling = Scaling.of(point.primal, path.slack(point.dual, point.diagonal))
         root = scaling.root
-        system = NewtonSystem.of(path.data, root @ jnp.swapaxes(root, 1, 2))
-        return _Linearization(path, point, scaling, root, system)
+        system = path.system(point, root @ jnp.swapaxes(root, 1, 2))
+        return _Linearization(path, point, scaling, root, system, path.end_slacks(point.dual))
 
     @property
     def mu(self) -> Scalar:
-        """The mean of the eigenvalues of P·S."""
-        return jnp.mean(jnp.square(self.scaling.values))
+        """The mean of the eigenvalues of P·S, and of the products at ends of intervals."""
+        products = jnp.sum(self.point.ends * self.end_slacks)
+        return (jnp.sum(jnp.square(self.scaling.values)) + products) / self.count
 
-    def towards(self, mu: Scalar, second_order: Float[Array, "2 d d"]) -> _Direction:
-        """Return the direction to P·S = μ·1, up to the term given."""
+    @property
+    def count(self) -> Any:
+        """How many products there are."""
+        count, ends = self.scaling.values.size, self.point.ends
+        return count if ends.size == 0 else count + jnp.sum(ends > 0)
+
+    def predictor(self) -> _Direction:
+        """Return the direction to P·S = 0."""
+        values = self.scaling.values
+        eye = jnp.eye(values.shape[1], dtype=values.dtype)[None]
+        nothing = jnp.zeros_like(self.point.ends)
+        return self._direction(-values[:, :, None] * eye, -self.point.primal, nothing)
+
+    def towards(self, mu: Scalar, second_order: _Products) -> _Direction:
+        """Return the direction to P·S = μ·1, up to the terms given."""
         values = self.scaling.values
         excess = (jnp.square(values) - mu)[:, :, None] * jnp.eye(
             values.shape[1], dtype=values.dtype
         )[None]
-        centered = self.scaling.center(-excess - second_order)
-        return self.direction(centered, self._conjugated(centered))
+        cones = second_order.cones
+        symmetric = (cones + jnp.swapaxes(cones, 1, 2)) / 2
+        centered = self.scaling.center(-excess - symmetric)
+        ends = jnp.where(self.point.ends > 0, mu - second_order.ends, 0)
+        return self._direction(centered, self._conjugated(centered), ends)
 
-    def direction(
-        self, centered: Float[Array, "2 d d"], primal_step: Float[Array, "2 d d"]
+    def _direction(
+        self,
+        centered: Float[Array, "2 d d"],
+        primal_step: Float[Array, "2 d d"],
+        ends: Float[Array, "2 e"],
     ) -> _Direction:
-        """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other."""
+        """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other.
+
+        `ends` are the products asked for at the ends of intervals.
+        """
         path, point = self.path, self.point
-        budget = path.beta - jnp.sum(point.diagonal)
+        budget = path.budget - jnp.sum(point.diagonal)
         transposed = jnp.swapaxes(self.root, 1, 2)
         dual, diagonal = jnp.zeros_like(point.dual), jnp.zeros_like(point.diagonal)
-        for _ in range(1 + _REFINEMENTS[jnp.finfo(dual.dtype).bits]):
+        for _ in range(1 + path.refinements(dual.dtype)):
             plus, minus = point.primal + primal_step
-            a = path.y - (point.dual + dual) - path.data.mv((plus - minus) / 2)
+            a = path.deficit(point, dual, (plus - minus) / 2, ends)
             b = -jnp.diagonal(plus + minus) / 2  # any multiple of 1 is taken up by dρ
             more_dual, more_diagonal, _ = self.system.solve(a, b, budget - jnp.sum(diagonal))
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root
             primal_step = self._conjugated(centered - slack)
-        return _Direction(Point(primal_step, dual, diagonal), centered - slack, slack)
+        end_steps = path.end_steps(dual)
+        ends = (ends - point.ends * end_steps) / self.end_slacks - point.ends
+        step = Point(primal_step, dual, diagonal, ends)
+        return _Direction(step, centered - slack, slack, end_steps)
 
     def _conjugated(self, matrix: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:
         product = self.root @ matrix @ jnp.swapaxes(self.root, 1, 2)
         return (product + jnp.swapaxes(product, 1, 2)) / 2
 
     def longest_step(self, direction: _Direction) -> Scalar:
-        """Return how far the direction stays within the cones, at most 2."""
-        return self.scaling.longest_step(jnp.stack([direction.primal, direction.slack]))
+        """Return how far the direction stays within the constraints, at most 2."""
+        longest = self.scaling.longest_step(jnp.stack([direction.primal, direction.slack]))
+        if self.point.ends.size == 0:
+            return longest
+        multipliers = jnp.where(self.point.ends > 0, self.point.ends, 1)
+        falls = jnp.stack(
+            [direction.end_slacks / self.end_slacks, direction.step.ends / multipliers]
+        )
+        return jnp.minimum(longest, 1 / jnp.maximum(jnp.max(-falls), 1 / LONGEST))
 
     def move(self, direction: _Direction) -> Point:
         """Go in a direction, at most all the way and not to the boundary."""

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.trees import select
 from .._base.types import Scalar, epsilon
+from .._loss.base import AbstractLoss
 from .base import (
     AbstractProcess,
     AbstractSolver,
@@ -21,7 +22,8 @@ from .base import (
     uncertified,
     whole,
 )
-from .central_path import CentralPath, Point
+from .central_path import AbstractPath, CentralPath, Point
+from .loss_path import LossPath
 from .newton import NewtonData, newton_data
 
 _PROGRESS = 0.5  # factor by which the merit must fall within ...
@@ -74,16 +76,24 @@ class InteriorPoint(AbstractSolver):
         """Yes: it takes no singular value decomposition."""
         return True
 
-    def factorize(self, X: Float[Array, "n d"]) -> NewtonData:
-        """Prepare the Newton systems, see `newton`."""
-        return newton_data(X)
+    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> NewtonData | None:
+        """Prepare the Newton systems, see `newton`, where steps do not change the samples'."""
+        return newton_data(X) if loss.is_quadratic else None
 
-    def bind(self, core: CoreProblem, factorization: NewtonData, max_steps: int) -> AbstractProcess:
+    def bind(
+        self, core: CoreProblem, factorization: NewtonData | None, max_steps: int
+    ) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         tol = uncertified(tol, core.y.dtype)
-        path = CentralPath(factorization, factorization.project(core.y), core.beta, core.loss)
-        return _Process(path, core, tol, tol_residual, max_steps)
+        return _Process(path_of(core, factorization), core, tol, tol_residual, max_steps)
+
+
+def path_of(core: CoreProblem, data: NewtonData | None) -> AbstractPath:
+    """Return the central path of a problem."""
+    if data is None:
+        return LossPath(core.X, core.y, core.weight, core.beta, core.loss)
+    return CentralPath(data, data.project(core.y), core.beta, core.loss, core.y)
 
 
 class _State(eqx.Module):
@@ -100,7 +110,7 @@ class _State(eqx.Module):
 class _Process(AbstractProcess):
     """Newton steps, the best point so far, and signs of progress."""
 
-    path: CentralPath
+    path: AbstractPath
     core: CoreProblem
     tol: float = eqx.field(static=True)
     tol_residual: float = eqx.field(static=True)
@@ -128,6 +138,8 @@ class _Process(AbstractProcess):
         broken = ~jnp.isfinite(merit)
         better = merit < state.merit
         progress = merit < jnp.where(far, _PROGRESS_FAR, _PROGRESS) * state.reference
+        # A gap near 1 says little.
+        progress = progress | (far & (residual < _PROGRESS_FAR * state.residual))
         return _State(
             select(broken, state.point, point),
             select(better, point, state.best),
@@ -149,6 +161,6 @@ class _Process(AbstractProcess):
     def result(self, state: _State) -> tuple[Iterate, Report]:
         """Return the best iterate."""
         best = state.best
-        dual = self.path.data.expand(best.dual, self.core.y)
+        dual = self.path.expand(best.dual)
         iterate = Iterate(best.primal[0], best.primal[1], dual, best.diagonal)
         return iterate, Report(state.steps, state.residual, self._converged(state))

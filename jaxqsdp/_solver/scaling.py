@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._base.control_flow import fori_loop, scan
 from .._base.types import Scalar, epsilon, highest_precision
 
-_LONGEST = 2.0  # step that is looked for: none longer than 1 is taken
+LONGEST = 2.0  # step that is looked for: none longer than 1 is taken
 _LANCZOS_STEPS = 12  # of the estimate of a shift ...
 _BISECTIONS = 11  # ... and of its smallest Ritz value
 
@@ -51,7 +51,7 @@ class Scaling(eqx.Module):
         """Return the t ≤ 2, or a little less, to which all diag(λ) + t·step, scaled, are ⪰ 0."""
         half = jnp.sqrt(self.values)
         relative = steps / (half[:, :, None] * half[:, None, :])[None]
-        shift = jax.vmap(jax.vmap(lambda part: definite_shift(part, 1 / _LONGEST)))(relative)
+        shift = jax.vmap(jax.vmap(lambda part: definite_shift(part, 1 / LONGEST)))(relative)
         return 1 / jnp.max(shift)
 
 

@@ -1,0 +1,187 @@
+"""The central path of any loss that is a sum over samples.
+
+The dual variable is t = λ/w here, so that tiny weights do no harm, and A that of the rows √w·x:
+
+    minimize Σ w ψ(t)  s.t.  S± = (Diag(p) ∓ A*t)/2 ⪰ 0,  1ᵀp ≤ β,  low ≤ t ≤ high
+
+with multipliers P, N of the cones and z of the ends. Stationarity in t is
+
+    wψ'(t) + A(Z) − z_low + z_high = 0,  z_low·(t − low) = z_high·(high − t) = μ
+
+and its linearization that of the squared loss, H = Θ + ¼ Σ (…), with Θ = wψ'' + z_low/(t − low) +
+z_high/(high − t) in place of the identity: the Newton system is that of rows times Θ^(−¼).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._base.lift import quadratic_forms, weighted_gram
+from .._base.types import Scalar, tiny
+from .._loss.base import AbstractLoss
+from .._relaxation.feasible import dual_value, feasible_point, relative_gap
+from .central_path import AbstractPath, Point, System
+from .newton import NewtonData, NewtonSystem, newton_data
+
+_REFINEMENTS = 1  # without, hinge and absolute losses stop at gaps of 1e-7
+_LEAST_INSIDE = 0.2  # of the way to the middle of the intervals, where the start is
+
+
+class _WeightedSystem(eqx.Module):
+    """The Newton system of samples that have a weight Θ each."""
+
+    data: NewtonData
+    inner: NewtonSystem
+    root: Float[Array, " n"]  # √Θ
+
+    def solve(
+        self, a: Float[Array, " n"], b: Float[Array, " d"], c: Scalar, /
+    ) -> tuple[Array, Array, Scalar]:
+        """Return (dt, dp, dρ)."""
+        inside, outside = self.data.split(a / self.root)
+        step, diagonal, rho = self.inner.solve(inside, b, c)
+        return self.data.join(step, outside) / self.root, diagonal, rho
+
+
+class LossPath(AbstractPath):
+    """The path of a loss and n samples, those of weight zero left out of both sums."""
+
+    X: Float[Array, "n d"]
+    y: Float[Array, " n"]
+    weight: Float[Array, " n"]
+    beta: Scalar
+    loss: AbstractLoss
+
+    def refinements(self, dtype: Any) -> int:
+        """Return one: systems are ill conditioned where Θ is of all sizes."""
+        return _REFINEMENTS
+
+    @property
+    def budget(self) -> Scalar:
+        """β."""
+        return self.beta
+
+    @property
+    def _counted(self) -> Array:
+        return self.weight > 0
+
+    @property
+    def _used_weight(self) -> Float[Array, " n"]:
+        """1 for samples that do not count, whose rows are zero."""
+        return jnp.where(self._counted, self.weight, 1)
+
+    @property
+    def _rows(self) -> Float[Array, "n d"]:
+        return jnp.sqrt(self.weight)[:, None] * self.X
+
+    def _ends(self) -> tuple[Array, Array, Array]:
+        """Return which ends the intervals have, (2, n), and the ends, 0 for none."""
+        ends = jnp.stack(self.loss.interval(self.y))
+        finite = jnp.isfinite(ends)
+        low, high = jnp.where(finite, ends, 0)
+        return finite, low, high
+
+    def start(self, X: Float[Array, "n d"]) -> Point:
+        """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside.
+
+        τ as for the squared loss, with ℓ(0) in place of ‖y‖²/2. All products are τp/2.
+        """
+        d = X.shape[1]
+        energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
+        size = self._size
+        uncorrelated = size / jnp.where(energy > 0, energy, 1)
+        most = self.loss(jnp.zeros_like(self.y), self.y, self.weight) / self.beta
+        most = jnp.maximum(most, uncorrelated)
+        guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
+        guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
+        primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
+
+        finite, low, high = self._ends()
+        middle = jnp.where(
+            finite[0] & finite[1], (low + high) / 2, low + high + finite[0] - 1.0 * finite[1]
+        )
+        gram = jnp.linalg.norm(self.rmv(middle))
+        # How far t goes within β, if that is not too near to the ends; else p is beyond β for now.
+        most = self.beta / (2 * d * jnp.where(gram > 0, gram, 1))
+        share = jnp.where(gram > 0, jnp.clip(most, _LEAST_INSIDE, 1), 1)
+        dual, diagonal = share * middle, jnp.maximum(self.beta / d, 2 * share * gram)
+        ends = jnp.where(finite, guess * diagonal / 2 / self.end_slacks(dual), 0)
+        return Point(primal, dual, jnp.full((d,), diagonal), ends)
+
+    def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
+        """A(Z)."""
+        return self.weight * quadratic_forms(self.X, form)
+
+    def rmv(self, dual: Float[Array, " n"]) -> Float[Array, "d d"]:
+        """A*(t)."""
+        return weighted_gram(self.X, self.weight * dual)
+
+    def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
+        """Assemble and factor the Newton system; NaN where that fails."""
+        slope = self.loss.conjugate_curvature(point.dual, self.y)
+        theta = self._used_weight * slope
+        theta = theta + jnp.sum(point.ends / self.end_slacks(point.dual), axis=0)
+        root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
+        data = newton_data(self._rows / jnp.sqrt(root)[:, None])
+        return _WeightedSystem(data, NewtonSystem.of(data, scaling_points), root)
+
+    def deficit(
+        self,
+        point: Point,
+        step: Float[Array, " n"],
+        form: Float[Array, "d d"],
+        products: Float[Array, "2 n"],
+    ) -> Float[Array, " n"]:
+        """Return −wψ'(t) − Θ dt − A(Z) + (products asked for)/slacks."""
+        slacks = self.end_slacks(point.dual)
+        weight, y = self._used_weight, self.y
+        theta = weight * self.loss.conjugate_curvature(point.dual, y)
+        theta = theta + jnp.sum(point.ends / slacks, axis=0)
+        asked = products / slacks
+        slope = weight * self.loss.conjugate_slope(point.dual, y)
+        return asked[0] - asked[1] - slope - theta * step - self.mv(form)
+
+    def end_slacks(self, dual: Float[Array, " n"]) -> Float[Array, "2 n"]:
+        """Return (t − low, high − t), 1 where there is no end."""
+        finite, low, high = self._ends()
+        return jnp.where(finite, jnp.stack([dual - low, high - dual]), 1)
+
+    def end_steps(self, step: Float[Array, " n"]) -> Float[Array, "2 n"]:
+        """Return (dt, −dt), 0 where there is no end."""
+        return jnp.where(self._ends()[0], jnp.stack([step, -step]), 0)
+
+    @property
+    def _size(self) -> Scalar:
+        """The size of weighted targets, by which residuals are measured."""
+        return jnp.linalg.norm(self.weight * self.y)
+
+    def assess(self, point: Point) -> tuple[Scalar, Scalar]:
+        """Return the relative gap of the feasible point and the dual point, and a residual.
+
+        The residual is that of t = −φ'(ŷ), or of ŷ = −ψ'(t), whichever is less in each sample, as
+        either is steep where the other is flat; over ‖w∘y‖.
+        """
+        plus, minus = point.primal
+        loss, y, weight = self.loss, self.y, self.weight
+        predictions = quadratic_forms(self.X, (plus - minus) / 2)
+        value = feasible_point(loss, predictions, y, weight, self.beta, plus, minus).value
+        dual, budget = self.expand(point.dual), jnp.sum(point.diagonal)
+        bound = dual_value(loss, y, weight, self.beta, dual, budget)
+        low, high = point.ends
+        misfit = weight * (loss.conjugate_slope(point.dual, y) + predictions) - low + high
+        other = weight * (point.dual + loss.slope(predictions, y))
+        misfit = jnp.minimum(jnp.abs(misfit), jnp.abs(other))
+        residual = jnp.linalg.norm(jnp.where(self._counted, misfit, 0))
+        size = self._size
+        return (
+            relative_gap(loss, value, bound, y, weight),
+            residual / jnp.where(size > 0, size, 1),
+        )
+
+    def expand(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Return λ = w·t."""
+        return self.weight * dual
