@@ -26,6 +26,7 @@ Derivatives: `solve` has them, see `Implicit`, `RelaxationLayer`, `adjoint_repor
 
 from importlib.metadata import version as _version
 
+from . import testing as testing
 from ._adjoint.implicit import AbstractAdjoint as AbstractAdjoint
 from ._adjoint.implicit import Implicit as Implicit
 from ._adjoint.report import AdjointReport as AdjointReport
@@ -121,6 +122,7 @@ __all__ = [
     "solve",
     "solve_batch",
     "solve_exactly",
+    "testing",
     "with_constant",
 ]
 

@@ -30,8 +30,12 @@ def while_loop(
     return jax.lax.while_loop(goes_on, step, _settled(step, start))
 
 
-def fori_loop(first: Any, end: Any, step: Callable[[Any, _T], _T], start: _T) -> _T:
-    """As `jax.lax.fori_loop`."""
+def fori_loop(first: Any, end: Any, step: Callable[[Any, _T], _T], start: _T, xp: Any = jnp) -> _T:
+    """As `jax.lax.fori_loop`; a loop of Python's if `xp` is NumPy."""
+    if xp is np:
+        for index in range(first, end):
+            start = step(index, start)
+        return start
     return jax.lax.fori_loop(first, end, step, _settled(lambda carry: step(first, carry), start))
 
 

@@ -63,6 +63,20 @@ def outline(module: Any) -> str:
     return f"{type(module).__name__}({fields})"
 
 
+def settings(module: Any) -> str:
+    """Return a text with the numbers in the fields, for a module that holds few of them."""
+    fields = ", ".join(
+        f"{field.name}={_number(getattr(module, field.name, '?'))}"
+        for field in dataclasses.fields(module)
+    )
+    return f"{type(module).__name__}({fields})"
+
+
+def _number(value: Any) -> str:
+    arrays = numbers_of(value)
+    return f"{float(arrays[0]):g}" if arrays and arrays[0].ndim == 0 else _short(value)
+
+
 def _short(value: Any) -> str:
     shape = shape_of(value)
     if shape is not None:

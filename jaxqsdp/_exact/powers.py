@@ -35,16 +35,23 @@ def _nearest_power(x: Any) -> Any:
     info = jnp.finfo(x.dtype)
     if namespace(x) is jnp:
         return jax.lax.reduce_precision(x, info.nexp, 0)
-    whole = _bits(x)
+    whole = bits_of(x)
     half, mantissa = 1 << (info.nmant - 1), (1 << info.nmant) - 1
     return ((whole + half) & ~whole.dtype.type(mantissa)).view(x.dtype)
 
 
-def _bits(x: Any) -> Any:
+def bits_of(x: Any) -> Any:
     """Return the bits of floating-point numbers as unsigned integers."""
     if namespace(x) is jnp:
         return jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
     return np.asarray(x).view(f"u{x.dtype.itemsize}")
+
+
+def number_of(bits: Any, dtype: Any) -> Any:
+    """Return the floating-point numbers that have these bits."""
+    if namespace(bits) is jnp:
+        return jax.lax.bitcast_convert_type(bits, dtype)
+    return np.asarray(bits).view(dtype)
 
 
 def power_with_exponent(exponent: Array, dtype: Any) -> Array:
@@ -64,14 +71,14 @@ def is_subnormal(x: Array) -> Array:
     XLA computes with these as with zero, and NumPy does in a process that some library has told to.
     Only their bits tell.
     """
-    whole, info = _bits(x), jnp.finfo(x.dtype)
+    whole, info = bits_of(x), jnp.finfo(x.dtype)
     magnitude = whole & whole.dtype.type((1 << (info.bits - 1)) - 1)
     return (magnitude != 0) & (magnitude < whole.dtype.type(1 << info.nmant))
 
 
 def rescaled(x: Array, power: Array | float) -> Array:
     """Return x·power for powers of two, exactly unless that underflows, for subnormal x too."""
-    whole, info = _bits(x), jnp.finfo(x.dtype)
+    whole, info = bits_of(x), jnp.finfo(x.dtype)
     mantissa = (whole & whole.dtype.type((1 << info.nmant) - 1)).astype(x.dtype)
     exponent = int(info.minexp) - int(info.nmant)  # of the smallest subnormal number
     half = exponent // 2

@@ -13,11 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import fori_loop
-from .._base.types import Scalar, epsilon, namespace, over_leading, tiny
+from .._base.text import settings
+from .._base.types import Scalar, epsilon, namespace, tiny
+from .._exact.powers import bits_of, number_of
 
-_FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 16.0)  # tried along a ray, then Newton's ...
-_NEWTON_STEPS = 3  # ... method from the best of them
-_BISECTIONS = 60
 _ROUNDING = 64  # units in the last place that the evaluation of a loss may be wrong by
 
 
@@ -31,10 +30,12 @@ class AbstractLoss(eqx.Module):
 
         class SquareRoot(qs.AbstractLoss):
             def value(self, predictions, targets):
-                return jnp.sqrt(1 + jnp.square(predictions - targets)) - 1
+                square = jnp.square(predictions - targets)
+                return square / (jnp.sqrt(1 + square) + 1)  # √(1 + r²) − 1
 
             def conjugate(self, dual, targets):
-                return 1 - jnp.sqrt(1 - jnp.square(dual)) - dual * targets
+                square = jnp.square(dual)
+                return square / (1 + jnp.sqrt(1 - square)) - dual * targets
 
             def interval(self, targets):
                 return -jnp.ones_like(targets), jnp.ones_like(targets)
@@ -80,17 +81,15 @@ class AbstractLoss(eqx.Module):
 
     def prox(self, center: Array, targets: Array, step: Array) -> Array:
         """Return argmin_z φ(z) + (z − center)²/(2·step) of each sample; by bisection."""
-        other = center - step * self.slope(center, targets)
+        xp = namespace(center, targets, step)
+        slope = self.slope(center, targets)
+        downhill = -xp.sign(slope)
 
-        def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = low + (high - low) / 2
-            rises = self.slope(middle, targets) + (middle - center) / step > 0
-            return jnp.where(rises, low, middle), jnp.where(rises, middle, high)
+        def rises(distance: Array) -> Array:
+            slope = self.slope(center + downhill * distance, targets)
+            return ~(downhill * slope + distance / step < 0)
 
-        start = jnp.minimum(center, other), jnp.maximum(center, other)
-        low, high = fori_loop(0, _BISECTIONS, halve, start)
-        return low + (high - low) / 2
+        return center + downhill * _least(rises, step * xp.abs(slope))
 
     def rescaled(self, unit: Scalar) -> AbstractLoss:
         """Return the loss for targets and predictions `unit` times as large, see `degree`."""
@@ -126,6 +125,9 @@ class AbstractLoss(eqx.Module):
 
     # What follows is written once, for all losses.
 
+    def __repr__(self) -> str:
+        return settings(self)
+
     def __call__(
         self,
         predictions: Float[Array, " n"],
@@ -148,9 +150,10 @@ class AbstractLoss(eqx.Module):
         xp = namespace(dual, targets, weight)
         safe = xp.where(weight > 0, weight, 1)
         low, high = self.interval(targets)
-        unit = dual / safe
-        within = (unit >= low) & (unit <= high)
-        each = xp.where(weight > 0, safe * self.conjugate(xp.clip(unit, low, high), targets), 0)
+        # As `clip_dual` rounds, so that what it returns is within.
+        within = (dual >= safe * low) & (dual <= safe * high)
+        unit = xp.clip(dual / safe, low, high)
+        each = xp.where(weight > 0, safe * self.conjugate(unit, targets), 0)
         return xp.where(xp.all(within | (weight == 0)), -xp.sum(each), -xp.inf)
 
     def dual_at(
@@ -169,10 +172,8 @@ class AbstractLoss(eqx.Module):
         """Return the point of the product of intervals next to λ."""
         xp = namespace(dual, targets, weight)
         low, high = self.interval(targets)
-        # Infinite ends times zero weights are no numbers.
-        low = xp.where(xp.isfinite(low), weight * low, low)
-        high = xp.where(xp.isfinite(high), weight * high, high)
-        return xp.where(weight > 0, xp.clip(dual, low, high), 0)
+        safe = xp.where(weight > 0, weight, 1)  # infinite ends times zero are no numbers
+        return xp.where(weight > 0, xp.clip(dual, safe * low, safe * high), 0)
 
     def best_on_primal_ray(
         self,
@@ -181,23 +182,14 @@ class AbstractLoss(eqx.Module):
         weight: Float[Array, " n"],
         penalty: Scalar,
     ) -> Scalar:
-        """Return a c ≥ 0 that nearly minimizes ℓ(c·ŷ) + c·penalty."""
-
-        def slopes(c: Scalar) -> tuple[Scalar, Scalar]:
-            xp = namespace(predictions, targets, weight)
-            first = self.slope(c * predictions, targets) * predictions
-            second = self.curvature(c * predictions, targets) * xp.square(predictions)
-            counted = weight > 0
-            return (
-                xp.sum(xp.where(counted, weight * first, 0)) + penalty,
-                xp.sum(xp.where(counted, weight * second, 0)),
-            )
-
-        def objective(c: Scalar) -> Scalar:
-            return self(c * predictions, targets, weight) + c * penalty
-
+        """Return the c ≥ 0 that minimizes ℓ(c·ŷ) + c·penalty, the least of them if many do."""
         xp = namespace(predictions, targets, weight)
-        return _least_along(objective, slopes, xp.asarray(_FACTORS, targets.dtype))
+
+        def rises(c: Scalar) -> Bool[Array, ""]:
+            each = weight * self.slope(c * predictions, targets) * predictions
+            return ~(xp.sum(xp.where(weight > 0, each, 0)) + penalty < 0)
+
+        return _least(rises, xp.full_like(targets, xp.inf, shape=()))
 
     def best_factor_on_dual_ray(
         self,
@@ -206,27 +198,17 @@ class AbstractLoss(eqx.Module):
         weight: Float[Array, " n"],
         limit: Scalar,
     ) -> Scalar:
-        """Return a c in [0, limit], and within the intervals, that nearly minimizes Σψ(c·λ)."""
+        """Return the c in [0, limit], and within the intervals, that minimizes Σψ(c·λ)."""
         xp = namespace(dual, targets, weight)
         counted = weight > 0
         unit = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
-        low, high = self.interval(targets)
         limit = xp.minimum(limit, self._longest(dual, targets, weight))
 
-        def slopes(c: Scalar) -> tuple[Scalar, Scalar]:
-            first = self.conjugate_slope(c * unit, targets) * unit
-            second = self.conjugate_curvature(c * unit, targets) * xp.square(unit)
-            return (
-                xp.sum(xp.where(counted & (unit != 0), weight * first, 0)),
-                xp.sum(xp.where(counted & (unit != 0), weight * second, 0)),
-            )
+        def rises(c: Scalar) -> Bool[Array, ""]:
+            each = weight * self.conjugate_slope(c * unit, targets) * unit
+            return ~(xp.sum(xp.where(counted & (unit != 0), each, 0)) < 0)
 
-        def objective(c: Scalar) -> Scalar:
-            each = self.conjugate(xp.clip(c * unit, low, high), targets)
-            return xp.sum(xp.where(counted, weight * each, 0))
-
-        factors = xp.minimum(xp.asarray(_FACTORS, targets.dtype), xp.maximum(limit, 0))
-        return _least_along(objective, slopes, factors)
+        return _least(rises, limit)
 
     def _longest(
         self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
@@ -245,7 +227,7 @@ class AbstractLoss(eqx.Module):
         weight: Float[Array, " n"],
         limit: Scalar,
     ) -> Scalar:
-        """Return the largest −Σψ(c·λ) for 0 ≤ c ≤ limit, nearly; λ_i must be 0 where w_i is."""
+        """Return the largest −Σψ(c·λ) for 0 ≤ c ≤ limit; λ_i must be 0 where w_i is."""
         factor = self.best_factor_on_dual_ray(dual, targets, weight, limit)
         dual = self.clip_dual(factor * dual, targets, weight)
         return self.dual_value(dual, targets, weight)
@@ -272,13 +254,16 @@ class AbstractLoss(eqx.Module):
         upper: Array,
         targets: Array,
     ) -> Array:
-        xp, eps = namespace(lower, upper, targets), epsilon(lower.dtype)
+        xp = namespace(lower, upper, targets)
 
         def above(at: Array) -> Array:
             value, steepness = function(at, targets), xp.abs(slope(at, targets))
+            # JAX may have computed with fewer digits than the inputs have.
+            eps, least = epsilon(value.dtype), tiny(value.dtype)
             size = xp.where(at == 0, 0, steepness * xp.abs(at)) + xp.abs(at * targets)
             size = size + xp.where(targets == 0, 0, steepness * xp.abs(targets))
-            return value + _ROUNDING * eps * (xp.abs(value) + size) + tiny(lower.dtype)
+            allowance = _ROUNDING * eps * (xp.abs(value) + size) + (4 + 4 * steepness) * least
+            return value + allowance
 
         return xp.maximum(above(lower), above(upper))
 
@@ -286,34 +271,29 @@ class AbstractLoss(eqx.Module):
 def _derivative(function: Callable[[Array, Array], Array], at: Array, targets: Array) -> Array:
     """Differentiate an elementwise function in its first argument; by JAX, also for NumPy."""
     xp = namespace(at, targets)
-    at = jnp.asarray(at)
-    _, slope = jax.jvp(lambda at: function(at, jnp.asarray(targets)), (at,), (jnp.ones_like(at),))
-    derivative: Any = np.asarray(slope) if xp is np else slope
-    return derivative
+    at, targets = jnp.asarray(at), jnp.asarray(targets)
+    _, slope = jax.jvp(lambda at: function(at, targets), (at,), (jnp.ones_like(at),))
+    found: Any = np.asarray(slope) if xp is np else slope
+    return found
 
 
-def _least_along(
-    objective: Callable[[Scalar], Scalar],
-    slopes: Callable[[Scalar], tuple[Scalar, Scalar]],
-    factors: Float[Array, " k"],
-) -> Scalar:
-    """Return where a convex function is small: the best of some numbers, then Newton's method.
+def _least(rises: Callable[[Array], Array], limit: Array) -> Array:
+    """Return where in [0, limit] convex functions are least, given whether they rise at a number.
 
-    Numbers are kept between the least and the largest of those tried.
+    By bisection of the bits, so that however large or small the number is, it is right to the last
+    of them, or to what rounding in `rises` permits.
     """
-    xp = namespace(factors)
-    values = over_leading(objective, factors)
-    index = xp.argmin(xp.where(xp.isnan(values), xp.inf, values))
-    best, value = factors[index], values[index]
-    for _ in range(_NEWTON_STEPS):
-        first, second = slopes(best)
-        curved = xp.isfinite(first) & xp.isfinite(second) & (second > 0)
-        step = xp.where(curved, first / xp.where(curved, second, 1), 0)
-        moved = xp.clip(best - step, factors[0], factors[-1])
-        moved_value = objective(moved)
-        better = moved_value < value
-        best, value = xp.where(better, moved, best), xp.where(better, moved_value, value)
-    return best
+    xp = namespace(limit)
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = low + ((high - low) >> 1)
+        beyond = rises(number_of(middle, limit.dtype))
+        return xp.where(beyond, low, middle), xp.where(beyond, middle, high)
+
+    high = bits_of(xp.where(limit > 0, limit, 0)) + 1  # never tried
+    low, _ = fori_loop(0, 8 * limit.dtype.itemsize, halve, (xp.zeros_like(high), high), xp)
+    return number_of(low, limit.dtype)
 
 
 def check_alike(predictions: Any, targets: Any) -> None:

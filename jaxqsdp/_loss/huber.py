@@ -35,4 +35,5 @@ class HuberLoss(AbstractPiecewiseLoss):
 
     def rescaled(self, unit: Scalar) -> HuberLoss:
         """Return the loss with δ·unit."""
-        return eqx.tree_at(lambda loss: loss.delta, self, self.delta * unit)
+        delta = namespace(self.delta, unit).asarray(self.delta, unit.dtype)
+        return eqx.tree_at(lambda loss: loss.delta, self, delta * unit)

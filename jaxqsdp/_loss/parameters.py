@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
-from .._base.types import as_number, is_concrete
+from .._base.types import as_number, host_numbers, is_concrete
 
 
 def positive(name: str, below: float = float("inf")) -> Callable[[Any], Any]:
@@ -16,12 +17,13 @@ def positive(name: str, below: float = float("inf")) -> Callable[[Any], Any]:
     """
 
     def convert(value: Any) -> Any:
-        if not is_concrete(value) or np.ndim(value) > 0:
+        if not is_concrete(value):
             return value
-        number = as_number(value, name)
-        if not 0 < number < below:
+        many = isinstance(value, np.ndarray | jax.Array) and value.ndim > 0  # for `jax.vmap`
+        number = np.asarray(host_numbers(value, name) if many else as_number(value, name), float)
+        if not np.all((number > 0) & (number < below)):
             remedy = "be positive and finite" if np.isinf(below) else f"lie between 0 and {below:g}"
             raise ValueError(f"`{name}` must {remedy}, got {value!r}.")
-        return np.asarray(number)
+        return number
 
     return convert

@@ -31,9 +31,9 @@ class AbstractPiecewiseLoss(AbstractLoss):
         return xp.where(residual > 0, high, low), residual
 
     def value(self, predictions: Array, targets: Array) -> Array:
-        """Return t·(y − ŷ) − ½κt²."""
+        """Return t·(y − ŷ − ½κt)."""
         attained, residual = self._attained(predictions, targets)
-        return attained * residual - 0.5 * self.bend * attained * attained
+        return attained * (residual - 0.5 * self.bend * attained)
 
     def slope(self, predictions: Array, targets: Array) -> Array:
         """Return −t."""
@@ -77,9 +77,7 @@ class AbstractPiecewiseLoss(AbstractLoss):
         linear = xp.sum(dual * targets)
         quadratic = self.bend * xp.sum(xp.square(dual) / xp.where(weight > 0, weight, 1))
         curved = quadratic > 0
-        c = xp.where(
-            curved, linear / xp.where(curved, quadratic, 1), xp.where(linear > 0, xp.inf, 0)
-        )
+        c = xp.where(curved, linear / xp.where(curved, quadratic, 1), limit)
         return xp.where(linear > 0, xp.clip(c, 0, limit), 0)
 
     def value_above(self, lower: Array, upper: Array, targets: Array) -> Array:
@@ -91,8 +89,9 @@ class AbstractPiecewiseLoss(AbstractLoss):
 
         def above(predictions: Array) -> Array:
             attained, residual = self._attained(predictions, targets)
-            size = xp.abs(attained * residual) + self.bend * attained * attained
-            value = attained * residual - 0.5 * self.bend * attained * attained
-            return value + _ROUNDING * eps * size + tiny(lower.dtype)
+            value = AbstractPiecewiseLoss.value(self, predictions, targets)
+            allowance = _ROUNDING * eps * xp.abs(attained * residual)
+            # Subnormal numbers, y and ŷ too, may have been taken for zero.
+            return value + allowance + 4 * (1 + xp.abs(attained)) * tiny(lower.dtype)
 
         return xp.maximum(above(lower), above(upper))
