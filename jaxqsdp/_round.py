@@ -22,8 +22,9 @@ from ._problem.core import Core
 from ._problem.problem import Problem, check_fits, check_single
 from ._relaxation.gaussian import draw
 from ._relaxation.solution import Solution, check_solution
-from ._search.restricted import best_weights
+from ._search.restricted import best_weights_for
 from ._solver.lasso import lasso
+from ._solver.output_weights import best_output_weights
 
 
 def round(
@@ -101,7 +102,9 @@ def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
     features = neurons(core.X, u, v)
     outputs = zip(core.y.T, core.beta, strict=True)
-    alpha = [best_weights(features, y, float(beta)) for y, beta in outputs]
+    alpha = [
+        best_weights_for(features, y, core.weight, float(beta), core.loss) for y, beta in outputs
+    ]
     return core.restore_alpha(np.stack(alpha, axis=1))
 
 
@@ -145,6 +148,13 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
     features = neurons(X, u, v) * kept[None, :].astype(dtype)
-    alpha = lasso(features, columns.y, problem.weight, columns.beta)
+    if problem.loss.is_quadratic:
+        alpha = lasso(features, columns.y, problem.weight, columns.beta)
+    else:
+
+        def fit_output(y: Array, beta: Array) -> Array:
+            return best_output_weights(features, y, problem.weight, beta, problem.loss)
+
+        alpha = jax.vmap(fit_output, in_axes=(1, 0), out_axes=1)(columns.y, columns.beta)
     alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
     return eqx.tree_at(lambda network: network.alpha, network, alpha)

@@ -1,6 +1,7 @@
 """Small symmetric matrices: the projection on the semidefinite cone, roots, definite systems."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -63,12 +64,15 @@ def square_root(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 def definite_solve(matrix: Any, right: Any) -> Any:
     """Solve with a symmetric positive definite matrix; NaN if it is not."""
-    if namespace(matrix, right) is jnp:
-        return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), right)
+    return definite_solver(matrix, right)(right)
+
+
+def definite_solver(matrix: Any, *others: Any) -> Callable[[Any], Any]:
+    """Factor a symmetric positive definite matrix and return what solves with it, or gives NaN."""
+    if namespace(matrix, *others) is jnp:
+        factor = jnp.linalg.cholesky(matrix), True
+        return lambda right: jax.scipy.linalg.cho_solve(factor, right)
     with contextlib.suppress(np.linalg.LinAlgError):
-        return scipy.linalg.cho_solve(
-            scipy.linalg.cho_factor(matrix, lower=True, check_finite=False),
-            right,
-            check_finite=False,
-        )
-    return np.full_like(right, np.nan)
+        lower = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
+        return lambda right: scipy.linalg.cho_solve(lower, right, check_finite=False)
+    return lambda right: np.full_like(right, np.nan)

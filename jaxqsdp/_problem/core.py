@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from .._base.types import in_float64
+from .._loss.base import AbstractLoss
 from .problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)
 class Core:
-    """All outputs of a problem in moderate units, weights absorbed.
+    """All outputs of a problem in moderate units, weights absorbed if the loss is quadratic.
 
-    One unit serves all outputs, which share their neurons. With X' = 2^a·X, y' = 2^b·y and
-    w' = 2^c·w the penalties are 2^(2a+b+c)·β.
+    One unit serves all outputs, which share their neurons. With X' = 2^a·X, w' = 2^c·w and, where
+    targets have units, y' = 2^b·y, the loss is 2^(kb+c) times as large, k its degree, and the
+    penalties are 2^(2a+(k−1)b+c)·β.
     """
 
-    X: NDArray  # (n, d) ⁴√w'·X'
-    y: NDArray  # (n, c) √w'·y'
+    X: NDArray  # (n, d) X', ⁴√w'·X' with weights absorbed
+    y: NDArray  # (n, c) y', √w'·y' with weights absorbed
+    weight: NDArray  # (n,) w', or ones
     beta: NDArray  # (c,)
-    root: NDArray  # (n,) √w', zero for samples that do not count
+    loss: AbstractLoss  # for y'
+    root: NDArray  # (n,) √w' where weights are absorbed, else 1; zero for samples that do not count
     exponents: tuple[int, int, int]  # a, b, c
 
     @staticmethod
@@ -35,13 +41,29 @@ class Core:
         c = -exponent_of(weight)
         weight = np.ldexp(weight, c)
         counted = weight > 0
-        root = np.sqrt(weight)[:, None]
+        loss = in_float64(problem.loss)
+        absorbed = weight if loss.is_quadratic else np.where(counted, 1.0, 0.0)
+        root = np.sqrt(absorbed)[:, None]
         X = np.sqrt(root) * np.where(counted[:, None], X, 0)
         y = root * np.where(counted[:, None], y, 0)
-        a, b = -exponent_of(X), -exponent_of(y)
+        a, b = -exponent_of(X), 0 if loss.degree is None else -exponent_of(y)
+        weight = np.ones(len(X)) if loss.is_quadratic else weight
+        core = Core(np.ldexp(X, a), np.ldexp(y, b), weight, beta, loss, root[:, 0], (a, b, c))
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
-            beta = np.ldexp(beta, 2 * a + b + c)
-        return Core(np.ldexp(X, a), np.ldexp(y, b), beta, root[:, 0], (a, b, c))
+            beta = np.ldexp(beta, 2 * a + core._of_dual)
+            loss = loss.rescaled(np.ldexp(1.0, b))
+        return dataclasses.replace(core, beta=beta, loss=loss)
+
+    @property
+    def _of_value(self) -> int:
+        """The exponent of the unit of values, kb + c."""
+        _, b, c = self.exponents
+        return (self.loss.degree or 0) * b + c
+
+    @property
+    def _of_dual(self) -> int:
+        """The exponent of the unit of dual points, (k − 1)b + c."""
+        return self._of_value - self.exponents[1]
 
     def restore_alpha(self, alpha: NDArray) -> NDArray:
         """Output weights back to the units of the problem."""
@@ -50,28 +72,27 @@ class Core:
 
     def restore_value(self, value: float) -> float:
         """Values back to the units of the problem."""
-        _, b, c = self.exponents
-        return float(np.ldexp(value, -2 * b - c))
+        return float(np.ldexp(value, -self._of_value))
 
     def restore_dual(self, dual: NDArray) -> NDArray:
         """A dual point (n,) back to the units of the problem."""
-        _, b, c = self.exponents
-        return np.ldexp(self.root * dual, -b - c)
+        return np.ldexp(self.root * dual, -self._of_dual)
 
     def scale_dual(self, dual: NDArray) -> NDArray:
         """Inverse of `restore_dual`."""
-        _, b, c = self.exponents
-        return np.divide(
-            np.ldexp(dual, b + c), self.root, out=np.zeros_like(dual), where=self.root > 0
-        )
+        dual = np.ldexp(dual, self._of_dual)
+        return np.divide(dual, self.root, out=np.zeros_like(dual), where=self.root > 0)
 
     def padded(self, shape: tuple[int, int], dtype: np.dtype) -> Core:
         """Add zero samples and features, which change nothing, and round to a dtype."""
         rows, columns = shape[0] - self.X.shape[0], shape[1] - self.X.shape[1]
         X = np.pad(self.X, ((0, rows), (0, columns)))
-        y, root = np.pad(self.y, ((0, rows), (0, 0))), np.pad(self.root, (0, rows))
-        X, y, beta, root = (array.astype(dtype) for array in (X, y, self.beta, root))
-        return Core(X, y, beta, root, self.exponents)
+        y = np.pad(self.y, ((0, rows), (0, 0)))
+        weight, root = (np.pad(array, (0, rows)) for array in (self.weight, self.root))
+        X, y, weight, beta, root, loss = jax.tree.map(
+            lambda array: np.asarray(array, dtype), (X, y, weight, self.beta, root, self.loss)
+        )
+        return Core(X, y, weight, beta, loss, root, self.exponents)
 
 
 def exponent_of(array: NDArray[np.float64]) -> int:
