@@ -33,11 +33,11 @@ from .._loss.base import AbstractLoss
 _MAX_STEPS = 150
 _PATIENCE = 20  # steps in which the gap has to fall by a tenth
 _TO_BOUNDARY = 0.99
-_START_INSIDE = 0.95  # of the way to |Φᵀλ| = β at most ...
-_START_SLACK = 0.1  # of the largest |Φᵀλ| at least
-_FLOOR = 0.1  # of the complementarity that the gap asked for allows
-_START_WITHIN = 0.05  # ... and this share of an interval from its ends
+_START_INSIDE = 0.95  # of the way to |Φᵀλ| = β at most; slacks are ...
+_START_SLACK = 0.1  # ... this much of the largest |Φᵀλ| at least
+_START_WITHIN = 0.05  # of an interval from its ends
 _START_GAP = 0.05  # complementarity at the start, of the loss of no network
+_FLOOR = 0.1  # of the complementarity that the gap asked for allows
 _REFINEMENTS = 2
 _RIDGE = 4  # units in the last place that the diagonal of a Newton matrix is raised by
 
