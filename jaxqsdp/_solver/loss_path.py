@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, tiny
 from .._loss.base import AbstractLoss
-from .._relaxation.feasible import dual_value, feasible_point, relative_gap
+from .._relaxation.feasible import relative_gap
 from .central_path import AbstractPath, Point, System
 from .newton import NewtonData, NewtonSystem, newton_data
 
@@ -168,9 +168,11 @@ class LossPath(AbstractPath):
         plus, minus = point.primal
         loss, y, weight = self.loss, self.y, self.weight
         predictions = quadratic_forms(self.X, (plus - minus) / 2)
-        value = feasible_point(loss, predictions, y, weight, self.beta, plus, minus).value
-        dual, budget = self.expand(point.dual), jnp.sum(point.diagonal)
-        bound = dual_value(loss, y, weight, self.beta, dual, budget)
+        # Scaled into the constraints only. The best points on rays take searches, see `assemble`.
+        scale = jnp.max(jnp.diagonal(plus + minus)) / 2
+        value = loss(predictions, y, weight) + self.beta * scale
+        within = jnp.minimum(self.beta / jnp.sum(point.diagonal), 1)
+        bound = loss.dual_value(within * self.expand(point.dual), y, weight)
         low, high = point.ends
         misfit = weight * (loss.conjugate_slope(point.dual, y) + predictions) - low + high
         other = weight * (point.dual + loss.slope(predictions, y))
