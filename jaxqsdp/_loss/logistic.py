@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
+from .._base.control_flow import fori_loop
 from .._base.types import namespace
 from .._exact.elementary import entropy_above, log_one_plus_exp_above
 from .base import AbstractLoss
+
+_NEWTON_STEPS = 24  # of the proximal point: about ln(step), and some more
 
 
 class LogisticLoss(AbstractLoss):
@@ -51,6 +54,23 @@ class LogisticLoss(AbstractLoss):
         """Return 0 and y, in order."""
         xp = namespace(targets)
         return xp.minimum(targets, 0), xp.maximum(targets, 0)
+
+    def prox(self, center: Array, targets: Array, step: Array) -> Array:
+        """Return argmin_z φ(z) + (z − center)²/(2·step), by Newton's method.
+
+        For m = yz it is the root of m − step/(1 + e^m) − y·center, which is steepest at 0: from
+        there, or the end of [y·center, y·center + step] next to it, no step goes too far.
+        """
+        xp = namespace(center, targets)
+        least = targets * center
+
+        def improve(_: Any, margin: Array) -> Array:
+            chance = _sigmoid(-margin)
+            excess = margin - step * chance - least
+            return margin - excess / (1 + step * chance * (1 - chance))
+
+        start = xp.clip(xp.zeros_like(least), least, least + step)
+        return targets * fori_loop(0, _NEWTON_STEPS, improve, start, xp)
 
     def predict_proba(self, scores: Array) -> Array:
         """Return 1/(1 + exp(−ŷ)), the probability of y = 1."""

@@ -8,12 +8,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._base.cone import positive_part
-from .._base.lift import LiftedMap, diagonal_index, quadratic_forms, smat, svec
-from .._base.types import Scalar, check_count, epsilon
+from .._base.lift import LiftedMap
+from .._base.types import check_count, epsilon
 from .._loss.base import AbstractLoss
-from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
-from .acceleration import norm
 from .base import (
     AbstractProcess,
     AbstractSolver,
@@ -25,8 +22,9 @@ from .base import (
     uncertified,
     whole,
 )
-from .least_squares import Factorization, LeastSquares, factorize
-from .splitting import AbstractSplit, Point, Splitting, State
+from .cone_splits import AbstractConeSplit, LossSplit, SquaredSplit
+from .least_squares import Factorization, factorize
+from .splitting import Splitting, State
 
 
 class ADMM(AbstractSolver):
@@ -94,8 +92,13 @@ class ADMM(AbstractSolver):
     ) -> AbstractProcess:
         """Set out to solve one problem."""
         tol, tol_residual = self.tolerances(core.y.dtype)
+        split: AbstractConeSplit
+        if core.loss.is_quadratic:
+            split = SquaredSplit(core, factorization.bind(core.y))
+        else:
+            split = LossSplit.of(core, factorization)
         loop = Splitting(
-            _RelaxationSplit(core, factorization.bind(core.y)),
+            split,
             tol=uncertified(tol, core.y.dtype),
             tol_residual=tol_residual,
             relaxation=self.relaxation,
@@ -113,7 +116,7 @@ class _Process(AbstractProcess):
 
     def start(self, warm: Iterate | None) -> State[Iterate]:
         """Return the first state."""
-        sigma, s = cast(_RelaxationSplit, self.loop.split).start(warm)
+        sigma, s = cast(AbstractConeSplit, self.loop.split).start(warm)
         return self.loop.start(s, sigma)
 
     def finished(self, state: State[Iterate]) -> Bool[Array, ""]:
@@ -129,84 +132,3 @@ class _Process(AbstractProcess):
         outcome = state.outcome
         converged = outcome.solved | outcome.stalled
         return outcome.candidate, Report(outcome.num_steps, outcome.residual, converged)
-
-
-class _RelaxationSplit(AbstractSplit[Iterate]):
-    """f: loss, penalty and diag(V) = ρ·1. g: P = V + Z ⪰ 0 and N = V − Z ⪰ 0.
-
-    The variable is (svec Z, svec V), in which P and N are orthogonal coordinates up to a factor.
-    """
-
-    core: CoreProblem
-    loss: LeastSquares
-
-    @property
-    def _d(self) -> int:
-        return self.core.X.shape[1]
-
-    def _split(self, s: Array) -> tuple[Array, Array]:
-        half = s.size // 2
-        return s[:half], s[half:]
-
-    def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
-        """Z through the Gram matrix; V keeps its off-diagonal; ρ = max(0, mean − β/(2σd))."""
-        z, v = self._split(s)
-        index = diagonal_index(self._d)
-        rho = jnp.maximum(jnp.mean(v[index]) - self.core.beta / (2 * sigma * self._d), 0)
-        return jnp.concatenate([self.loss.prox(z, sigma), v.at[index].set(rho)])
-
-    def _blocks(self, s: Array) -> tuple[Array, Array]:
-        """Return projections of P and N."""
-        z, v = (smat(part, self._d) for part in self._split(s))
-        return positive_part(v + z), positive_part(v - z)
-
-    def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
-        """Project on the two cones."""
-        plus, minus = self._blocks(s)
-        return jnp.concatenate([svec(plus - minus), svec(plus + minus)]) / 2
-
-    def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
-        """Return the gap between a feasible point from z and a dual feasible point from s − x."""
-        z, v = self._split(point.s)
-        index = diagonal_index(self._d)
-        dual = self.loss.multiplier(z, sigma)
-        diagonal = 2 * sigma * (v - self._split(point.x)[1])[index]
-        form, block = (smat(part, self._d) for part in self._split(point.z))
-        iterate = Iterate(block + form, block - form, dual, diagonal)
-        core = self.core
-        weight = core.weight
-        predictions = quadratic_forms(core.X, form)
-        value = feasible_point(
-            core.loss, predictions, core.y, weight, core.beta, iterate.plus, iterate.minus
-        ).value
-        bound = estimated_bound(core.loss, core.X, core.y, weight, core.beta, dual, diagonal)
-        return relative_gap(core.loss, value, bound, core.y, weight), iterate
-
-    def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
-        """Return the first penalty and the first point.
-
-        The penalty balances the guesses p ≈ β/d of the dual and ρ ≈ rms(y)/Σ_k rms(x_k)² of the
-        primal; a warm start balances its own. Zero rows and columns are padding and do not count.
-        """
-        X, y, beta = self.core.X, self.core.y, self.core.beta
-        rows = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=1)), 1).astype(X.dtype)
-        columns = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=0)), 1).astype(X.dtype)
-        mean_square = jnp.sum(jnp.square(X)) / (rows * columns)
-        guess = 0.3 * beta * mean_square / (norm(y) / jnp.sqrt(rows))
-        usable = jnp.isfinite(guess) & (guess > 0)
-        sigma = jnp.where(usable, guess, 1)
-        if warm is None:
-            return sigma, jnp.zeros((2 * self.loss.map.shape[1],), X.dtype)
-        form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
-        primal = jnp.concatenate([svec(form), svec(block)])
-        # From a larger penalty the dual point is too long; bring it back along its ray.
-        budget = jnp.sum(jnp.maximum(warm.dual_diagonal, 0))
-        shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
-        gradient = self.loss.map.rmv(warm.dual)
-        dual = shrink * jnp.concatenate([-gradient, svec(jnp.diag(warm.dual_diagonal))])
-        size = norm(primal)
-        balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
-        usable = jnp.isfinite(balanced) & (balanced > 0)
-        sigma = jnp.where(usable, balanced, sigma)
-        s = primal + dual / (2 * sigma)
-        return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)

@@ -1,0 +1,195 @@
+"""What ADMM alternates between: the cones P, N ⪰ 0, and the data with their loss.
+
+Squared loss: the data side minimizes loss and penalty in closed form. Any other loss is on the
+side of the cones, which its predictions ŷ meet as a variable of their own; the data side then
+projects on ŷ = A(Z), with the factorization that squared loss takes.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._base.cone import positive_part
+from .._base.lift import diagonal_index, quadratic_forms, smat, svec, weighted_gram
+from .._base.types import Scalar
+from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
+from .acceleration import norm
+from .base import CoreProblem, Iterate
+from .least_squares import Factorization, LeastSquares
+from .splitting import AbstractSplit, Point
+
+
+class AbstractConeSplit(AbstractSplit[Iterate]):
+    """f: the data, penalty and diag(V) = ρ·1. g: P = V + Z ⪰ 0 and N = V − Z ⪰ 0.
+
+    The variable begins with (svec Z, svec V), in which P and N are orthogonal coordinates up to a
+    factor.
+    """
+
+    core: eqx.AbstractVar[CoreProblem]
+
+    @property
+    @abc.abstractmethod
+    def _more(self) -> int:
+        """How many entries the variable has beyond Z and V."""
+
+    @abc.abstractmethod
+    def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
+        """Return λ at a point."""
+
+    @abc.abstractmethod
+    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+        """Return the variable at Z, V and predictions."""
+
+    @abc.abstractmethod
+    def _joined_dual(self, z: Array, v: Array, dual: Array) -> Float[Array, " dim"]:
+        """Return the subgradient of f that belongs to a dual point."""
+
+    @property
+    def _d(self) -> int:
+        return self.core.X.shape[1]
+
+    def _split(self, s: Array) -> tuple[Array, Array, Array]:
+        half = (s.size - self._more) // 2
+        return s[:half], s[half : 2 * half], s[2 * half :]
+
+    def _leveled(self, v: Array, sigma: Scalar) -> Array:
+        """Return argmin βρ + σ‖V − v‖²: V keeps its off-diagonal; ρ = max(0, mean − β/(2σd))."""
+        index = diagonal_index(self._d)
+        rho = jnp.maximum(jnp.mean(v[index]) - self.core.beta / (2 * sigma * self._d), 0)
+        return v.at[index].set(rho)
+
+    def _projected(self, z: Array, v: Array) -> tuple[Array, Array]:
+        """Project on the two cones."""
+        form, block = smat(z, self._d), smat(v, self._d)
+        plus, minus = positive_part(block + form), positive_part(block - form)
+        return svec(plus - minus) / 2, svec(plus + minus) / 2
+
+    def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
+        """Return the gap between a feasible point from z and a dual feasible point from s − x."""
+        _, v, _ = self._split(point.s)
+        index = diagonal_index(self._d)
+        dual = self._dual_of(point, sigma)
+        diagonal = 2 * sigma * (v - self._split(point.x)[1])[index]
+        form, block = (smat(part, self._d) for part in self._split(point.z)[:2])
+        iterate = Iterate(block + form, block - form, dual, diagonal)
+        core = self.core
+        loss, y, weight = core.loss, core.y, core.weight
+        predictions = quadratic_forms(core.X, form)
+        value = feasible_point(
+            loss, predictions, y, weight, core.beta, iterate.plus, iterate.minus
+        ).value
+        bound = estimated_bound(loss, core.X, y, weight, core.beta, dual, diagonal)
+        return relative_gap(loss, value, bound, y, weight), iterate
+
+    def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
+        """Return the first penalty and the first point.
+
+        The penalty balances the guesses p ≈ β/d of the dual and ρ ≈ rms(y)/Σ_k rms(x_k)² of the
+        primal; a warm start balances its own. Zero rows and columns are padding and do not count.
+        """
+        X, y, beta = self.core.X, self.core.y, self.core.beta
+        rows = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=1)), 1).astype(X.dtype)
+        columns = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=0)), 1).astype(X.dtype)
+        mean_square = jnp.sum(jnp.square(X)) / (rows * columns)
+        guess = 0.3 * beta * mean_square / (norm(y) / jnp.sqrt(rows))
+        usable = jnp.isfinite(guess) & (guess > 0)
+        sigma = jnp.where(usable, guess, 1)
+        if warm is None:
+            count = self._d * (self._d + 1) + self._more
+            return sigma, jnp.zeros((count,), X.dtype)
+        form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
+        primal = self._joined(svec(form), svec(block), quadratic_forms(X, form))
+        # From a larger penalty the dual point is too long; bring it back along its ray.
+        budget = jnp.sum(jnp.maximum(warm.dual_diagonal, 0))
+        shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
+        diagonal = svec(jnp.diag(warm.dual_diagonal))
+        gradient = svec(weighted_gram(X, warm.dual))
+        dual = shrink * self._joined_dual(-gradient, diagonal, warm.dual)
+        size = norm(primal)
+        balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
+        usable = jnp.isfinite(balanced) & (balanced > 0)
+        sigma = jnp.where(usable, balanced, sigma)
+        s = primal + dual / (2 * sigma)
+        return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
+
+
+class SquaredSplit(AbstractConeSplit):
+    """Squared loss: f has it, and Z through the Gram matrix."""
+
+    core: CoreProblem
+    loss: LeastSquares
+
+    @property
+    def _more(self) -> int:
+        return 0
+
+    def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Z through the Gram matrix; V level on its diagonal."""
+        z, v, _ = self._split(s)
+        return jnp.concatenate([self.loss.prox(z, sigma), self._leveled(v, sigma)])
+
+    def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Project on the two cones."""
+        z, v, _ = self._split(s)
+        return jnp.concatenate(self._projected(z, v))
+
+    def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
+        return self.loss.multiplier(self._split(point.s)[0], sigma)
+
+    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+        return jnp.concatenate([z, v])
+
+    def _joined_dual(self, z: Array, v: Array, dual: Array) -> Float[Array, " dim"]:
+        return jnp.concatenate([z, v])
+
+
+class LossSplit(AbstractConeSplit):
+    """Any other loss: the variable is (svec Z, svec V, ŷ/unit), g has the loss of ŷ."""
+
+    core: CoreProblem
+    factorization: Factorization
+    unit: Scalar
+
+    @staticmethod
+    def of(core: CoreProblem, factorization: Factorization) -> LossSplit:
+        """Choose the unit of predictions so that A is about 1 in it, per direction."""
+        n, size = factorization.map.shape
+        squares = jnp.sum(jnp.square(jnp.sum(jnp.square(core.X), axis=1)))  # ‖A‖² in all
+        unit = jnp.sqrt(squares / min(n, size))
+        return LossSplit(core, factorization, jnp.where(unit > 0, unit, 1))
+
+    @property
+    def _more(self) -> int:
+        return self.core.y.size
+
+    def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Project on ŷ = A(Z); V level on its diagonal."""
+        z, v, predictions = self._split(s)
+        fit = self.factorization.bind(self.unit * predictions)
+        z = fit.prox(z, jnp.square(self.unit) / 2)
+        return self._joined(z, self._leveled(v, sigma), self.factorization.map.mv(z))
+
+    def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
+        """Project on the two cones, and take the loss's proximal point."""
+        z, v, predictions = self._split(s)
+        core, center = self.core, self.unit * predictions
+        step = core.weight * jnp.square(self.unit) / (2 * sigma)
+        counted = step > 0
+        moved = core.loss.prox(center, core.y, jnp.where(counted, step, 1))
+        return self._joined(*self._projected(z, v), jnp.where(counted, moved, center))
+
+    def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
+        _, _, center = self._split(2 * point.x - point.s)
+        dual = 2 * sigma / self.unit * (self._split(point.z)[2] - center)
+        return self.core.loss.clip_dual(dual, self.core.y, self.core.weight)
+
+    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+        return jnp.concatenate([z, v, predictions / self.unit])
+
+    def _joined_dual(self, z: Array, v: Array, dual: Array) -> Float[Array, " dim"]:
+        return jnp.concatenate([z, v, dual * self.unit])
