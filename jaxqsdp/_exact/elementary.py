@@ -29,7 +29,7 @@ _EXP_ROUNDINGS = 16
 
 
 def entropy_above(q: Array) -> Array:
-    """Return an upper bound on q ln q + (1 − q) ln(1 − q) for q in [0, 1]."""
+    """Return an upper bound on q ln q + (1 − q) ln(1 − q) for q in [0, 1], 0 for others."""
     xp, eps, least = namespace(q), epsilon(q.dtype), 16 * tiny(q.dtype)
     small = xp.where(q <= 0.5, q, 1 - q)  # exact
     used = xp.where(small > least, small, 0.5)
@@ -40,7 +40,8 @@ def entropy_above(q: Array) -> Array:
         (_LOG_ROUNDINGS + 4) * eps * xp.abs(second)
     )
     bound = value + allowance + 2 * eps * xp.abs(value) + tiny(q.dtype)
-    return xp.where(small > least, bound, 0)  # which it never exceeds
+    # It never exceeds 0.
+    return xp.where(small > least, bound, xp.where(xp.isnan(q), q, 0))
 
 
 def log_one_plus_exp_above(x: Array) -> Array:
