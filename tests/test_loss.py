@@ -263,6 +263,17 @@ def test_prox_by_bisection_far_away():
     np.testing.assert_allclose(found[3:], [-1e4, -1e-9], rtol=1e-8)
 
 
+def test_conjugate_of_the_logistic_loss(dtype, xp):
+    """Right to the last digits, also where it is a small term of a small objective."""
+    q = np.concatenate([np.logspace(-30, -6, 50), np.linspace(0.01, 1, 1000)]).astype(dtype)
+    exact, rest = q.astype(np.longdouble), 1 - q.astype(np.longdouble)
+    exact = exact * np.log(exact) + np.where(rest > 0, rest * np.log1p(-exact), 0)
+    for label in (1, -1):
+        y = np.full_like(q, label)
+        found = qs.LogisticLoss().conjugate(xp.asarray(label * q), xp.asarray(y))
+        np.testing.assert_allclose(found, exact.astype(float), rtol=8 * np.finfo(dtype).eps)
+
+
 def test_bounds_of_extreme_numbers(name, dtype, xp):
     """Never too small: for numbers that overflow or that XLA takes for zero."""
     loss, least = LOSSES[name], np.finfo(dtype).tiny
@@ -279,6 +290,27 @@ def test_bounds_of_extreme_numbers(name, dtype, xp):
     assert np.all(finite | (exact > largest))
     slack = 1e3 * np.finfo(dtype).eps * (exact + np.abs(predictions * 1.0)) + 20 * least
     assert np.all((bound <= exact + slack)[finite])
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "logistic"])
+def test_bounds_of_extreme_duals(name, dtype, xp):
+    loss, least = LOSSES[name], np.finfo(dtype).tiny
+    largest = np.finfo(dtype).max / 4
+    ends = np.array([0.99 * least, -0.99 * least, 0, 1e-3, 1, 37, -1e10, largest, -largest], dtype)
+    dual, targets = (grid.ravel() for grid in np.meshgrid(ends, ends))
+    if loss.takes_labels:
+        targets = np.where(targets > 0, 1, -1).astype(dtype)
+    t, y = dual.astype(np.longdouble), targets.astype(np.longdouble)
+    quadratic = t * t / 2 if name in ("squared", "Huber", "squared hinge") else 0
+    bound = loss.conjugate_above(*map(xp.asarray, (dual, dual, targets)))
+    assert bound.dtype == dtype
+    bound = np.asarray(bound).astype(np.longdouble)
+    assert not np.any(bound < quadratic - t * y)  # no number where that overflows
+    finite = np.isfinite(bound)
+    assert np.all(finite | (quadratic + np.abs(t * y) > largest))
+    slack = 40 * np.finfo(dtype).eps * (quadratic + np.abs(t * y))
+    slack += 8 * (1 + np.abs(t) + np.abs(y)) * least
+    assert np.all((bound <= quadratic - t * y + slack)[finite])
 
 
 def test_bounds_allow_for_32_bit_mode():

@@ -17,7 +17,7 @@ from .._base.text import settings
 from .._base.types import Scalar, epsilon, namespace, tiny
 from .._exact.powers import bits_of, number_of
 
-_ROUNDING = 64  # units in the last place that the evaluation of a loss may be wrong by
+_ROUNDING = 256  # units in the last place that a loss may be wrong by; XLA's log1p is, by 120
 
 
 class AbstractLoss(eqx.Module):
@@ -237,7 +237,7 @@ class AbstractLoss(eqx.Module):
     def value_above(self, lower: Array, upper: Array, targets: Array) -> Array:
         """Return an upper bound on φ(ŷ) for all ŷ from `lower` to `upper`, of each sample.
 
-        φ is convex, so that it is largest at an end. Evaluations are taken to be right to 64 units
+        φ is convex, so that it is largest at an end. Evaluations are taken to be right to 256 units
         in the last place of φ(ŷ) and of |φ'(ŷ)|·(|ŷ| + |y|).
         """
         return self._above(self.value, self.slope, lower, upper, targets)

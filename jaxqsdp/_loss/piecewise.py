@@ -46,8 +46,8 @@ class AbstractPiecewiseLoss(AbstractLoss):
         return xp.where(attained == residual, self.bend, xp.zeros_like(residual))
 
     def conjugate(self, dual: Array, targets: Array) -> Array:
-        """Return ½κt² − yt."""
-        return 0.5 * self.bend * dual * dual - targets * dual
+        """Return t·(½κt − y)."""
+        return dual * (0.5 * self.bend * dual - targets)
 
     def conjugate_slope(self, dual: Array, targets: Array) -> Array:
         """Return κt − y."""
@@ -80,18 +80,27 @@ class AbstractPiecewiseLoss(AbstractLoss):
         c = xp.where(curved, linear / xp.where(curved, quadratic, 1), limit)
         return xp.where(linear > 0, xp.clip(c, 0, limit), 0)
 
+    # In what follows, subnormal numbers, y, ŷ and t too, may have been taken for zero.
+
     def value_above(self, lower: Array, upper: Array, targets: Array) -> Array:
         """Return the larger of φ at both ends, rounded up."""
-        return self._rounded_up(lower, upper, targets)
-
-    def _rounded_up(self, lower: Array, upper: Array, targets: Array) -> Array:
-        xp, eps = namespace(lower, upper, targets), epsilon(lower.dtype)
+        xp, eps, least = namespace(lower, upper, targets), epsilon(lower.dtype), tiny(lower.dtype)
 
         def above(predictions: Array) -> Array:
             attained, residual = self._attained(predictions, targets)
             value = AbstractPiecewiseLoss.value(self, predictions, targets)
             allowance = _ROUNDING * eps * xp.abs(attained * residual)
-            # Subnormal numbers, y and ŷ too, may have been taken for zero.
-            return value + allowance + 4 * (1 + xp.abs(attained)) * tiny(lower.dtype)
+            return value + allowance + 4 * (1 + xp.abs(attained)) * least
+
+        return xp.maximum(above(lower), above(upper))
+
+    def conjugate_above(self, lower: Array, upper: Array, targets: Array) -> Array:
+        """Return the larger of ψ at both ends, rounded up."""
+        xp, eps, least = namespace(lower, upper, targets), epsilon(lower.dtype), tiny(lower.dtype)
+
+        def above(dual: Array) -> Array:
+            size = self.bend * dual * dual + xp.abs(dual * targets)
+            small = 4 * (1 + xp.abs(dual) + xp.abs(targets)) * least
+            return self.conjugate(dual, targets) + _ROUNDING * eps * size + small
 
         return xp.maximum(above(lower), above(upper))
