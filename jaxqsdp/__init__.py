@@ -19,7 +19,8 @@ Step by step: `Problem`, `solve`, `jaxqsdp.round`, `improve`, `certify`. The pen
 `cross_validate`, `path`, `beta_max`. Many problems: `solve_batch`. Global optima: `solve_exactly`.
 Derivatives: `solve` has them, see `Implicit`, `RelaxationLayer`, `adjoint_report` and
 `check_gradient`. Networks in files: `QuantizedNetwork.save` and `load`. Another solver's opinion:
-`Problem.to_cvxpy` and `Problem.write_sdpa`.
+`Problem.to_cvxpy` and `Problem.write_sdpa`. A loss of your own: `AbstractLoss`, tried by
+`testing.check_loss`.
 
 `round` is not among the names of `from jaxqsdp import *`, as Python has one of its own.
 """
