@@ -101,9 +101,9 @@ class LossPath(AbstractPath):
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
 
         finite, low, high = self._ends()
-        middle = jnp.where(
-            finite[0] & finite[1], (low + high) / 2, low + high + finite[0] - 1.0 * finite[1]
-        )
+        has_low, has_high = finite.astype(low.dtype)
+        beside = low + high + has_low - has_high  # 1 from the only end
+        middle = jnp.where(finite[0] & finite[1], (low + high) / 2, beside)
         gram = jnp.linalg.norm(self.rmv(middle))
         # How far t goes within β, if that is not too near to the ends; else p is beyond β for now.
         most = self.beta / (2 * d * jnp.where(gram > 0, gram, 1))
