@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution
 from .._run.padding import pad, rung, unpad
@@ -20,6 +21,7 @@ class Bucket(abc.ABC):
     dtype: Any
     count: int
     shares_features: bool
+    loss: AbstractLoss
 
     @abc.abstractmethod
     def fetch(self, places: np.ndarray) -> Problem:
@@ -40,7 +42,8 @@ class StackedBucket(Bucket):
         self.X_shape = problem.X.shape[1:]
         self.dtype = problem.X.dtype
         self.count = problem.X.shape[0]
-        shared = [a for a in (self._problem.X, self._problem.sample_weight) if a is not None]
+        self.loss = problem.loss
+        shared = jax.tree.leaves((self._problem.X, self._problem.sample_weight, self._problem.loss))
         self.shares_features = problem.y.ndim == 2 and self.count > 1
         self.shares_features &= all(bool(np.all(array == array[:1])) for array in shared)
 
@@ -59,6 +62,7 @@ class PaddedBucket(Bucket):
         self.indices = indices
         self.X_shape = shape
         self.dtype = problems[0].X.dtype
+        self.loss = problems[0].loss
         self.count = len(problems)
 
     def fetch(self, places: np.ndarray) -> Problem:
@@ -72,11 +76,12 @@ class PaddedBucket(Bucket):
 
 
 def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
-    """Sort problems by their padded shape, outputs and dtype."""
+    """Sort problems by their padded shape, outputs, dtype and kind of loss."""
     groups: dict[Any, list[int]] = {}
     for index, problem in enumerate(problems):
         n, d = problem.X.shape
-        tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype)
+        kind = jax.tree.structure(problem.loss)
+        tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype), kind
         groups.setdefault(((rung(n), rung(d)), *tail), []).append(index)
     return [
         PaddedBucket([problems[index] for index in indices], indices, key[0])

@@ -24,8 +24,9 @@ _LONGEST_WRITING = 3600.0  # seconds, after which nobody is writing a part any m
 
 
 def fingerprint(*trees: Any) -> str:
-    """Hash arrays, what else there is by its text, and the version of the package."""
+    """Hash arrays, what else there is by its text, the kinds of both, and the package's version."""
     digest = hashlib.blake2b(version("jaxqsdp").encode(), digest_size=16)
+    digest.update(str(jax.tree.structure(trees)).encode())
     for leaf in jax.tree.leaves(trees):
         if hasattr(leaf, "dtype"):
             array = np.ascontiguousarray(leaf)

@@ -98,7 +98,7 @@ def solve_batch(
     watch, seconds = Stopwatch(), np.inf if time_limit is None else float(time_limit)
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)
-    solvers = [solver_for(bucket.X_shape, bucket.dtype, solver) for bucket in buckets]
+    solvers = [solver_for(one.X_shape, one.dtype, one.loss, solver) for one in buckets]
     limits = [chosen.max_steps if max_steps is None else max_steps for chosen in solvers]
     results = [_Results(*one) for one in zip(buckets, solvers, limits, strict=True)]
     store = None

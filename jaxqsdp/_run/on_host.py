@@ -21,6 +21,7 @@ from .._base.lift import lifted_size
 from .._base.trees import select
 from .._host.blas import threads_for
 from .._host.programs import HostProgram, Stopwatch
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, has_status
 from .._relaxation.status import Status
@@ -33,10 +34,12 @@ _SLICE = 0.05  # seconds at least, or half of that, between two looks at the clo
 _MUCH_WORK = 3e9  # cubes of unknowns, from which the program for many saves what it compiles
 
 
-def solver_for(shape: tuple[int, ...], dtype: Any, solver: AbstractSolver | None) -> AbstractSolver:
-    """Return the solver given, or the one for problems with X of this shape and dtype."""
+def solver_for(
+    shape: tuple[int, ...], dtype: Any, loss: AbstractLoss, solver: AbstractSolver | None
+) -> AbstractSolver:
+    """Return the solver given, or the one for problems with X of this shape, dtype and loss."""
     n, d = shape
-    return default_solver(n, d, dtype) if solver is None else solver
+    return default_solver(n, d, dtype, loss) if solver is None else solver
 
 
 def solve_often(
@@ -54,7 +57,7 @@ def solve_once(
     problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
 ) -> Solution:
     """Solve a problem for a caller to whom that is one step of several; never raises."""
-    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
     limit = solver.max_steps if max_steps is None else max_steps
     return _by_parts(jax.tree.map(np.asarray, problem), None, solver, limit)
 
@@ -63,7 +66,7 @@ def prepare_solve_once(
     problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
 ) -> None:
     """Start to compile what `solve_once` runs."""
-    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
     limit = solver.max_steps if max_steps is None else max_steps
     _parts.prepare(pad(problem, padded_shape(*problem.X.shape)), None, solver, limit)
 

@@ -187,7 +187,7 @@ def cross_validate(
     key = check_key(key)
     check_limits(solver, max_steps)
     count = 1 if constants is None else len(constants)
-    solver = solver_for(problem.X.shape, problem.X.dtype, solver)
+    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     scoring = Scoring(standardize, num_neurons, metric, solver, limit)
     training = None

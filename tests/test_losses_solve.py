@@ -1,0 +1,218 @@
+"""The relaxation under every loss: against Clarabel, and with proofs that brute force confirms."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from losses import LOSSES, OTHERS, cvxpy_value, made, problem_of
+
+import jaxqsdp as qs
+
+SHAPES = {"many samples": (40, 5), "few samples": (12, 6)}
+
+
+@pytest.fixture(params=OTHERS)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("fraction", [0.02, 0.3])
+def test_encloses_the_value_of_clarabel(name, shape, fraction, dtype):
+    X, y, beta, weight = made(name, *shape, fraction=fraction, dtype=dtype)
+    solution = qs.solve(qs.Problem(X, y, beta, loss=LOSSES[name], sample_weight=weight))
+    reference = cvxpy_value(name, *(a.astype(float) for a in (X, y, beta, weight)))
+    slack = 1e-6 if dtype == np.float64 else 2e-3
+    assert solution.status == qs.Status.solved
+    assert reference * (1 - slack) <= solution.value <= reference * (1 + slack)
+    assert reference * (1 - slack) <= solution.lower_bound <= reference * (1 + 1e-7)
+    assert solution.dual.dtype == solution.value.dtype == dtype
+
+
+def test_admm_agrees(name):
+    problem = problem_of(name, 40, 5, fraction=0.3)
+    solution, reference = qs.solve(problem, qs.ADMM()), qs.solve(problem, qs.InteriorPoint())
+    np.testing.assert_allclose(solution.value, reference.value, rtol=3e-6)
+    assert solution.lower_bound <= reference.value
+    assert reference.lower_bound <= solution.value
+    warm = qs.solve(problem, qs.ADMM(), warm_start=reference)
+    assert warm.stats.num_steps < solution.stats.num_steps
+    np.testing.assert_allclose(warm.value, reference.value, rtol=3e-6)
+
+
+def test_the_conditions_of_optimality_hold(name):
+    problem = problem_of(name, 40, 5)
+    solution = qs.solve(problem)
+    loss, X = LOSSES[name], problem.X
+    unit = solution.dual / problem.weight
+    low, high = loss.interval(problem.y)
+    assert np.all((unit >= low) & (unit <= high))
+    # ψ and φ touch where λ and ŷ belong together.
+    touch = loss.value(solution.predictions, problem.y) + loss.conjugate(unit, problem.y)
+    np.testing.assert_allclose(touch, -unit * solution.predictions, atol=1e-5)
+    gram = X.T @ (solution.dual[:, None] * X)
+    for sign in (1, -1):
+        slack = jnp.diag(solution.dual_diagonal) + sign * gram
+        assert np.linalg.eigvalsh(slack)[0] >= -1e-6 * np.linalg.norm(gram, 2)
+    np.testing.assert_allclose(jnp.sum(solution.dual_diagonal), problem.beta, rtol=1e-6)
+
+
+def test_same_under_every_transform(name):
+    problem, other = (problem_of(name, 24, 4, seed=seed) for seed in (0, 1))
+    one, two = qs.solve(problem), qs.solve(other)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), problem, other)
+    lanes = jax.jit(jax.vmap(lambda p: qs.solve(p, throw=False)))(stacked)
+    batch = qs.solve_batch(stacked)
+    mixed = qs.solve_batch([other, problem_of("squared", 24, 4), problem])
+    for found in (lanes.value, batch.value, [mixed[2].value, mixed[0].value]):
+        np.testing.assert_allclose(found, [one.value, two.value], rtol=1e-8)
+    for bound in (*lanes.lower_bound, *batch.lower_bound):
+        assert bound <= max(one.value, two.value)
+
+
+def test_samples_of_weight_zero_do_not_count(name):
+    X, y, beta, weight = made(name, 20, 4)
+    weight[3], X[3], y[3] = 0, 1e3, -1
+    kept = weight > 0
+    given = qs.solve(qs.Problem(X, y, beta, loss=LOSSES[name], sample_weight=weight))
+    fewer = qs.Problem(X[kept], y[kept], beta, loss=LOSSES[name], sample_weight=weight[kept])
+    np.testing.assert_allclose(given.value, qs.solve(fewer).value, rtol=1e-8)
+    assert given.dual[3] == 0
+
+
+@pytest.mark.parametrize("exponents", [(40, 30, 20), (-40, -30, -20)])
+def test_units_change_nothing(name, exponents, dtype):
+    X, y, beta, weight = made(name, 24, 4, dtype=dtype)
+    a, b, c = (int(e) if dtype == np.float64 else int(e) // 4 for e in exponents)
+    degree, loss = LOSSES[name].degree, LOSSES[name]
+    b = 0 if degree is None else b
+    solution = qs.solve(qs.Problem(X, y, beta, loss=loss, sample_weight=weight))
+    growth = 2.0 ** (c + b * (degree or 1))
+    scaled = qs.Problem(
+        np.ldexp(X, a),
+        np.ldexp(y, b),
+        np.ldexp(beta, 2 * a + c + b * ((degree or 1) - 1)),
+        loss=loss.rescaled(dtype(2.0**b)),
+        sample_weight=np.ldexp(weight, c),
+    )
+    moved = qs.solve(scaled)
+    tol = 1e-7 if dtype == np.float64 else 2e-3
+    np.testing.assert_allclose(moved.value, growth * solution.value, rtol=tol)
+    np.testing.assert_allclose(moved.predictions, 2.0**b * solution.predictions, atol=tol * 2.0**b)
+
+
+def test_several_outputs_are_problems_of_their_own(name):
+    problem = problem_of(name, 24, 4, outputs=2)
+    solution = qs.solve(problem)
+    for output in range(2):
+        single = problem.with_numbers(y=problem.y[:, output])
+        np.testing.assert_allclose(solution.value[output], qs.solve(single).value, rtol=1e-8)
+
+
+def all_neurons(d):
+    """All pairs of sign vectors, up to the sign of each."""
+    half = np.array([(1, *rest) for rest in itertools.product([1, -1], repeat=d - 1)], float)
+    u, v = (np.repeat(half, len(half), 0), np.tile(half, (len(half), 1)))
+    return u, v
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
+    d = 2 + seed % 3
+    problem = problem_of(name, 14, d, fraction=10.0 ** -(seed % 4), seed=seed, dtype=dtype)
+    u, v = all_neurons(d)
+    everything = qs.QuantizedNetwork.from_weights(u, v, np.ones(len(u), dtype))
+    best = qs.refit(problem, everything)
+    optimum = float(problem.objective(best))
+    solution = qs.solve(problem, throw=False)
+    network = qs.round(problem, solution, num_neurons=6, key=jax.random.key(seed))
+    for certificate in (
+        qs.certify(problem, network, solution),
+        qs.certify(problem, network, solution, kind="relaxation"),
+        jax.jit(qs.certify)(problem, network, solution),
+    ):
+        assert 0 <= certificate.lower_bound <= optimum <= certificate.objective * (1 + 1e-6)
+        assert certificate.objective >= problem.objective(network)
+    exact = qs.certify(problem, best, solution, kind="combinatorial")
+    assert exact.gap <= (1e-6 if dtype == np.float64 else 1e-2)
+
+
+def test_wrong_duals_weaken_a_bound_only(name, dtype):
+    problem = problem_of(name, 14, 3, dtype=dtype)
+    best = qs.solve(problem, throw=False)
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 1e3):
+        wrong = best.dual + scale * rng.standard_normal(14).astype(dtype)
+        moved = qs.certify(
+            problem,
+            qs.QuantizedNetwork.from_weights(np.ones((1, 3)), np.ones((1, 3)), np.zeros(1, dtype)),
+            jax.tree.map(lambda leaf: leaf, best).__class__(**{**vars(best), "dual": wrong}),
+            kind="relaxation",
+        )
+        assert 0 <= moved.lower_bound <= best.value
+
+
+def test_labels_are_checked():
+    X = np.random.default_rng(0).standard_normal((6, 2))
+    for loss in (qs.HingeLoss(), qs.SquaredHingeLoss(), qs.LogisticLoss()):
+        with pytest.raises(ValueError, match=r"`y` must be −1 or 1 for .*np\.where"):
+            qs.Problem(X, np.array([0.0, 1, 0, 1, 0, 1]), 1.0, loss=loss)
+
+        def solve(y, loss=loss):
+            return qs.solve(qs.Problem(X, y, 1.0, loss=loss), throw=False)
+
+        status = jax.jit(solve)(np.array([1.0, 1, 1, -1, 2, -1])).status
+        assert status == qs.Status.invalid_data
+
+
+def test_only_losses_are_losses():
+    X, y = np.ones((3, 1)), np.ones(3)
+    with pytest.raises(TypeError, match="`loss` must be a loss such as"):
+        qs.Problem(X, y, 1.0, loss="hinge")
+
+    class Mine(qs.SquaredLoss):
+        pass
+
+    with pytest.raises(TypeError, match="subclass of `SquaredLoss`"):
+        qs.Problem(X, y, 1.0, loss=Mine())
+
+
+def test_a_loss_of_ones_own(dtype):
+    class Root(qs.AbstractLoss):
+        def value(self, predictions, targets):
+            return jnp.sqrt(1 + jnp.square(predictions - targets)) - 1
+
+        def conjugate(self, dual, targets):
+            return 1 - jnp.sqrt(1 - jnp.square(dual)) - dual * targets
+
+        def interval(self, targets):
+            return -jnp.ones_like(targets), jnp.ones_like(targets)
+
+    qs.testing.check_loss(Root())
+    problem = problem_of("huber", 24, 4, loss=Root(), dtype=dtype)
+    solution = qs.solve(problem)
+    assert solution.status == qs.Status.solved
+    admm = qs.solve(problem, qs.ADMM())
+    np.testing.assert_allclose(
+        admm.value, solution.value, rtol=2e-3 if dtype == np.float32 else 3e-6
+    )
+    network = qs.round(problem, solution, num_neurons=8, key=jax.random.key(0))
+    certificate = qs.certify(problem, network, solution)
+    assert 0 < certificate.lower_bound <= certificate.objective
+
+
+def test_parameters_can_be_batched():
+    X, y, beta, weight = made("huber", 24, 4)
+
+    def value(delta):
+        loss = qs.HuberLoss(delta)
+        return qs.solve(qs.Problem(X, y, beta, loss=loss, sample_weight=weight), throw=False).value
+
+    deltas = jnp.array([0.3, 0.7, 50.0])
+    values = jax.vmap(value)(deltas)
+    singly = [value(float(delta)) for delta in deltas]
+    np.testing.assert_allclose(values, singly, rtol=1e-8)
+    squared = qs.solve(qs.Problem(X, y, beta, sample_weight=weight))
+    np.testing.assert_allclose(values[2], squared.value, rtol=1e-7)
