@@ -111,6 +111,9 @@ class _Trial:
             normal = rng.standard_normal(_COUNT)
             targets = np.where(normal > 0, 1.0, -1.0) if loss.takes_labels else normal
         loss.check_targets(targets)
+        if not jnp.all(loss.are_targets(jnp.asarray(targets))):
+            kind = type(loss).__name__
+            raise ValueError(f"`targets` has numbers that {kind} is not meant for; leave them out.")
         self.y = _single(np.resize(targets, _COUNT))
         self.unit = float(np.std(self.y)) or float(np.max(np.abs(self.y))) or 1.0  # natural size
         spread = self.unit * np.resize([0.1, 1.0, 10.0], _COUNT)
@@ -265,14 +268,22 @@ class _Trial:
             holds = (dual >= self.low - slack) & (dual <= self.high + slack)
             message = f"`interval` is too narrow, −φ'(ŷ) is outside: {remedy}"
             self.require(holds, message, z=z, t=dual, **numbers)
-        _, at, inside = self.supremum()
+        _, at, inside = self.supremum(self.t)
         message = f"`interval` is too wide, −tz − φ(z) has no supremum: {remedy}"
         self.require(inside, message, t=self.t, y=self.y, z=at)
+        for end in (self.low, self.high):
+            dual = np.where(np.isfinite(end), end, 0)
+            farther, at, _ = self.supremum(dual)
+            far, *_ = self.supremum(dual, _FARTHEST - 5)
+            # At an end it may grow, but not as fast as z does.
+            tilt = (farther - far) / (self.unit * np.sinh(_FARTHEST))
+            holds = ~(tilt > 1e-7 * np.abs(dual[:_CASES]))
+            self.require(holds, message, t=dual, y=self.y, z=at)
 
-    def supremum(self) -> tuple[Any, Any, Any]:
+    def supremum(self, dual: Any, farthest: float = _FARTHEST) -> tuple[Any, Any, Any]:
         """Return sup_z −tz − φ(z) by a search, where that is, and if far from where it stops."""
-        t, y = (np.repeat(array[:_CASES], _GRID) for array in (self.t, self.y))
-        left, right = np.full((2, _CASES), [[-_FARTHEST], [_FARTHEST]])
+        t, y = (np.repeat(array[:_CASES], _GRID) for array in (dual, self.y))
+        left, right = np.full((2, _CASES), [[-farthest], [farthest]])
         for _ in range(_ZOOMS):
             places = np.linspace(left, right, _GRID, axis=1)
             z = (y + self.unit * np.sinh(places).ravel()).reshape(places.shape)
@@ -282,7 +293,7 @@ class _Trial:
             beside = np.clip([best - 1, best, best + 1], 0, _GRID - 1)
             left, place, right = np.take_along_axis(places, beside.T, axis=1).T
         found, at = (np.take_along_axis(a, best[:, None], axis=1)[:, 0] for a in (values, z))
-        return found, at, np.abs(place) < 0.9 * _FARTHEST
+        return found, at, np.abs(place) < 0.9 * farthest
 
     def check_conjugate(self) -> None:
         z, t, T, y, value, conjugate = (
@@ -293,7 +304,7 @@ class _Trial:
             self("value"),
             self("conjugate"),
         )
-        supremum, at, _ = self.supremum()
+        supremum, at, _ = self.supremum(t)
         found = conjugate[:_CASES]
         size = self.size(supremum, t[:_CASES] * at, t[:_CASES] * y[:_CASES])
         message = "`conjugate` is not sup_z −tz − φ(z): mind the sign, it is φ*(−t)."

@@ -149,6 +149,15 @@ WRONG = {
         changed(SquareRoot, interval=tuple_of(lambda end: 2 * end)),
         "`interval` is too wide",
     ),
+    "interval a little too wide": (
+        changed(
+            SquareRoot,
+            value=lambda right, z, y: jnp.abs(z - y),
+            conjugate=lambda right, t, y: -t * y,
+            interval=tuple_of(lambda end: 1.001 * end),
+        ),
+        "`interval` is too wide",
+    ),
     "interval too narrow": (
         changed(SquareRoot, interval=tuple_of(lambda end: end / 2)),
         "`interval` is too narrow",
@@ -262,5 +271,7 @@ def test_arguments():
         qs.testing.check_loss(qs.HingeLoss(), [0.0, 1.0])
     with pytest.raises(ValueError, match="`targets` is empty"):
         qs.testing.check_loss(qs.SquaredLoss(), [])
+    with pytest.raises(ValueError, match="`targets` has numbers that SquaredLoss is not meant for"):
+        qs.testing.check_loss(qs.SquaredLoss(), [1.0, np.nan])
     with pytest.raises(TypeError, match="`targets` must be an array of real numbers"):
         qs.testing.check_loss(qs.SquaredLoss(), "abc")

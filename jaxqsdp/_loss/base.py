@@ -80,7 +80,10 @@ class AbstractLoss(eqx.Module):
         return _derivative(self.conjugate_slope, dual, targets)
 
     def prox(self, center: Array, targets: Array, step: Array) -> Array:
-        """Return argmin_z φ(z) + (z − center)²/(2·step) of each sample; by bisection."""
+        """Return argmin_z φ(z) + (z − center)²/(2·step) of each sample.
+
+        By bisection, through which JAX does not differentiate.
+        """
         xp = namespace(center, targets, step)
         slope = self.slope(center, targets)
         downhill = -xp.sign(slope)
