@@ -1,10 +1,14 @@
 """What a loss says about itself, against searches that know only its definition."""
 
+from fractions import Fraction
+
 import equinox as eqx
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import jaxqsdp as qs
@@ -311,6 +315,36 @@ def test_bounds_of_extreme_duals(name, dtype, xp):
     slack = 40 * np.finfo(dtype).eps * (quadratic + np.abs(t * y))
     slack += 8 * (1 + np.abs(t) + np.abs(y)) * least
     assert np.all((bound <= quadratic - t * y + slack)[finite])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_bounds_obey_fenchel_young_exactly(name, dtype):
+    """Their sum is at least −tŷ in exact arithmetic, on which weak duality rests: any numbers."""
+    loss, jitted = LOSSES[name], jax.jit(_bounds)
+    width, length = np.finfo(dtype).bits, 16
+    floats = st.floats(width=width, allow_nan=False, allow_infinity=False)
+    floats |= st.floats(-4, 4, width=width)
+
+    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+    @hypothesis.given(st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=length))
+    def holds(triples):
+        z, y, t = np.resize(np.array(triples, dtype), (length, 3)).T
+        if loss.takes_labels:
+            y = np.where(y > 0, 1, -1).astype(dtype)
+        t[::2] = -loss.slope(z, y)[::2]  # where it is equal
+        t = np.clip(t, *loss.interval(y)).astype(dtype)
+        for function in (_bounds, jitted):
+            value, conjugate = function(loss, z, t, y)
+            for one, other, at, dual in zip(value, conjugate, z, t, strict=True):
+                if np.isfinite(one) and np.isfinite(other):
+                    exact = Fraction(float(one)) + Fraction(float(other))
+                    assert exact >= -Fraction(float(at)) * Fraction(float(dual))
+
+    holds()
+
+
+def _bounds(loss, z, t, y):
+    return loss.value_above(z, z, y), loss.conjugate_above(t, t, y)
 
 
 def test_bounds_allow_for_32_bit_mode():
