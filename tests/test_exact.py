@@ -146,6 +146,12 @@ def test_power_of_two_brackets(x):
                 assert 3 * power / 8 <= abs(x) <= 3 * power / 4
 
 
+def test_powers_of_two_are_those_of_numpy(dtype):
+    """Half-way between two of them as well."""
+    numbers = np.multiply.outer([1, 1.25, 1.5, 1.75], 2.0 ** np.arange(-120, 120)).astype(dtype)
+    np.testing.assert_array_equal(power_of_two(numbers), power_of_two(jnp.asarray(numbers)))
+
+
 def test_many_rows_a_block_at_a_time(dtype):
     rows = 2 * _BLOCK + 100
     left, right = (

@@ -61,6 +61,15 @@ def test_weights_may_have_any_scale(weight):
     assert 0 <= float(found) <= exact
 
 
+def test_units_half_way_between_two_powers():
+    """What a program scaled is scaled back in NumPy: by the same powers, for maxima of 3 too."""
+    data = planted(1, *SMALL)
+    X, y = (3 / np.max(np.abs(array)) * array for array in (data.X, data.y))
+    solution = qs.solve(qs.Problem(X, y, 1.0, sample_weight=1.0 + np.arange(len(y)) % 3))
+    assert solution.status == qs.Status.solved
+    assert solution.stats.gap <= 1e-6
+
+
 def test_weights_and_penalty_scale_the_value(dtype):
     data = planted(1, *SMALL)
     plain = qs.solve(problem_of(data, dtype))

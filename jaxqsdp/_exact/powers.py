@@ -31,13 +31,19 @@ def _largest_unit(dtype: Any) -> float:
 
 
 def _nearest_power(x: Any) -> Any:
-    """Round positive numbers to powers of two: to the nearest number without mantissa bits."""
+    """Round positive numbers to powers of two: to the nearest number without mantissa bits.
+
+    Half-way, at 3·2^k, to the even exponent as it is stored, in NumPy as in JAX: units that one
+    finds are undone with those that the other finds.
+    """
     info = jnp.finfo(x.dtype)
     if namespace(x) is jnp:
         return jax.lax.reduce_precision(x, info.nexp, 0)
     whole = bits_of(x)
-    half, mantissa = 1 << (info.nmant - 1), (1 << info.nmant) - 1
-    return ((whole + half) & ~whole.dtype.type(mantissa)).view(x.dtype)
+    kind = whole.dtype.type
+    below_half, mantissa = kind((1 << (info.nmant - 1)) - 1), kind((1 << info.nmant) - 1)
+    odd = (whole >> kind(info.nmant)) & kind(1)
+    return number_of((whole + below_half + odd) & ~mantissa, x.dtype)
 
 
 def bits_of(x: Any) -> Any:
