@@ -284,7 +284,7 @@ class _Linearization(eqx.Module):
     def count(self) -> Any:
         """How many products there are."""
         count, ends = self.scaling.values.size, self.point.ends
-        return count if ends.size == 0 else count + jnp.sum(ends > 0)
+        return count if ends.size == 0 else count + jnp.sum(ends > 0, dtype=ends.dtype)
 
     def predictor(self) -> _Direction:
         """Return the direction to P·S = 0."""
