@@ -16,7 +16,8 @@ class AbstractPiecewiseLoss(AbstractLoss):
     """A loss with ψ(t) = ½κt² − yt on an interval, κ = 1 or 0: the interval is all that differs.
 
     φ(ŷ) = max t·(y − ŷ) − ½κt² over the interval, attained at the end of the interval next to
-    y − ŷ if κ = 1, and at the end on its side if κ = 0.
+    y − ŷ if κ = 1, and at the end on its side if κ = 0; at the kink ŷ = y, where any t does, 0 is
+    taken.
     """
 
     bend: ClassVar[int] = 1  # κ
@@ -28,7 +29,7 @@ class AbstractPiecewiseLoss(AbstractLoss):
         low, high = self.interval(targets)
         if self.bend:
             return xp.clip(residual, low, high), residual
-        return xp.where(residual > 0, high, low), residual
+        return xp.where(residual == 0, 0, xp.where(residual > 0, high, low)), residual
 
     def value(self, predictions: Array, targets: Array) -> Array:
         """Return t·(y − ŷ − ½κt)."""

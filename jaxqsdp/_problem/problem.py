@@ -110,7 +110,18 @@ class Problem(eqx.Module):
         loss = check_loss(SquaredLoss() if loss is None else loss)
         if is_concrete(self.y):
             loss.check_targets(np.asarray(self.y))
-        self.loss = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), loss)
+        self.loss = jax.tree.map(
+            lambda leaf: np.asarray(leaf, dtype) if is_concrete(leaf) else leaf.astype(dtype), loss
+        )
+
+    def at(self, beta: ArrayLike) -> Problem:
+        """Return the same problem with another penalty, checked as that of a new one.
+
+        **Raises:** `TypeError` or `ValueError` naming the argument.
+
+        Example: `problem.at(0.5 * qs.beta_max(problem))`.
+        """
+        return Problem(self.X, self.y, beta, self.loss, self.sample_weight)
 
     def with_numbers(self, **numbers: Any) -> Problem:
         """Return the problem with other X, y, beta or sample_weight, taken as they are."""

@@ -11,42 +11,46 @@ from .._base.mesh import on_any_mesh
 from .._base.types import Scalar, highest_precision, in_float64, namespace, tiny
 from .._bound.max_norm import dual_norm
 from .._bound.relaxation import rounded_below
+from .._exact.powers import is_subnormal
 from .._exact.sums import inner, weighted_rows
 from .._exact.units import moderate
 from .._host.blas import one_blas_thread
 from .._host.programs import on_host
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
+from .data import check_one_target, data_of
 
 
-def beta_max(X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Scalar:
+def beta_max(
+    X: ArrayLike | Problem,
+    y: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    loss: AbstractLoss | None = None,
+) -> Scalar:
     """Return the smallest β at which the best network has no neurons, from above.
 
-        min 1ᵀp   s.t.   Diag(p) ± G ⪰ 0,   G = Xᵀ diag(w·y) X
+        min 1ᵀp   s.t.   Diag(p) ± G ⪰ 0,   G = Xᵀ diag(λ) X,   λ = −∇ℓ(0)
 
-    For any β of at least that, λ = w·y is feasible in the dual and the relaxation's optimum is
-    Z = 0, ρ = 0. It is the dual of the max-norm at G, in units of X² y. The result is about 1e-7
-    (float64) or 1e-4 (float32; 1e-3 at d = 100) too large, relative, and never too small but for
-    the rounding of w·y. Works under `jit` and `vmap`; the cost is a few dozen factorizations of
-    d × d matrices.
+    For any β of at least that, λ is feasible in the dual and the relaxation's optimum is Z = 0,
+    ρ = 0, with value ℓ(0). With squared loss λ = w·y. It is the dual of the max-norm at G, in units
+    of X² λ. The result is about 1e-7 (float64) or 1e-4 (float32; 1e-3 at d = 100) too large,
+    relative, and never too small but for the rounding of λ. Works under `jit` and `vmap`; the cost
+    is a few dozen factorizations of d × d matrices.
 
-    **Arguments:** X (n, d), y (n,), sample_weight (n,) or None, as those of `Problem`.
+    Where φ has a kink at 0, as absolute and quantile losses have for y_i = 0, any subgradient gives
+    a λ_i that proves Z = 0, and 0 is taken: a smaller β may do then.
+
+    **Arguments:** X (n, d), y (n,), sample_weight (n,) or None and loss, as those of `Problem`; or
+    a `Problem` in place of X, whose penalty does not matter.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    problem = Problem(X, y, 1.0, sample_weight=sample_weight)
+    problem = data_of(X, y, loss, sample_weight)
     check_one_target(problem)
     if on_host(problem):
         return beta_max_on_host(problem)
-    return _beta_max_traced(problem)
-
-
-def check_one_target(problem: Problem) -> None:
-    """Raise `ValueError` for targets (n, c)."""
-    if problem.y.ndim != 1:
-        raise ValueError(
-            f"`y` must have shape (n,), got {problem.y.shape}. Outputs have penalties of their "
-            "own: call this once per column."
-        )
+    return beta_max_traced(problem)
 
 
 def beta_max_on_host(problem: Problem) -> Scalar:
@@ -62,11 +66,14 @@ def beta_max_on_host(problem: Problem) -> Scalar:
 
 @highest_precision
 def _beta_max(problem: Problem) -> Scalar:
-    X, y, weight = problem.X, problem.y, problem.weight
+    X, y, weight, loss = problem.X, problem.y, problem.weight, problem.loss
     xp = namespace(X, y, weight)
-    samples = moderate(xp.where((y != 0)[:, None], X, 0), weight)
-    units = samples.units_for(y)
-    dual = samples.weight * samples.scale_targets(y, units)
+    # Rows that G is without may not decide its units.
+    pulled = (loss.slope(xp.zeros_like(y), y) != 0) | is_subnormal(y)
+    samples = moderate(xp.where(pulled[:, None], X, 0), weight)
+    units = samples.units_for(y, loss.degree)
+    targets = samples.scale_targets(y, units, loss.any_target)
+    dual = loss.rescaled(units.target).dual_at(xp.zeros_like(y), targets, samples.weight)
     # Error-free, as a plain float32 sum is wrong by more than what is left after cancellation.
     left, rows = weighted_rows(dual, samples.X)
     gram, error = inner(left, rows)
@@ -75,4 +82,4 @@ def _beta_max(problem: Problem) -> Scalar:
     return xp.where(problem.is_valid, result, xp.nan)
 
 
-_beta_max_traced = eqx.filter_jit(on_any_mesh(_beta_max))
+beta_max_traced = eqx.filter_jit(on_any_mesh(_beta_max))

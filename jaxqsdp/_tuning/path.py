@@ -16,13 +16,23 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._base.plot import axes_for, finished
 from .._base.text import is_traced, numbers_of, outline, shape_of
-from .._base.types import as_float_array, cast, check_count, check_positive, is_concrete, namespace
+from .._base.types import (
+    as_float_array,
+    cast,
+    check_count,
+    check_positive,
+    is_concrete,
+    namespace,
+    over_leading,
+)
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, Stats, outputs_first
 from .._relaxation.status import Status
 from .._solve import solve
 from .._solver import AbstractSolver
-from .beta_max import beta_max, check_one_target
+from .beta_max import beta_max
+from .data import check_one_target, data_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +48,7 @@ class Path(eqx.Module):
     - `problems`: the `Problem` with y repeated in k columns, and one penalty each.
     - `solutions`: its `Solution`, one output per penalty.
     - `betas`, `value`, `lower_bound`, `scale` (k,): the penalties, descending, and ρ.
-    - `loss` (k,): the data term ½ Σ w (ŷ − y)² = value − βρ.
+    - `loss` (k,): the data term ℓ(ŷ, y) = value − βρ.
     - `quadratic_form` (k, d, d), `predictions` (n, k), `status` and `stats`.
     """
 
@@ -68,11 +78,14 @@ class Path(eqx.Module):
     @property
     def loss(self) -> Float[Array, " k"]:
         """The data term of the value."""
-        xp = namespace(self.predictions, self.problems.y, self.problems.weight)
-        misfit = xp.square(self.predictions - self.problems.y)
-        weight = self.problems.weight[..., None]
-        terms = xp.where(weight > 0, weight * misfit, 0)  # elsewhere predictions may overflow
-        return 0.5 * xp.sum(terms, axis=-2)
+        if self.betas.ndim > 1:
+            losses: Float[Array, "*b k"] = over_leading(lambda path: path.loss, self)
+            return losses
+        y, weight, loss = self.problems.y, self.problems.weight[:, None], self.problems.loss
+        xp = namespace(self.predictions, y, weight)
+        # Where samples do not count predictions may overflow.
+        terms = xp.where(weight > 0, weight * loss.value(self.predictions, y), 0)
+        return xp.sum(terms, axis=0)
 
     @property
     def quadratic_form(self) -> Float[Array, "k d d"]:
@@ -157,10 +170,11 @@ class Path(eqx.Module):
 
 
 def path(
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Problem,
+    y: ArrayLike | None = None,
     betas: ArrayLike | None = None,
     *,
+    loss: AbstractLoss | None = None,
     sample_weight: ArrayLike | None = None,
     num_betas: int = 30,
     ratio: float = 1e-3,
@@ -174,17 +188,20 @@ def path(
 
     **Arguments:**
 
-    - `X`, `y`, `sample_weight`: as those of `Problem`, with y of shape (n,).
-    - `betas`: penalties (k,) in any order. Default: `num_betas` from β_max = `beta_max(X, y,
-        sample_weight)`, where ρ = 0, down to `ratio`·β_max in equal ratios.
+    - `X`, `y`, `loss`, `sample_weight`: as those of `Problem`, with y of shape (n,); or a `Problem`
+        in place of X, whose penalty does not matter.
+    - `betas`: penalties (k,) in any order. Default: `num_betas` from β_max, the `beta_max` of the
+        data, where ρ = 0, down to `ratio`·β_max in equal ratios.
     - `num_betas`, `ratio`: of the default grid; 0 < ratio < 1.
     - `solver`, `max_steps`: as those of `solve`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
+
+    Example: `qs.path(problem, betas=[1.0, 0.1])`.
     """
-    problem = Problem(X, y, 1.0, sample_weight=sample_weight)
+    problem = data_of(X, y, loss, sample_weight)
     check_one_target(problem)
-    largest = functools.partial(beta_max, problem.X, problem.y, problem.sample_weight)
+    largest = functools.partial(beta_max, problem)
     grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
     problems = repeated(problem, grid)
     return Path(problems, solve(problems, solver, max_steps=max_steps, throw=False))
@@ -225,8 +242,8 @@ def grid_of(
     top = largest()
     if is_concrete(top) and not np.all(np.asarray(top) > 0):
         raise ValueError(
-            "`betas` has no default here: Xᵀ diag(w·y) X is zero, so the best network is zero for "
-            "every penalty. Check `y`, or pass `betas`."
+            "`betas` has no default here: Xᵀ diag(∇ℓ(0)) X is zero, so the best network is zero "
+            "for every penalty. Check `y`, or pass `betas`."
         )
     exponents = np.linspace(0, 1, operator.index(num_betas))
     return jnp.multiply.outer(top, jnp.asarray(ratio**exponents, dtype))
