@@ -22,7 +22,7 @@ from ._problem.core import Core
 from ._problem.problem import Problem, check_fits, check_single
 from ._relaxation.gaussian import draw
 from ._relaxation.solution import Solution, check_solution
-from ._search.restricted import best_weights_for
+from ._search.target import Target
 from ._solver.lasso import lasso
 from ._solver.output_weights import best_output_weights
 
@@ -101,10 +101,8 @@ def _round_on_host(
 def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
     features = neurons(core.X, u, v)
-    outputs = zip(core.y.T, core.beta, strict=True)
-    alpha = [
-        best_weights_for(features, y, core.weight, float(beta), core.loss) for y, beta in outputs
-    ]
+    outputs = [Target.of(core, output) for output in range(core.y.shape[1])]
+    alpha = [output.best_weights(features) for output in outputs]
     return core.restore_alpha(np.stack(alpha, axis=1))
 
 

@@ -29,7 +29,6 @@ from ._relaxation.solution import Solution, check_solution
 from ._round import round
 from ._run.on_host import solve_once
 from ._search.columns import Round, Task, generate
-from ._search.restricted import basic_weights, solve_restricted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,17 +145,18 @@ class _Output:
     def of(task: Task, last: Round, history: NDArray[np.float64]) -> _Output:
         """Keep the neurons that count, and fit them once more."""
         columns = task.columns(last.u, last.v)
-        sizes, least = np.linalg.norm(columns, axis=0), np.linalg.norm(task.targets)
-        least *= _NEGLIGIBLE
+        target = task.target
+        sizes = target.sizes(columns)
+        least = _NEGLIGIBLE * np.linalg.norm(np.sqrt(target.weight) * target.y)
         kept, alpha = np.arange(len(sizes)), last.alpha
         for _ in range(2):
             kept = kept[np.abs(alpha[kept]) * sizes[kept] > least]
             if len(kept) == 0:
                 break
             some = columns[:, kept]
-            basis = np.flatnonzero(basic_weights(some, alpha[kept]))
+            basis = np.flatnonzero(target.basic_weights(some, alpha[kept]))
             kept = kept[basis]
-            fitted = solve_restricted(some[:, basis], task.targets, task.beta, last.dual, _FIT)
+            fitted = target.restricted(some[:, basis], last.dual, _FIT)
             alpha[kept] = fitted.alpha
         dual = task.restore_dual(last.dual)
         return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)

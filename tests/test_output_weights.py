@@ -13,7 +13,7 @@ from jaxqsdp._loss.absolute import AbsoluteLoss, QuantileLoss
 from jaxqsdp._loss.hinge import HingeLoss, SquaredHingeLoss
 from jaxqsdp._loss.huber import HuberLoss
 from jaxqsdp._loss.logistic import LogisticLoss
-from jaxqsdp._search.restricted import best_weights_for
+from jaxqsdp._search.target import Target
 from jaxqsdp._solver.output_weights import best_output_weights
 
 LOSSES = {
@@ -200,8 +200,8 @@ def test_vmap_equals_loop(name, dtype):
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_few_neurons_where_columns_depend(name, fraction):
     """Three copies of every column: one of each suffices, and on the host no more are used."""
-    arrays = arguments(name, "duplicated columns", fraction, np.float64)
-    alpha = best_weights_for(*arrays)
+    features, *target = arguments(name, "duplicated columns", fraction, np.float64)
+    alpha = Target(*target).best_weights(features)
     assert np.count_nonzero(alpha) <= 5
     value = objective(name, "duplicated columns", fraction, alpha)
     assert value <= optimum(name, "duplicated columns", fraction) * (1 + EXCESS[np.float64])

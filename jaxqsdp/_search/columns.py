@@ -19,7 +19,7 @@ from .._bound.signs import Signs
 from .._network.bilinear import neurons
 from .._problem.core import Core, exponent_of
 from .pricing import distinct, partners
-from .restricted import solve_restricted
+from .target import Target
 
 _EACH_ROUND = 150  # neurons added at most
 _TOWARDS_BEST = 0.7  # where pricing looks, between λ and the best dual point
@@ -33,40 +33,48 @@ Pricing = Callable[[NDArray[np.float64], int], tuple[Vector, Signs]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One output of a problem on the host, in the units of its core but for y″ = 2^k·y'."""
+    """One output of a problem on the host, in the units of its core but for y″ = 2^k·y'.
+
+    Where there are more samples than entries of Z, and the loss is quadratic, samples are rotated.
+    """
 
     core: Core
     exponent: int  # k
-    beta: float  # 2^k times that of the core
+    target: Target  # what the rows fit, Qᵀy
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
     rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
-    targets: Vector  # (k,) Qᵀy
     outside: Vector  # (n,) y − QQᵀy
     factor: Vector  # (D,) 1 on the diagonal of Z, √2 off it
 
     @staticmethod
     def of(core: Core, output: int) -> Task:
         """Prepare."""
-        X, y = core.X, core.y[:, output]
-        k = -exponent_of(y)
-        y, beta = np.ldexp(y, k), float(np.ldexp(core.beta[output], k))
+        X, target = core.X, Target.of(core, output)
+        k = 0 if core.loss.degree is None else -exponent_of(target.y)
+        target = target.rescaled(k)
         i, j = np.triu_indices(X.shape[1])
         factor = np.where(i == j, 1.0, np.sqrt(2.0))
-        rows, left, targets, outside = X[:, i] * X[:, j] * factor, None, y, np.zeros_like(y)
-        if len(X) > len(factor):
+        rows, left, y = X[:, i] * X[:, j] * factor, None, target.y
+        outside = np.zeros_like(y)
+        if len(X) > len(factor) and core.loss.is_quadratic:
             left, rows = np.linalg.qr(rows)
-            targets = left.T @ y
-            outside = y - left @ targets
-        return Task(core, k, beta, left, rows, targets, outside, factor)
+            inside = left.T @ y
+            outside = y - left @ inside
+            target = dataclasses.replace(target, y=inside, weight=np.ones(len(inside)))
+        return Task(core, k, target, left, rows, outside, factor)
 
     @property
     def rest(self) -> float:
         """The loss that no network can avoid, ½‖y − QQᵀy‖²."""
         return 0.5 * float(self.outside @ self.outside)
 
+    @property
+    def _degree(self) -> int:
+        return self.core.loss.degree or 0
+
     def restore_value(self, value: float) -> float:
         """Values back to the units of the problem."""
-        return self.core.restore_value(float(np.ldexp(value, -2 * self.exponent)))
+        return self.core.restore_value(float(np.ldexp(value, -self._degree * self.exponent)))
 
     def restore_alpha(self, alpha: Vector) -> Vector:
         """Output weights back to the units of the problem."""
@@ -75,11 +83,12 @@ class Task:
     def restore_dual(self, dual: Vector) -> Vector:
         """A dual point (k,) as one of the problem, (n,)."""
         inside = dual if self.left is None else self.left @ dual
-        return self.core.restore_dual(np.ldexp(inside + self.outside, -self.exponent))
+        dual = np.ldexp(inside + self.outside, -(self._degree - 1) * self.exponent)
+        return self.core.restore_dual(dual)
 
     def scale_dual(self, dual: Vector) -> Vector:
         """Inverse of `restore_dual`."""
-        inside = np.ldexp(self.core.scale_dual(dual), self.exponent)
+        inside = np.ldexp(self.core.scale_dual(dual), (self._degree - 1) * self.exponent)
         return inside if self.left is None else inside @ self.left
 
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
@@ -129,26 +138,24 @@ def generate(
 
     Ends when value and bound agree to the relative tolerance, or no neuron is left to add.
     """
-    y, beta = task.targets, task.beta
-    columns = task.columns(u, v)
-    best, bound, value, early = np.zeros_like(y), -np.inf, np.inf, _EARLY
+    target, columns = task.target, task.columns(u, v)
+    best, bound, value, early = np.zeros_like(target.y), -np.inf, np.inf, _EARLY
 
     def price_at(point: Vector) -> tuple[Signs, Signs]:
         """Price, and keep the point if its bound is better."""
         nonlocal best, bound
         gram = task.gram(point)
         norms, candidates = price(gram, _EACH_ROUND)
-        scaled = scale_dual(point, y, norms[0], beta)
-        gained = float(scaled @ y - 0.5 * scaled @ scaled) + task.rest
-        if gained > bound:
-            best, bound = scaled, gained
+        scaled, gained = target.best_dual(point, norms[0])
+        if gained + task.rest > bound:
+            best, bound = scaled, gained + task.rest
         return candidates, partners(gram, candidates)
 
     price_at(dual)
     while True:
         gap = min((value - bound) / value, 1.0) if value < np.inf else 1.0
         accuracy = max(early * gap, _EARLY * tol)
-        restricted = solve_restricted(columns, y, beta, best, accuracy)
+        restricted = target.restricted(columns, best, accuracy)
         value = min(value, restricted.value + task.rest)
         point = restricted.dual
         found = [price_at(point), price_at((1 - _TOWARDS_BEST) * point + _TOWARDS_BEST * best)]
@@ -159,24 +166,15 @@ def generate(
         new = task.columns(new_u, new_v)
         violation = np.abs(point @ new)
         order = np.argsort(-violation, kind="stable")
-        order = order[violation[order] > beta * (1 + 1e-9)]
+        order = order[violation[order] > target.beta * (1 + 1e-9)]
         order = order[distinct(new_u[order], new_v[order], _EACH_ROUND)]
         if len(order) == 0:  # all that is left is in the restricted problem
             if accuracy <= _EARLY * tol:
                 return
             early *= _EARLY
             continue
-        if columns.shape[1] > _MANY * len(y):
-            kept = np.abs(point @ columns) >= _KEPT * beta
+        if columns.shape[1] > _MANY * len(target.y):
+            kept = np.abs(point @ columns) >= _KEPT * target.beta
             columns, u, v = columns[:, kept], u[kept], v[kept]
         columns = np.concatenate([columns, new[:, order]], axis=1)
         u, v = np.concatenate([u, new_u[order]]), np.concatenate([v, new_v[order]])
-
-
-def scale_dual(point: Vector, y: Vector, norm: float, beta: float) -> Vector:
-    """Return c·λ with c = clip(λᵀy/‖λ‖², 0, β/max|uᵀGv|): the best that no neuron violates."""
-    square = point @ point
-    if not square > 0:
-        return np.zeros_like(point)
-    limit = beta / norm if norm > 0 else np.inf
-    return np.clip(point @ y / square, 0, limit) * point

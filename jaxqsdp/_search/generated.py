@@ -13,7 +13,6 @@ from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
 from .columns import Task, generate
 from .pricing import search_signs
-from .restricted import basic_weights, solve_restricted
 
 _STARTS_OF_PRICING = 64  # from the relaxation, and as many random ones
 _MORE_ROUNDS, _MOST_ROUNDS = 2, 40  # than half the neurons
@@ -45,13 +44,13 @@ def generate_and_prune(
     most_rounds = min(max_neurons // (2 * len(tasks)) + _MORE_ROUNDS, _MOST_ROUNDS)
     parts = []
     for index, task in enumerate(tasks):
-        rounds = generate(task, price, u, v, task.targets, _CLOSE)
+        rounds = generate(task, price, u, v, task.target.dual_of_nothing, _CLOSE)
         name = f" of output {index + 1}" if len(tasks) > 1 else ""
         for count, last in enumerate(itertools.islice(rounds, most_rounds), 1):
             report(f"column generation{name}, gap {last.gap:.1e}")
             if count < most_rounds and is_late():
                 break
-        kept = np.flatnonzero(basic_weights(task.columns(last.u, last.v), last.alpha))
+        kept = np.flatnonzero(task.target.basic_weights(task.columns(last.u, last.v), last.alpha))
         parts.append((last.u[kept], last.v[kept]))
     all_u, all_v = (np.concatenate(part) for part in zip(*parts, strict=True))
     return _pruned(tasks, all_u, all_v, max_neurons)
@@ -64,10 +63,10 @@ def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tupl
         importance = np.zeros(len(u))
         for task in tasks:
             columns = task.columns(u, v)
-            fitted = solve_restricted(columns, task.targets, task.beta, task.targets, _FIT)
+            fitted = task.target.restricted(columns, task.target.dual_of_nothing, _FIT)
             # The first fit spreads over more neurons than it needs, some of them equal.
-            alpha = basic_weights(columns, fitted.alpha) if first else fitted.alpha
-            size = np.ldexp(np.linalg.norm(columns, axis=0), -task.exponent)
+            alpha = task.target.basic_weights(columns, fitted.alpha) if first else fitted.alpha
+            size = np.ldexp(task.target.sizes(columns), -task.exponent)
             importance += np.square(np.abs(alpha) * size)
         order = np.argsort(-importance)
         surplus = np.count_nonzero(importance) - max_neurons

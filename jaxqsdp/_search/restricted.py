@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
 
 import numpy as np
 import scipy  # imports `scipy.optimize` where that is used first, which takes long
 from numpy.typing import NDArray
 from scipy import linalg
-
-from .._loss.base import AbstractLoss
-from .._solver.output_weights import best_output_weights
 
 _MAX_STEPS = 100
 _LEAST_PENALTY = np.finfo(np.float64).eps ** 4
@@ -196,31 +192,3 @@ def _polished(columns: NDArray[np.float64], y: Vector, beta: float, signs: Vecto
     alpha = np.zeros(columns.shape[1])
     alpha[used] = weights
     return alpha
-
-
-def best_weights_for(
-    columns: NDArray[np.float64], y: Vector, weight: Vector, beta: float, loss: AbstractLoss
-) -> Vector:
-    """Return the best output weights for any loss, few of them not zero where columns depend."""
-    if loss.is_quadratic:  # weights are absorbed
-        return best_weights(columns, y, beta)
-    with np.errstate(all="ignore"):  # steps that are not taken may overflow
-        alpha = cast(Any, best_output_weights)(columns, y, weight, np.float64(beta), loss)
-    used = np.flatnonzero(alpha)
-    if not _depend(columns[weight > 0][:, used]):
-        return alpha
-
-    def objective(alpha: Vector) -> float:
-        return float(cast(Any, loss)(columns @ alpha, y, weight)) + beta * np.abs(alpha).sum()
-
-    fewer = np.zeros_like(alpha)
-    fewer[used] = basic_weights(columns[:, used] * np.sqrt(weight)[:, None], alpha[used])
-    return fewer if objective(fewer) <= objective(alpha) * (1 + _EXACT) else alpha
-
-
-def _depend(columns: NDArray[np.float64]) -> bool:
-    """Whether columns depend on each other."""
-    if columns.shape[1] > columns.shape[0]:
-        return True
-    diagonal = np.abs(np.diagonal(np.linalg.qr(columns, mode="r")))
-    return bool(diagonal.min(initial=np.inf) <= _DEPENDENT * diagonal.max(initial=0))

@@ -46,6 +46,8 @@ def best_output_weights(
     is not as good as all were, it is fitted once more. From β = ‖Φᵀ∇ℓ(0)‖_∞ on all are zero.
     """
     xp, eps = namespace(features, y, weight, beta), epsilon(y.dtype)
+    if features.shape[1] == 0:
+        return xp.zeros((0,), y.dtype)
     counted = weight > 0
     features = xp.where(counted[:, None], features, 0.0)
     y = xp.where(counted, y, xp.ones_like(y))
@@ -62,7 +64,6 @@ def best_output_weights(
     start = loss.dual_at(xp.zeros_like(y), y, weight)
     most = xp.max(xp.abs(start @ features))
     zero = most <= beta
-    beta = xp.maximum(beta, eps**4 * most)  # which moves the optimum by less than rounding does
     tol = max(_GAP, _GAP_IN_EPS * eps)
 
     def objective(alpha: Array) -> Scalar:

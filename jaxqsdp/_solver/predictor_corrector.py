@@ -20,6 +20,7 @@ the samples that sit on a kink; a refinement of the solution makes up for what t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -166,8 +167,11 @@ def fit_weights(
     Features, weights and, where they have units, targets should be of moderate scale. Stops at
     value − bound ≤ tol·value, or where the dtype stops.
     """
-    fit = _Fit.of(features, y, weight, beta, loss)
     xp = namespace(features, y, weight, beta, start)
+    fit = _Fit.of(features, y, weight, beta, loss)
+    most = xp.max(xp.abs(loss.dual_at(xp.zeros_like(fit.y), fit.y, fit.weight) @ fit.features))
+    beta = xp.maximum(beta, epsilon(y.dtype) ** 4 * most)  # moves the optimum less than rounding
+    fit = dataclasses.replace(fit, beta=beta)
     m, dtype = features.shape[1], y.dtype
     ends = xp.sum(xp.where(fit.bounded, 1.0, 0.0).astype(dtype))
     positive = fit.root > 0
