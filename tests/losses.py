@@ -61,5 +61,5 @@ def cvxpy_value(name, X, y, beta, weight):
     loss = weight @ MODELS[name](predictions, y)
     constraints = [cp.diag(gram) == scale, form == form.T]
     model = cp.Problem(cp.Minimize(loss + beta * scale), constraints)
-    tight = {name: 1e-10 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}
+    tight = {name: 1e-9 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}
     return model.solve(solver="CLARABEL", **tight)

@@ -189,12 +189,12 @@ class CentralPath(AbstractPath):
         """Return y − (λ + dλ) − A(Z)."""
         return self.y - (point.dual + step) - self.data.mv(form)
 
-    def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 0"]:
-        """Return nothing: λ is free."""
-        return no_ends(dual)
+    def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 1"]:
+        """Return 1: λ is free."""
+        return jnp.ones_like(no_ends(dual))
 
-    def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 0"]:
-        """Return nothing."""
+    def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 1"]:
+        """Return 0."""
         return no_ends(step)
 
     def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
@@ -221,9 +221,12 @@ class CentralPath(AbstractPath):
         return gap, residual / jnp.where(size > 0, size, 1)
 
 
-def no_ends(dual: Array) -> Float[Array, "2 0"]:
-    """Return the multipliers of the ends of intervals where there are none."""
-    return jnp.zeros((2, 0), dual.dtype)
+def no_ends(dual: Array) -> Float[Array, "2 1"]:
+    """Return the multipliers of the ends of intervals where there are none.
+
+    Not an empty array: `jax.lax.map` by batches divides by the size of what it maps.
+    """
+    return jnp.zeros((2, 1), dual.dtype)
 
 
 class _Products(eqx.Module):
@@ -281,10 +284,10 @@ class _Linearization(eqx.Module):
         return (jnp.sum(jnp.square(self.scaling.values)) + products) / self.count
 
     @property
-    def count(self) -> Any:
+    def count(self) -> Scalar:
         """How many products there are."""
-        count, ends = self.scaling.values.size, self.point.ends
-        return count if ends.size == 0 else count + jnp.sum(ends > 0, dtype=ends.dtype)
+        ends = self.point.ends
+        return self.scaling.values.size + jnp.sum(ends > 0, dtype=ends.dtype)
 
     def predictor(self) -> _Direction:
         """Return the direction to P·S = 0."""
@@ -339,8 +342,6 @@ class _Linearization(eqx.Module):
     def longest_step(self, direction: _Direction) -> Scalar:
         """Return how far the direction stays within the constraints, at most 2."""
         longest = self.scaling.longest_step(jnp.stack([direction.primal, direction.slack]))
-        if self.point.ends.size == 0:
-            return longest
         multipliers = jnp.where(self.point.ends > 0, self.point.ends, 1)
         falls = jnp.stack(
             [direction.end_slacks / self.end_slacks, direction.step.ends / multipliers]
