@@ -17,13 +17,15 @@ from .._base.plot import axes_for, finished
 from .._base.text import is_traced, numbers_of, outline, shape_of
 from .._base.types import Scalar, check_count, check_key, is_concrete, namespace, over_leading
 from .._host.programs import on_host, program
+from .._loss.base import AbstractLoss
 from .._problem.features import checked_constant, default_constant
 from .._problem.problem import Problem
 from .._relaxation.status import Status
 from .._run.on_host import solver_for
 from .._solve import check_limits
 from .._solver import AbstractSolver
-from .beta_max import beta_max, beta_max_on_host
+from .beta_max import beta_max_on_host, beta_max_traced
+from .data import data_of
 from .path import grid_of
 from .scoring import Candidates, Scoring, prepared
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PREDICTORS = ("relaxation", "network")
-_METRICS = ("mse", "accuracy")
+_METRICS = ("loss", "mse", "accuracy")
 
 
 class CrossValidation(eqx.Module):
@@ -45,8 +47,8 @@ class CrossValidation(eqx.Module):
 
     - `betas` (k,): the penalties, descending (for each constant).
     - `constants` (k,): the constant feature of each candidate, 0 if there is none.
-    - `scores` (folds, k): weighted mean squared error, or accuracy, on the held-out samples; NaN
-        where the solve had invalid data.
+    - `scores` (folds, k): weighted mean of the metric over the held-out samples; NaN where the
+        solve had invalid data.
     - `mean`, `standard_error` (k,): over folds, std(scores, ddof=1)/√folds.
     - `best_index`, `best_beta`, `best_constant`: the best mean; of equals the first, which has the
         larger penalty.
@@ -134,12 +136,13 @@ class CrossValidation(eqx.Module):
 
 
 def cross_validate(
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Problem,
+    y: ArrayLike | None = None,
     betas: ArrayLike | None = None,
     *,
     key: PRNGKeyArray,
     folds: int = 5,
+    loss: AbstractLoss | None = None,
     sample_weight: ArrayLike | None = None,
     num_betas: int = 20,
     ratio: float = 1e-3,
@@ -147,7 +150,7 @@ def cross_validate(
     constant: bool | float | Sequence[float] | Array | np.ndarray = True,
     score: Literal["relaxation", "network"] = "relaxation",
     num_neurons: int | None = None,
-    metric: Literal["mse", "accuracy"] = "mse",
+    metric: Literal["loss", "mse", "accuracy"] | None = None,
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
 ) -> CrossValidation:
@@ -160,8 +163,9 @@ def cross_validate(
 
     **Arguments:**
 
-    - `X`, `y`, `sample_weight`: as those of `Problem`. Weights count in training, in preparing
-        features and in the scores. Targets (n, c) share one penalty.
+    - `X`, `y`, `loss`, `sample_weight`: as those of `Problem`; or a `Problem` in place of X, whose
+        penalty does not matter. Weights count in training, in preparing features and in the scores.
+        Targets (n, c) share one penalty.
     - `betas`, `num_betas`, `ratio`: as those of `path`, for the prepared full data set. The default
         grid starts at the largest β_max of all columns of y, for each constant anew.
     - `key`: a JAX random key, split in two: for the permutation that makes the folds, and for the
@@ -173,14 +177,17 @@ def cross_validate(
         rule, a number, several numbers to choose among, or False for none.
     - `score`: what predicts: "relaxation" (ŷ = xᵀZx, deterministic and cheap) or "network", the
         one of `num_neurons` neurons that `round` draws and refits.
-    - `metric`: "mse", the mean over the columns of y, or "accuracy": of the sign for targets ±1;
-        for targets (n, c) with 1 for the sample's class and −1 for the others, of the column with
-        the largest prediction.
+    - `metric`: "loss", φ of the loss, or "mse", the squared error, each the mean over the columns
+        of y; or "accuracy": of the sign for targets ±1; for targets (n, c) with 1 for the sample's
+        class and −1 for the others, of the column with the largest prediction. None means "mse"
+        with squared loss, which is twice that, and "loss" with any other.
     - `solver`, `max_steps`: as those of `solve`. Failed solves do not raise, see `status`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
-    problem = Problem(X, y, 1.0, sample_weight=sample_weight)
+    problem = data_of(X, y, loss, sample_weight)
+    if metric is None:
+        metric = "mse" if problem.loss.is_quadratic else "loss"
     _check_options(problem, score, num_neurons, metric)
     folds = _check_folds(folds, problem.num_samples)
     constants = _checked_constants(constant, problem)
@@ -230,7 +237,7 @@ def _largest_betas(
         def of_column(y: Array) -> Scalar:
             if isinstance(features, np.ndarray):
                 return beta_max_on_host(problem.with_numbers(X=features, y=y))
-            return beta_max(features, y, problem.sample_weight)
+            return beta_max_traced(problem.with_numbers(X=features, y=y))
 
         each = over_leading(of_column, problem.columns.y.T)
         return namespace(each).max(each)
@@ -263,7 +270,7 @@ def _select(
     mean = xp.mean(scores, axis=0)
     error = xp.std(scores, axis=0, ddof=1) / scores.shape[0] ** 0.5
     # Penalties of a constant descend, so the first of equals is the largest.
-    cost = mean if metric == "mse" else -mean
+    cost = -mean if metric == "accuracy" else mean
     cost = xp.where(xp.isnan(cost), xp.inf, cost)
     best = xp.argmin(cost)
     alike = constants == constants[best]
@@ -301,14 +308,19 @@ def _check_options(problem: Problem, score: str, num_neurons: int | None, metric
         raise ValueError('`num_neurons` needs score="network"; the relaxation has no neurons.')
     if num_neurons is not None:
         check_count(num_neurons, "num_neurons")
-    y = problem.y
+    y, loss = problem.y, problem.loss
+    if metric == "mse" and loss.takes_labels:
+        raise ValueError(
+            f'`metric="mse"` is for numbers, and {type(loss).__name__} takes labels; use "loss" or '
+            '"accuracy".'
+        )
     if metric == "accuracy" and is_concrete(y):
         if not np.all(np.abs(np.asarray(y)) == 1):
-            raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "mse".')
+            raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "loss".')
         if y.ndim == 2 and y.shape[1] > 1 and np.any(np.sum(np.asarray(y) > 0, axis=1) != 1):
             raise ValueError(
                 '`y` must have one +1 in each row, the sample\'s class, for metric="accuracy"; use '
-                '"mse" for columns that do not exclude each other.'
+                '"loss" for columns that do not exclude each other.'
             )
 
 

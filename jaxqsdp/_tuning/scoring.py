@@ -23,6 +23,8 @@ from .._base.lift import quadratic_forms
 from .._base.mesh import on_any_mesh
 from .._base.types import Scalar, epsilon, highest_precision, in_float64, namespace, over_leading
 from .._host.threads import map_in_threads
+from .._loss.base import AbstractLoss
+from .._loss.squared import SQUARED
 from .._network.network import predictions_of
 from .._problem.features import with_constant
 from .._problem.problem import Problem
@@ -141,7 +143,7 @@ class Scoring:
         solution = self._solve(repeated(single, scaled), training)
         targets, held_out = columns[tested], held_out[tested]
         predictions = self._predictions(single, solution, scaled, key, features[tested])
-        point_scores = scores_of_points(predictions, targets, self.metric)
+        point_scores = scores_of_points(predictions, targets, self.metric, problem.loss)
         # Samples that do not count may hold anything.
         point_scores = xp.where((held_out > 0)[None, :], point_scores, 0)
         score = (point_scores @ held_out) / xp.sum(held_out)
@@ -211,12 +213,18 @@ def _scores_traced(
 
 
 def scores_of_points(
-    predictions: Float[Array, "b n c"], targets: Float[Array, "n c"], metric: str
+    predictions: Float[Array, "b n c"],
+    targets: Float[Array, "n c"],
+    metric: str,
+    loss: AbstractLoss = SQUARED,
 ) -> Float[Array, "b n"]:
     """Return the score of each sample, for several predictions of all."""
     xp = namespace(predictions, targets)
     if metric == "mse":
         return xp.mean(xp.square(predictions - targets[None]), axis=2)
+    if metric == "loss":
+        each = loss.value(predictions, xp.broadcast_to(targets[None], predictions.shape))
+        return xp.mean(xp.asarray(each), axis=2)
     if targets.shape[1] == 1:
         right = (predictions[..., 0] >= 0) == (targets[:, 0] > 0)[None]
     else:
