@@ -6,16 +6,17 @@ import operator
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from . import _improve
 from ._adjoint.implicit import Implicit
-from ._base.types import check_count, check_positive, is_concrete
+from ._base.types import as_float_array, check_count, check_positive, is_concrete
 from ._certify import Certificate, certify
 from ._host.programs import Stopwatch
-from ._loss.squared import SquaredLoss
-from ._network.network import QuantizedNetwork
+from ._loss.base import AbstractLoss
+from ._network.network import QuantizedNetwork, predictions_of
 from ._problem.problem import Problem
 from ._relaxation.solution import Solution, has_status
 from ._relaxation.status import Status
@@ -31,6 +32,9 @@ class FitResult(eqx.Module):
     """A trained network, the relaxation it came from, and the proof of how good it is.
 
     `interrupted`: whether `time_limit` ended the solve or the improvement before it was done.
+
+    The network's output for a sample, `jax.vmap(result.network)(X)` for many, is a number, or a
+    score for losses that take labels; `predict` and `predict_proba` say what it means.
     """
 
     network: QuantizedNetwork
@@ -38,6 +42,34 @@ class FitResult(eqx.Module):
     certificate: Certificate
     problem: Problem
     interrupted: bool = eqx.field(default=False, static=True)
+
+    def predict(self, X: ArrayLike) -> Float[Array, " n"] | Float[Array, "n c"]:
+        """Return what is predicted for samples (n, d): numbers, or for labels the class, ±1.
+
+        With squared and other losses for numbers these are the network's outputs, also if the
+        targets were ±1: then the sign is the class. Outputs (n, c) are predicted each by itself.
+
+        **Raises:** `TypeError` or `ValueError` naming the argument.
+        """
+        return jnp.asarray(self.problem.loss.predict(self._outputs(X)))
+
+    def predict_proba(self, X: ArrayLike) -> Float[Array, " n"] | Float[Array, "n c"]:
+        """Return the probability of the class 1 for samples (n, d), if the loss has that.
+
+        **Raises:** `TypeError` for a loss without probabilities; what `predict` raises.
+        """
+        return jnp.asarray(self.problem.loss.predict_proba(self._outputs(X)))
+
+    def _outputs(self, X: ArrayLike) -> Array:
+        samples, d = as_float_array(X, "X"), self.network.num_features
+        if samples.ndim != 2 or samples.shape[1] != d:
+            raise ValueError(f"`X` must have shape (n, {d}), got {samples.shape}.")
+        network = self.network
+        samples = samples.astype(np.promote_types(samples.dtype, network.alpha.dtype))
+        if is_concrete(samples, network):
+            samples, network = jax.tree.map(np.asarray, (samples, network))
+        outputs = predictions_of(network, samples)
+        return outputs if network.alpha.ndim == 2 else outputs[:, 0]
 
     def __repr__(self) -> str:
         parts = [repr(self.problem), repr(self.solution), repr(self.network)]
@@ -54,7 +86,7 @@ def fit(
     beta: ArrayLike,
     num_neurons: int,
     key: PRNGKeyArray,
-    loss: SquaredLoss | None = None,
+    loss: AbstractLoss | None = None,
     sample_weight: ArrayLike | None = None,
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
@@ -81,7 +113,7 @@ def fit(
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate`, `.problem` and
     `.interrupted`, whether the time limit cut it short.
-    Predict with `jax.vmap(result.network)(X)`.
+    Predict with `result.predict(X)`, and with logistic loss `result.predict_proba(X)`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._adjoint.implicit import AbstractAdjoint, Implicit
 from ._base.types import as_float_array, cast, highest_precision, is_concrete
+from ._loss.base import AbstractLoss
+from ._loss.squared import SquaredLoss
 from ._network.network import QuantizedNetwork
-from ._problem.problem import Problem
+from ._problem.problem import Problem, check_loss
 from ._relaxation.solution import Solution
 from ._round import round
 from ._solve import solve
@@ -44,7 +47,7 @@ class FittedRelaxation(eqx.Module):
 class RelaxationLayer(eqx.Module):
     """The relaxation as a layer: training features and targets in, query predictions out.
 
-        Z = argmin ½ Σ_i w_i (x_iᵀ Z x_i − y_i)² + βρ,    prediction of a query q:  qᵀ Z q
+        Z = argmin ℓ(ŷ, y) + βρ,  ŷ_i = x_iᵀ Z x_i,    prediction of a query q:  qᵀ Z q
 
     It is `solve` with a trainable penalty, for models trained through it: the predictions have
     derivatives with respect to X, y, sample_weight, query and `log_beta`, as `adjoint` says. Works
@@ -57,16 +60,18 @@ class RelaxationLayer(eqx.Module):
     **Attributes:**
 
     - `log_beta`: log β, shape () or (c,), the only parameter, so that any step keeps β > 0.
+    - `loss`: as that of `Problem`; numbers that it depends on are not trained.
     - `solver`, `adjoint`: as those of `solve`, static.
 
     **Arguments:** `beta`: the penalty to start from, in the units of `Problem`, shape () or (c,);
-    `solver`, `adjoint`: the attributes.
+    `loss`, by default `SquaredLoss()`, `solver`, `adjoint`: the attributes.
 
     **Raises:** `TypeError` or `ValueError` naming the argument. The sign of `beta` is checked where
     it can be seen; under a transform, a bad one gives `Status.invalid_data` instead.
     """
 
     log_beta: Float[Array, ""] | Float[Array, " c"]
+    loss: AbstractLoss
     solver: AbstractSolver | None = eqx.field(static=True)
     adjoint: AbstractAdjoint = eqx.field(static=True)
 
@@ -74,6 +79,7 @@ class RelaxationLayer(eqx.Module):
         self,
         beta: ArrayLike,
         *,
+        loss: AbstractLoss | None = None,
         solver: AbstractSolver | None = None,
         adjoint: AbstractAdjoint = Implicit(),
     ):
@@ -84,6 +90,7 @@ class RelaxationLayer(eqx.Module):
             raise ValueError(f"`beta` must be positive and finite, got {beta}.")
         # Not weakly typed, as a Python number is, or the first update would compile all anew.
         self.log_beta = jnp.log(beta.astype(beta.dtype))
+        self.loss = check_loss(SquaredLoss() if loss is None else loss)
         self.solver, self.adjoint = solver, adjoint
 
     @property
@@ -95,7 +102,8 @@ class RelaxationLayer(eqx.Module):
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Problem:
         """Return the `Problem` of these data at the present penalty."""
-        return Problem(X, y, self.beta, sample_weight=sample_weight)
+        loss = jax.lax.stop_gradient(self.loss)
+        return Problem(X, y, self.beta, loss, sample_weight)
 
     def __call__(
         self,

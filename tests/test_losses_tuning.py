@@ -221,3 +221,172 @@ def test_penalties_of_columns():
 def test_bad_penalties(beta, error, match):
     with pytest.raises(error, match=match):
         problem_of("squared").at(beta)
+
+
+# Cross-validation
+
+
+KEY = jax.random.key(3)
+PLAIN = {"key": KEY, "folds": 3, "standardize": False, "constant": False}
+
+
+def held_out(name, result, fold, predict):
+    """The weighted mean of the loss on held-out samples, after training on the others."""
+    X, y, weight = data(name)
+    train, test = result.fold != fold, result.fold == fold
+    share = weight[train].sum() / weight.sum()
+    scores = []
+    for beta in result.betas:
+        problem = qs.Problem(X[train], y[train], beta * share, LOSSES[name], weight[train])
+        predictions = np.asarray(predict(problem, X[test]))
+        each = LOSSES[name].value(predictions, y[test])
+        scores.append(np.average(each, weights=weight[test]))
+    return scores
+
+
+def test_held_out_scores_are_those_of_the_loss(name):
+    def predict(problem, X):
+        return np.einsum("ni,ij,nj->n", X, qs.solve(problem).quadratic_form, X)
+
+    problem = problem_of(name)
+    betas = float(qs.beta_max(problem)) * np.array([0.1, 0.4])
+    result = qs.cross_validate(problem, betas=betas, metric="loss", **PLAIN)
+    assert result.metric == "loss"
+    assert np.all(result.status == qs.Status.solved)
+    np.testing.assert_allclose(result.scores[1], held_out(name, result, 1, predict), rtol=1e-3)
+    assert result.best_beta == result.betas[np.argmin(result.mean)]
+
+
+def test_networks_are_scored_by_the_loss():
+    def predict(problem, X):
+        key = jax.random.split(jax.random.split(KEY)[1], 3)[0]
+        return jax.vmap(qs.round(problem, qs.solve(problem), num_neurons=6, key=key))(X)
+
+    problem = problem_of("logistic")
+    betas = float(qs.beta_max(problem)) * np.array([0.1, 0.4])
+    result = qs.cross_validate(problem, betas=betas, score="network", num_neurons=6, **PLAIN)
+    expected = held_out("logistic", result, 0, predict)
+    np.testing.assert_allclose(result.scores[0], expected, rtol=1e-3)
+
+
+def test_data_of_a_loss_and_their_grid():
+    """The same scores as of the problem; without a metric those of the loss; β_max by it."""
+    X, y, weight = data("huber")
+    loss = LOSSES["huber"]
+    options = {"key": KEY, "folds": 3, "num_betas": 3, "constant": 2.0}
+    result = qs.cross_validate(X, y, loss=loss, sample_weight=weight, **options)
+    found = qs.cross_validate(qs.Problem(X, y, 5.0, loss, weight), metric="loss", **options)
+    np.testing.assert_allclose(found.scores, result.scores, rtol=1e-6)
+    mean = np.average(X, axis=0, weights=weight)
+    spread = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    features = qs.with_constant((X - mean) / spread, 2.0)
+    largest = qs.beta_max(features, y, weight, loss=loss)
+    np.testing.assert_allclose(result.betas, largest * np.geomspace(1, 1e-3, 3), rtol=3e-6)
+    jitted = jax.jit(lambda problem: qs.cross_validate(problem, **options))(problem_of("huber"))
+    np.testing.assert_allclose(jitted.betas, result.betas, rtol=3e-6)
+    np.testing.assert_allclose(jitted.scores, result.scores, rtol=1e-4)
+
+
+def test_accuracy_of_labels():
+    name = "hinge"
+    X, y, weight = data(name)
+    betas = [1.0, 3.0]
+    result = qs.cross_validate(problem_of(name), betas=betas, metric="accuracy", **PLAIN)
+    assert np.all((result.scores >= 0) & (result.scores <= 1))
+    assert result.mean[result.best_index] == np.max(result.mean)
+    train, test = result.fold != 2, result.fold == 2
+    share = weight[train].sum() / weight.sum()
+    problem = qs.Problem(X[train], y[train], 3.0 * share, LOSSES[name], weight[train])
+    predictions = np.einsum("ni,ij,nj->n", X, qs.solve(problem).quadratic_form, X)[test]
+    right = np.average((predictions > 0) == (y[test] > 0), weights=weight[test])
+    np.testing.assert_allclose(result.scores[2, 0], right, rtol=1e-12)
+
+
+def test_the_squared_loss_is_half_the_squared_error():
+    problem = problem_of("squared")
+    plain = qs.cross_validate(problem, betas=[1.0, 3.0], **PLAIN)
+    halves = qs.cross_validate(problem, betas=[1.0, 3.0], metric="loss", **PLAIN)
+    assert plain.metric == "mse"
+    np.testing.assert_allclose(halves.scores, plain.scores / 2, rtol=1e-9)
+    assert "loss of the relaxation" in repr(halves)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"metric": "mse"}, ValueError, '`metric="mse"` is for numbers, and LogisticLoss takes'),
+        ({"metric": "log"}, ValueError, "`metric` must be one of"),
+        ({"y": np.ones(SHAPE[0])}, TypeError, "`y` is that of the `Problem`"),
+        ({"loss": qs.HingeLoss()}, TypeError, "`loss` is that of the `Problem`"),
+    ],
+)
+def test_cross_validation_of_a_problem_refuses(change, error, match):
+    with pytest.raises(error, match=match):
+        qs.cross_validate(problem_of("logistic"), **PLAIN, **change)
+
+
+# Everything in one call, and the layer
+
+
+@functools.cache
+def fitted(name):
+    X, y, weight = data(name)
+    return qs.fit(X, y, beta=3.0, num_neurons=6, key=KEY, loss=LOSSES[name], sample_weight=weight)
+
+
+def test_fit_takes_any_loss(name):
+    result, problem = fitted(name), problem_of(name, beta=3.0)
+    assert type(result.problem.loss) is type(LOSSES[name])
+    certificate = result.certificate
+    assert (
+        certificate.lower_bound
+        <= certificate.objective
+        <= problem.objective(result.network) * (1 + 1e-9)
+    )
+    nothing = qs.QuantizedNetwork.from_weights(*np.ones((2, 1, SHAPE[1])), np.zeros(1))
+    assert certificate.objective < problem.objective(nothing)
+    assert (repr(LOSSES[name]) in repr(result)) == (name != "squared")
+
+
+def test_predictions_of_a_fit(name):
+    X, y, _ = data(name)
+    result = fitted(name)
+    outputs = jax.vmap(result.network)(X)
+    found = result.predict(X)
+    if LOSSES[name].takes_labels:
+        np.testing.assert_array_equal(found, np.where(outputs >= 0, 1, -1))
+        assert np.mean(found == y) > 0.7
+    else:
+        np.testing.assert_allclose(found, outputs, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(lambda X: result.predict(X))(X), found, rtol=1e-9)
+    if name == "logistic":
+        probability = result.predict_proba(X)
+        np.testing.assert_allclose(probability, 1 / (1 + np.exp(-outputs)), rtol=1e-9)
+        np.testing.assert_array_equal(found > 0, probability >= 0.5)
+    else:
+        with pytest.raises(TypeError, match=f"{type(LOSSES[name]).__name__} has no probabilities"):
+            result.predict_proba(X)
+
+
+def test_predictions_of_several_outputs():
+    X, y, _ = data("logistic")
+    both = np.stack([y, -y], axis=1)
+    result = qs.fit(X, both, beta=3.0, num_neurons=6, key=KEY, loss=qs.LogisticLoss())
+    assert result.predict(X).shape == result.predict_proba(X).shape == both.shape
+    assert np.mean(result.predict(X) == both) > 0.7
+
+
+@pytest.mark.parametrize("X", [np.ones(5), np.ones((3, 4)), np.ones((2, 3, 5))])
+def test_predictions_of_wrong_shapes(X):
+    with pytest.raises(ValueError, match=r"`X` must have shape \(n, 5\)"):
+        fitted("squared").predict(X)
+
+
+def test_layers_take_any_loss(name):
+    X, y, weight = data(name)
+    layer = qs.RelaxationLayer(3.0, loss=LOSSES[name])
+    solution = qs.solve(problem_of(name, beta=3.0))
+    fitted = layer.fit(X, y, weight)
+    np.testing.assert_allclose(fitted.quadratic_form, solution.quadratic_form, atol=1e-4)
+    with pytest.raises(TypeError, match="`loss` must be a loss"):
+        qs.RelaxationLayer(3.0, loss="hinge")

@@ -234,6 +234,7 @@ class Problem(eqx.Module):
         outputs = "" if len(y) < len(X) else f", outputs={y[-1]}"
         weighted = "" if self.sample_weight is None else ", weighted"
         penalty = "(…)" if beta is None or beta[0].ndim else f"{float(beta[0]):.4g}"
+        penalty += "" if isinstance(self.loss, SquaredLoss) else f", {self.loss!r}"
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
         stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
         return f"Problem({shape}, {self.X.dtype}{stacked})"
