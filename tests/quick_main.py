@@ -11,12 +11,13 @@ import jaxqsdp as qs
 from jaxqsdp._cli import train
 
 
-def quick(data, *, beta, most_neurons, **_):
+def quick(data, *, loss, beta, most_neurons, **_):
     """One neuron that nobody trained, and numbers that nobody proved."""
     signs, alpha = np.ones((1, data.train_X.shape[1])), np.ones((1, *data.train_y.shape[1:]))
     network = qs.QuantizedNetwork.from_weights(signs, signs, alpha)
     return train.Trained(
         data=data,
+        loss=loss,
         beta=1.0 if beta is None else beta,
         beta_choice="by nobody",
         relaxation_value=1.0,

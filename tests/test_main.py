@@ -88,6 +88,29 @@ def test_own_table(capsys, tmp_path, classes, labels, metric):
     assert network.alpha.shape[1:] == ((3,) if classes == 3 else ())
 
 
+@pytest.mark.parametrize(
+    ("classes", "loss"), [(2, "logistic"), (3, "squared-hinge"), (0, "absolute")]
+)
+def test_losses(capsys, tmp_path, classes, loss):
+    path = write_csv(tmp_path / "own.csv", *table(classes=classes))
+    arguments = (path, "--neurons", 4, "--output", tmp_path, "--json", "-")
+    code, out, _ = run(capsys, *arguments, "--loss", loss)
+    facts = json.loads(out)
+    assert (code, facts["loss"]) == (0, loss)
+    assert 0 < facts["lower_bound"] <= facts["objective"]
+    assert facts["relaxation_value"] * (1 - 1e-6) <= facts["objective"]
+    # That of the network that has no neurons, which no choice of the penalty changes.
+    rows, worst = facts["data"]["train_rows"] * max(classes, 1), np.log(2)
+    if loss == "logistic":
+        assert facts["objective"] <= rows * worst
+        assert 0 < facts["log_loss"]["network"]["train"] <= worst
+    else:
+        assert facts["log_loss"] is None
+    _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
+    assert json.loads(other)["loss"] == "squared"
+    assert json.loads(other)["objective"] != facts["objective"]
+
+
 def test_beta_and_seed_change_the_result(capsys, tmp_path):
     path = write_csv(tmp_path / "own.csv", *table())
     arguments = (path, "--neurons", 8, "--output", tmp_path)
@@ -134,6 +157,7 @@ def test_says_that_the_smallest_penalty_was_the_best(capsys, tmp_path):
         ("a,b,kind\n" + "1,2,0\n" * 20, (), "one value only"),
         ("a,kind\n" + "1,0\n1,1\n" * 20, (), "no column varies"),
         ("a,kind\n" + "1,yes\n2,no\n" * 10, ("--task", "numbers"), "'yes' in line 2"),
+        ("a,kind\n" + "1,2.5\n2,3.5\n" * 10, ("--loss", "hinge"), "--loss hinge is for classes"),
         ('a,kind\n1,"\x1b[31m\nred"\n' + "1,2.5\n" * 20, (), "\\x1b[31m\\nred' in line 2"),
     ],
 )
@@ -195,6 +219,7 @@ def test_file_suffices_for_new_rows(capsys, tmp_path):
         ("--constant", "1e200"),
         ("--neurons", "-3"),
         ("--neurons", "x"),
+        ("--loss", "cubic"),
     ],
 )
 def test_bad_options_are_refused(capsys, arguments):
@@ -209,6 +234,7 @@ def test_help_from_the_shell():
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     options = (
         "--target",
+        "--loss",
         "--drop",
         "--beta",
         "--constant",

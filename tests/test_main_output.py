@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quick_main import quick
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 import jaxqsdp as qs
 from jaxqsdp.__main__ import main
-from jaxqsdp._cli import console, picture, progress, train
+from jaxqsdp._cli import console, picture, prepare, progress, train
+from jaxqsdp._cli.table import read
 
 
 @pytest.fixture
@@ -55,6 +57,33 @@ def test_json_has_the_numbers_of_the_text(capsys, monkeypatch, table, tmp_path):
     again = json.loads(out)
     del again["written"], facts["written"]
     assert (code, again, err) == (0, facts, "")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_log_losses_are_those_of_the_probabilities(capsys, monkeypatch, tmp_path, classes):
+    """Of the network's columns, each for its class against the others, and of scikit-learn's."""
+    path = tmp_path / "own.csv"
+    rows = [f"{k % 7},{k % 5},{k % classes}" for k in range(40)]
+    path.write_text("\n".join(["a,b,y", *rows]) + "\n")
+    arguments = path, "--output", tmp_path, "--loss", "logistic"
+    facts = json.loads(run(capsys, monkeypatch, *arguments, "--json", "-")[1])
+    data = prepare.split(read(path, None, None, []), 0)
+    outputs = np.sum(data.test_X, axis=1) ** 2  # of one neuron of ones, for each class
+    if classes == 2:
+        expected = np.mean(np.log1p(np.exp(-data.test_y * outputs)))
+    else:
+        expected = np.log(classes)
+    found = facts["log_loss"]
+    np.testing.assert_allclose(found["network"]["test"], expected, rtol=1e-6)
+    labels = data.train_y > 0 if classes == 2 else data.train_y.argmax(1)
+    model = LogisticRegression(max_iter=5000).fit(data.train_X, labels)
+    likelihood = model.predict_log_proba(data.train_X)[np.arange(len(labels)), labels.astype(int)]
+    np.testing.assert_allclose(found["baseline"]["train"], -np.mean(likelihood), rtol=1e-6)
+    text = run(capsys, monkeypatch, *arguments)[1]
+    assert re.search(r"log-loss, this network +[0-9.]+ train, [0-9.]+ test\n", text)
+    assert re.search(r"log-loss, logistic regression +[0-9.]+ train, [0-9.]+ test\n", text)
+    assert re.search(r"\n  loss +logistic\n", text)
+    assert "log-loss" not in run(capsys, monkeypatch, *arguments[:-1], "hinge")[1]
 
 
 def test_numbers_that_json_lacks_are_null(capsys, monkeypatch, tmp_path):

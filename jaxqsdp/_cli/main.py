@@ -15,6 +15,7 @@ from .._host.blas import one_blas_thread
 from .._host.cache import enable_cache
 from . import console
 from .errors import DataError
+from .losses import LOSSES, loss_for
 from .numerals import LARGEST, SMALLEST
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
+        "--loss",
+        choices=LOSSES,
+        help=(
+            "what training minimizes beside the penalty; hinge, squared-hinge and logistic are for "
+            "classes, and logistic gives their probabilities (default: squared)"
+        ),
+    )
+    parser.add_argument(
         "--drop",
         metavar="NAME",
         action="append",
@@ -66,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive(float),
         help=(
             "penalty β on the output weights (default: by 5-fold cross-validation of the "
-            "relaxation, with the size of the constant feature; 0.02 · n · d · rms(y) for more "
-            "than two classes where that would take minutes)"
+            "relaxation, with the size of the constant feature; for more than two classes "
+            "where that would take minutes, 0.02 · n · d times the root mean square of the slopes "
+            "of the loss at 0)"
         ),
     )
     parser.add_argument(
@@ -157,6 +167,7 @@ def _main(options: argparse.Namespace) -> int:
             data = table.breast_cancer()
         else:
             data = table.read(options.file, options.target, options.task, options.drop)
+        loss = loss_for(data, options.loss)
         split = prepare.split(data, options.seed)
         _check_places(options)
     except DataError as error:
@@ -166,6 +177,7 @@ def _main(options: argparse.Namespace) -> int:
     with one_blas_thread():
         trained = train.train(
             split,
+            loss=loss,
             beta=options.beta,
             constant=options.constant,
             most_neurons=options.neurons,

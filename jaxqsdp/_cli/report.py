@@ -11,7 +11,8 @@ import numpy as np
 
 from .console import one_line
 from .errors import listed, quoted
-from .score import baseline, score
+from .losses import LOSSES
+from .score import baseline, labels_of, log_loss, probabilities, score
 from .table import Table
 from .train import Trained
 
@@ -26,7 +27,9 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
     """Return what there is to report, as JSON takes it but for numbers that are not finite."""
     data, network, certificate = trained.data, trained.network, trained.certificate
     predict = jax.jit(jax.vmap(network))
-    name, baseline_train, baseline_test = baseline(data, table.classes)
+    name, baseline_scores, baseline_log_loss = baseline(data, table.classes)
+    train, test = (np.asarray(predict(X)) for X in (data.train_X, data.test_X))
+    loss = LOSSES[trained.loss]
     (n, d), test_rows = data.train_X.shape, len(data.test_X)
     weights = network.num_bits
     alpha = network.alpha.size * network.alpha.dtype.itemsize * 8
@@ -44,6 +47,7 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
             "left_out": data.left_out,
             "notes": data.notes,
         },
+        "loss": trained.loss,
         "beta": trained.beta,
         "constant": float(data.units["constant"]),
         "beta_choice": trained.beta_choice,
@@ -56,10 +60,19 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
         "gap_text": certificate.percentage,
         "metric": "accuracy" if table.classes else "R2",
         "network": {
-            "train": score(np.asarray(predict(data.train_X)), data.train_y, table.classes),
-            "test": score(np.asarray(predict(data.test_X)), data.test_y, table.classes),
+            "train": score(train, data.train_y, table.classes),
+            "test": score(test, data.test_y, table.classes),
         },
-        "baseline": {"name": name, "train": baseline_train, "test": baseline_test},
+        "baseline": {"name": name, **baseline_scores},
+        "log_loss": {
+            "network": {
+                "train": log_loss(probabilities(loss, train), labels_of(data.train_y)),
+                "test": log_loss(probabilities(loss, test), labels_of(data.test_y)),
+            },
+            "baseline": baseline_log_loss,
+        }
+        if loss.has_probabilities
+        else None,
         "neurons": network.num_neurons,
         "most_neurons": most_neurons,
         "sizes": [
@@ -107,6 +120,7 @@ def as_text(facts: dict[str, Any]) -> str:
             f"test samples, {data['features']} features",
         ),
         *_about(data),
+        ("loss", facts["loss"]),
         (
             "penalty β",
             f"{facts['beta']:.5g}, constant feature {facts['constant']:.4g}  "
@@ -125,6 +139,7 @@ def as_text(facts: dict[str, Any]) -> str:
         ("certified gap", f"{facts['gap_text']}  (at most this far from optimal)"),
         (f"{metric}, this network", _scores(metric, facts["network"])),
         (f"{metric}, {facts['baseline']['name']}", _scores(metric, facts["baseline"])),
+        *_log_losses(facts),
         ("neurons kept", f"{facts['neurons']} of {facts['most_neurons']}"),
         (
             "bits",
@@ -155,6 +170,16 @@ def _about(data: dict[str, Any]) -> list[tuple[str, str]]:
         columns = (f"{quoted(name)} ({why})" for name, why in data["left_out"].items())
         rows.append(("left out", listed(columns)))
     return rows
+
+
+def _log_losses(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    found = facts["log_loss"]
+    if found is None:
+        return []
+    return [
+        ("log-loss, this network", _scores("log-loss", found["network"])),
+        (f"log-loss, {facts['baseline']['name']}", _scores("log-loss", found["baseline"])),
+    ]
 
 
 def _scores(metric: str, scores: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import importlib
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,11 +18,12 @@ from .._improve import prepare_improve
 from .._relaxation.solution import has_status
 from .._relaxation.status import status_text
 from .._run.on_host import solve_once
+from .losses import LOSSES
 from .prepare import Split
 from .progress import Stages
 
-# Of the cross-validation that chooses β and the constant; by squared error for classes, too, which
-# is what the fit minimizes and chooses better than accuracy, of which there are few values.
+# Of the cross-validation that chooses β and the constant; by the loss for classes, too, which is
+# what the fit minimizes and chooses better than accuracy, of which there are few values.
 _FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
 _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
@@ -36,13 +38,14 @@ _DRAWING = "matplotlib.backends.backend_agg"
 class Trained:
     """The penalty and how it was chosen, networks of several sizes, and what is proven.
 
-    `data` has the constant that was chosen with the penalty.
+    `data` has the constant that was chosen with the penalty; `loss` is one of `LOSSES`.
 
     `rounded` and `objectives` go with `sizes`, before and after improvement; `network` is the
     largest. `status` is the worst of the outputs' solves, `steps` the most; `seconds` by stage.
     """
 
     data: Split
+    loss: str
     beta: float
     beta_choice: str
     relaxation_value: float
@@ -57,7 +60,13 @@ class Trained:
 
 
 def train(
-    data: Split, *, beta: float | None, constant: float | None, most_neurons: int, seed: int
+    data: Split,
+    *,
+    loss: str,
+    beta: float | None,
+    constant: float | None,
+    most_neurons: int,
+    seed: int,
 ) -> Trained:
     """Choose penalty and constant unless given, solve, train networks of three sizes, certify."""
     sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
@@ -69,11 +78,11 @@ def train(
 
     threading.Thread(target=_import_drawing, daemon=True).start()
     for size in sizes:  # side by side with what follows, for which their programs are ready then
-        prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0), size)
+        prepare_improve(qs.Problem(data.train_X, data.train_y, 1.0, LOSSES[loss]), size)
     with stages.stage(_CHOICE):
-        data, beta, choice = _choice(data, beta, constant, key)
+        data, beta, choice = _choice(data, LOSSES[loss], beta, constant, key)
         clock.lap("choice")
-    problem = qs.Problem(data.train_X, data.train_y, beta)
+    problem = qs.Problem(data.train_X, data.train_y, beta, LOSSES[loss])
     with stages.stage(_SOLUTION, f" the relaxation, {n} samples × {d} features"):
         solution = solve_once(problem)
         clock.lap("solution")
@@ -93,6 +102,7 @@ def train(
     stages.close("done")
     return Trained(
         data=data,
+        loss=loss,
         beta=beta,
         beta_choice=choice,
         relaxation_value=float(solution.total_value),
@@ -135,7 +145,11 @@ class _Clock:
 
 
 def _choice(
-    data: Split, beta: float | None, constant: float | None, key: jax.Array
+    data: Split,
+    loss: qs.AbstractLoss,
+    beta: float | None,
+    constant: float | None,
+    key: jax.Array,
 ) -> tuple[Split, float, str]:
     """Return the data with a constant, β, and how they were chosen."""
     rule = "constant by its rule"
@@ -150,11 +164,14 @@ def _choice(
     if constant is not None or len(constants) * work > _MOST_WORK:
         constants = [float(data.units["constant"])]
     if outputs > 1 and work > _MOST_WORK:
-        beta = 0.02 * n * d * float(np.sqrt(np.mean(data.train_y**2)))
-        return data, beta, f"β = 0.02 · n · d · rms(y), {rule}"
+        targets: Any = data.train_y
+        slopes = loss.slope(np.zeros_like(targets), targets)
+        beta = 0.02 * n * d * float(np.sqrt(np.mean(slopes**2)))
+        return data, beta, f"β = 0.02 · n · d · rms(slopes of the loss at 0), {rule}"
     result = qs.cross_validate(
         data.train_X[:, :-1],
         data.train_y,
+        loss=loss,
         key=key,
         folds=folds,
         num_betas=_PENALTIES,

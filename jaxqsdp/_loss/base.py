@@ -122,6 +122,11 @@ class AbstractLoss(eqx.Module):
         xp = namespace(scores)
         return xp.where(scores >= 0, 1, -1).astype(scores.dtype) if self.takes_labels else scores
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether `predict_proba` is one of this loss's own."""
+        return type(self).predict_proba is not AbstractLoss.predict_proba
+
     def predict_proba(self, scores: Array) -> Array:
         """Return the probability of the class 1."""
         raise TypeError(f"{type(self).__name__} has no probabilities; `LogisticLoss` has.")
