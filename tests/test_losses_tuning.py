@@ -359,6 +359,7 @@ def test_predictions_of_a_fit(name):
     else:
         np.testing.assert_allclose(found, outputs, rtol=1e-9)
     np.testing.assert_allclose(jax.jit(lambda X: result.predict(X))(X), found, rtol=1e-9)
+    assert LOSSES[name].has_probabilities == (name == "logistic")
     if name == "logistic":
         probability = result.predict_proba(X)
         np.testing.assert_allclose(probability, 1 / (1 + np.exp(-outputs)), rtol=1e-9)
