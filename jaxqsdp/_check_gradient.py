@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._adjoint.conditions import Data
 from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
 from ._adjoint.report import checked_adjoint, natural_sizes, norm, random_changes
+from ._base.lift import quadratic_forms
 from ._base.text import numbers_of, outline
 from ._base.types import Scalar, highest_precision
 from ._host.programs import program
@@ -20,7 +22,7 @@ from ._solve import solve
 from ._solver import AbstractSolver
 
 _AGREES = {64: 1e-4, 32: 5e-2}  # relative error of a derivative, by the bits of the dtype
-_INPUTS = {"X": "X", "y": "y", "beta": "beta", "sample_weight": "weight"}
+_INPUTS = {"X": "X", "y": "y", "beta": "beta", "sample_weight": "weight"}  # y: no labels
 _OUTPUTS = ("quadratic_form", "scale", "dual", "predictions", "value")
 _NOTHING = 1e-3  # of its natural size: a derivative as small has no relative error
 _STEP = {64: 1e-3, 32: 1e-2}  # relative, of the differences of fourth order
@@ -31,8 +33,8 @@ class GradientCheck(eqx.Module):
 
     **Attributes:**
 
-    - `errors`: relative error by input ("X", "y", "beta", "sample_weight") and output
-      ("quadratic_form", "scale", "dual", "predictions", "value").
+    - `errors`: relative error by input ("X", "y" unless it is labels, "beta", "sample_weight") and
+      output ("quadratic_form", "scale", "dual", "predictions", "value").
     - `tolerance`: the largest error that passes.
     """
 
@@ -87,7 +89,11 @@ def check_gradient(
     errors = _errors(problem, solution, solver, adjoint)
     bits = jnp.finfo(problem.X.dtype).bits
     check = GradientCheck(
-        {given: {name: float(errors[given][name]) for name in _OUTPUTS} for given in _INPUTS},
+        {
+            given: {name: float(row[name]) for name in _OUTPUTS}
+            for given in _INPUTS
+            if (row := errors.get(given))
+        },
         _AGREES[bits],
     )
     print(check)
@@ -113,7 +119,7 @@ def _errors(
     }
 
     def solved(data: Data) -> dict[str, Array]:
-        problem = Problem(data.X, data.y, data.beta, sample_weight=data.weight)
+        problem = Problem(data.X, data.y, data.beta, data.loss, data.weight)
         solution = solve(problem, solver, adjoint=adjoint, throw=False)
         return {name: getattr(solution, name) for name in _OUTPUTS}
 
@@ -123,13 +129,16 @@ def _errors(
         return {
             "quadratic_form": units.restore_form(central.form),
             "scale": units.restore_form(central.scale),
-            "dual": units.restore_dual(scaled.weight * central.residual),
-            "predictions": units.restore_predictions(scaled.y - central.residual),
+            "dual": units.restore_dual(scaled.weight * central.dual),
+            "predictions": units.restore_predictions(quadratic_forms(scaled.X, central.form)),
             "value": solved(data)["value"],
         }
 
     dtype = data.y.dtype
     step = _STEP[jnp.finfo(dtype).bits]
+    inputs = dict(_INPUTS)
+    if data.loss.takes_labels:
+        del inputs["y"]
     direction = jax.tree.map(lambda changes: changes[0], random_changes(data))
     # Weights stay positive, and zero where they are.
     noise = direction.weight / (1 + jnp.max(jnp.abs(direction.weight)))
@@ -138,7 +147,7 @@ def _errors(
         dataclasses.replace(
             jax.tree.map(jnp.zeros_like, data), **{field: getattr(direction, field)}
         )
-        for field in _INPUTS.values()
+        for field in inputs.values()
     ]
     lanes: Data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
 
@@ -163,7 +172,7 @@ def _errors(
     }
     return {
         name: {output: errors[output][index] for output in _OUTPUTS}
-        for index, name in enumerate(_INPUTS)
+        for index, name in enumerate(inputs)
     }
 
 

@@ -25,10 +25,12 @@ from .._base.types import (
 )
 from .._exact.units import Units, moderate
 from .._host.programs import program
+from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
 from .._relaxation.status import Status
-from .central import Central, Data, Linearization, central_point
+from .central import central_point
+from .conditions import Central, Data, Linearization, no_multipliers
 from .linear_program import LinearProgram
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
@@ -55,8 +57,9 @@ class AbstractAdjoint(eqx.Module):
 
 
 def data_of(problem: Problem) -> Data:
-    """Return what the relaxation depends on."""
-    return Data(problem.X, problem.weight, problem.y, problem.beta, problem.loss)
+    """Return what the relaxation depends on, and can move: labels are no numbers."""
+    y = jax.lax.stop_gradient(problem.y) if problem.loss.takes_labels else problem.y
+    return Data(problem.X, problem.weight, y, problem.beta, problem.loss)
 
 
 def is_usable(status: Status) -> Bool[Array, ...]:
@@ -86,15 +89,19 @@ def _number(smoothing: Any) -> float:
 class Implicit(AbstractAdjoint):
     """Derivatives from the optimality conditions, whichever solver ran and however it got there.
 
-    - `value`: by the envelope theorem, ∂β = ρ, ∂y = λ, ∂w = ½r², ∂x_i = −2λ_i Z x_i, no linear
-      solve, and as exact as the solution. `lower_bound` has the same derivative: both equal p_sdp.
+    - `value`: by the envelope theorem, ∂β = ρ, ∂w = φ(ŷ, y), ∂x_i = −2λ_i Z x_i and ∂y = −w∂ψ/∂y,
+      which is λ where φ is a function of ŷ − y; no linear solve, and as exact as the solution.
+      `lower_bound` has the same derivative: both equal p_sdp.
     - `quadratic_form`, `scale`, `dual`, `predictions`: of the point of the central path with
       P·S = μ·1 in both cones, μ = smoothing·value/(2d), reached by a few Newton steps: finite and
       smooth wherever the solution has no derivative. With smoothing 0, of what a point of small μ
-      extrapolates to, which is exact where the solution is unique and strictly complementary.
+      extrapolates to, which is exact where the solution is unique and strictly complementary. The
+      kinks of a loss, and those of its slope, are smoothed likewise, by ψ − ν log(slacks) with
+      μ = ν·mean(w) for the ends of its interval.
     - `gram`, `dual_diagonal`: likewise if smoothing > 0; else zero, as they may not be unique.
 
-    Forward and reverse mode, any number of times, under `jit` and `vmap`. The solution itself is
+    Forward and reverse mode, any number of times, under `jit` and `vmap`. Derivatives with respect
+    to labels are zero; parameters of a loss have some, by `problem.loss`. The solution itself is
     not smoothed. A failed solve has zero derivatives; NaN where the central point was not found.
 
     **Arguments:**
@@ -189,7 +196,7 @@ def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
         form = restore.restore_form(step.form)
         block = restore.restore_form(step.block)
         central = place.linear.central
-        dual = place.data.weight * step.residual + central.residual * change.weight
+        dual = place.data.weight * step.dual + central.dual * change.weight
         diagonal = restore.restore_diagonal(step.diagonal)
         return dataclasses.replace(
             zeros,
@@ -200,7 +207,7 @@ def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
             gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
             dual=restore.restore_dual(dual),
             dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
-            predictions=restore.restore_predictions(change.y - step.residual),
+            predictions=restore.restore_predictions(place.linear.predictions(step, change)),
         )
 
     lanes = each_output(tangent, change, places, _lanes(numbers))
@@ -216,11 +223,33 @@ def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Sc
     scale = units.units
     predictions = numbers.predictions * scale.target
     moved = jnp.sum((change.X @ scale.scale_form(numbers.quadratic_form)) * data.X, axis=1)
-    return (
+    dual = scale.scale_dual(numbers.dual)
+    value = (
         scale.scale_form(numbers.scale) * change.beta
-        + jnp.sum(scale.scale_dual(numbers.dual) * (change.y - 2 * moved))
-        + data.loss(predictions, data.y, change.weight)
+        + jnp.sum(dual * (change.y - 2 * moved))
+        + jnp.sum(change.weight * data.loss.value(predictions, data.y))
     )
+    if data.loss.is_quadratic:
+        return value
+    return value + jnp.sum(data.weight * _other_moves(data, change, predictions, dual))
+
+
+def _other_moves(data: Data, change: Data, predictions: Array, dual: Array) -> Array:
+    """Return what the loss moves φ by, and y beyond what it does where φ is one of ŷ − y."""
+    counted = data.weight > 0
+    unit = dual / jnp.where(counted, data.weight, 1)
+    unit = jnp.where(counted, jnp.clip(unit, *data.loss.interval(data.y)), 0)
+
+    def by_loss(loss: AbstractLoss) -> Array:
+        return loss.value(predictions, data.y)
+
+    def beyond_shifts(y: Array) -> Array:
+        return -(data.loss.conjugate(unit, y) + unit * y)
+
+    moves = jax.jvp(by_loss, (data.loss,), (change.loss,))[1]
+    if not data.loss.takes_labels:
+        moves = moves + jax.jvp(beyond_shifts, (data.y,), (change.y,))[1]
+    return jnp.where(counted, moves, 0)
 
 
 class Scaling(eqx.Module):
@@ -234,15 +263,20 @@ class Scaling(eqx.Module):
         """Choose the units of `solve`; return the data in them, harmless ones if not usable."""
         fixed = jax.lax.stop_gradient(data)
         samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
-        units = samples.units_for(jnp.where(usable, fixed.y, 0))
+        units = samples.units_for(jnp.where(usable, fixed.y, 0), fixed.loss.degree)
         largest = float(jnp.finfo(fixed.X.dtype).max) ** (1 / 8)  # of what is raised to powers
         kept = jax.tree.map(lambda x: usable & (jnp.abs(x) <= largest), _scaled(fixed, units))
+        whole = jax.tree.map(lambda x: jnp.ones_like(x, bool), fixed.loss)
+        kept = dataclasses.replace(kept, loss=whole)
         scaling = Scaling(units, kept)
         data = scaling.scale(data)
         # Zero, but not for derivatives.
         weight = data.weight - jnp.where(samples.counted, 0, jax.lax.stop_gradient(data.weight))
         beta = jnp.where(usable, data.beta, 1)
-        return scaling, dataclasses.replace(data, weight=weight, beta=beta)
+        y = data.y
+        if data.loss.takes_labels:
+            y = jnp.where(usable & samples.counted, y, data.loss.any_target)
+        return scaling, dataclasses.replace(data, weight=weight, y=y, beta=beta)
 
     def scale(self, data: Data) -> Data:
         """Return data, or a change of them, in these units."""
@@ -257,6 +291,7 @@ def _scaled(data: Data, units: Units) -> Data:
         weight=data.weight * units.weight,
         y=data.y * units.target,
         beta=units.scale_diagonal(data.beta),
+        loss=data.loss.rescaled(units.target),
     )
 
 
@@ -279,7 +314,8 @@ def linearization(
 def _size(data: Data, units: Units, numbers: Solution) -> Scalar:
     """Return the value, or a small number of its units where that is nothing."""
     value = jnp.where(jnp.isfinite(numbers.value), numbers.value, 0)
-    value = value * units.target * units.weight * units.target
+    value = value * units.target * units.weight
+    value = value * units.target if units.degree == 2 else value
     energy = jnp.sum(data.weight * jnp.square(jnp.sum(jnp.square(data.X), axis=1)))
     least = jnp.square(data.beta) / jnp.where(energy > 0, energy, 1)
     eps = epsilon(value.dtype)
@@ -295,6 +331,7 @@ def _guess(smoothing: float, data: Data, numbers: Solution, scaling: Scaling) ->
     more = push * scale * jnp.eye(d, dtype=form.dtype)[None]
     counted = data.weight > 0
     dual = units.scale_dual(numbers.dual)
-    residual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
+    dual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
     diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
-    return Central(jnp.stack([block + form, block - form]) + more, residual, diagonal, scale)
+    primal = jnp.stack([block + form, block - form]) + more
+    return Central(primal, dual, diagonal, scale, no_multipliers(dual))

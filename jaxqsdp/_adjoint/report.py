@@ -16,7 +16,7 @@ from .._base.types import Scalar, highest_precision
 from .._host.programs import program
 from .._problem.problem import Problem, check_single
 from .._relaxation.solution import Solution, check_solution, outputs_first
-from .central import Central, Data, Linearization
+from .conditions import Central, Data, Linearization
 from .implicit import Implicit, Scaling, data_of, each_output, is_usable, linearization
 
 _DIRECTIONS = 4  # random changes of the data that the report tries
@@ -133,7 +133,7 @@ def _report_output(data: Data, solution: Solution, adjoint: Implicit) -> Adjoint
         parts = [
             (step.form, other.form, form_size, norm(central.form)),
             (step.scale, other.scale, form_size, central.scale),
-            (root * step.residual, root * other.residual, target_size, target_size),
+            (root * step.dual, root * other.dual, target_size, target_size),
         ]
         changes = [norm(a - b) / jnp.maximum(norm(a), size) for a, b, size, _ in parts]
         sizes = [norm(a) / jnp.maximum(unit, size) for a, _, size, unit in parts]
@@ -173,19 +173,18 @@ def random_changes(data: Data) -> Data:
     keys = jax.random.split(jax.random.key(0), _DIRECTIONS * 4).reshape(_DIRECTIONS, 4)
 
     def one(key: Array) -> Data:
-        normal = [
-            jax.random.normal(key[index], leaf.shape, leaf.dtype)
-            for index, leaf in enumerate(jax.tree.leaves(data))
-        ]
-        change = jax.tree.map(
-            lambda leaf, noise: noise * norm(leaf) / jnp.sqrt(leaf.size * count),
-            data,
-            jax.tree.unflatten(jax.tree.structure(data), normal),
-        )
-        return dataclasses.replace(
-            change,
-            X=jnp.where(counted[:, None], change.X, 0),
-            y=jnp.where(counted, change.y, 0),
+        changes = {}
+        for index, name in enumerate(("X", "weight", "y", "beta")):
+            leaf = getattr(data, name)
+            noise = jax.random.normal(key[index], leaf.shape, leaf.dtype)
+            changes[name] = noise * norm(leaf) / jnp.sqrt(leaf.size * count)
+        moving = jnp.zeros_like(counted) if data.loss.takes_labels else counted
+        return Data(
+            jnp.where(counted[:, None], changes["X"], 0),
+            changes["weight"],
+            jnp.where(moving, changes["y"], 0),
+            changes["beta"],
+            jax.tree.map(jnp.zeros_like, data.loss),
         )
 
     return jax.vmap(one)(keys)

@@ -16,7 +16,7 @@ from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
 from .._relaxation.solution import Solution, outputs_first, outputs_last
 from .._relaxation.status import Status
-from .central import Data
+from .conditions import Data
 from .implicit import AbstractAdjoint, Scaling, each_output, is_usable
 
 
@@ -27,13 +27,14 @@ class Unrolled(AbstractAdjoint):
     where it is, and its derivative converges to that of the solution, linearly and as slowly as the
     iteration itself: a few hundred steps for a few digits. An independent check on `Implicit`, and
     cheap where a few steps will do. First derivatives only; every step factors two matrices, and
-    one system of n equations is factored.
+    one system of n equations is factored. For the squared loss.
 
     **Arguments:**
 
     - `num_steps`: default 500.
 
-    **Raises:** `ValueError` naming the argument if it is not a positive integer.
+    **Raises:** `ValueError` naming the argument if it is not a positive integer, `TypeError` when
+    used with another loss.
     """
 
     num_steps: int = eqx.field(default=500, static=True)
@@ -44,6 +45,11 @@ class Unrolled(AbstractAdjoint):
     @highest_precision
     def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
         """Return the numbers of a solution, with derivatives for each output that was solved."""
+        if not data.loss.is_quadratic:
+            raise TypeError(
+                f"`adjoint` is `Unrolled`, which is for the squared loss, not {data.loss!r}; use "
+                "`Implicit()`."
+            )
         usable = is_usable(status)
         if data.y.ndim == 1:
             return self._attach_output(data, numbers, usable)

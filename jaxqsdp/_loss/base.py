@@ -92,7 +92,7 @@ class AbstractLoss(eqx.Module):
             slope = self.slope(center + downhill * distance, targets)
             return ~(downhill * slope + distance / step < 0)
 
-        return center + downhill * _least(rises, step * xp.abs(slope))
+        return center + downhill * least(rises, step * xp.abs(slope))
 
     def rescaled(self, unit: Scalar) -> AbstractLoss:
         """Return the loss for targets and predictions `unit` times as large, see `degree`."""
@@ -197,7 +197,7 @@ class AbstractLoss(eqx.Module):
             each = weight * self.slope(c * predictions, targets) * predictions
             return ~(xp.sum(xp.where(weight > 0, each, 0)) + penalty < 0)
 
-        return _least(rises, xp.full_like(targets, xp.inf, shape=()))
+        return least(rises, xp.full_like(targets, xp.inf, shape=()))
 
     def best_factor_on_dual_ray(
         self,
@@ -216,7 +216,7 @@ class AbstractLoss(eqx.Module):
             each = weight * self.conjugate_slope(c * unit, targets) * unit
             return ~(xp.sum(xp.where(counted & (unit != 0), each, 0)) < 0)
 
-        return _least(rises, limit)
+        return least(rises, limit)
 
     def _longest(
         self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
@@ -285,7 +285,7 @@ def _derivative(function: Callable[[Array, Array], Array], at: Array, targets: A
     return found
 
 
-def _least(rises: Callable[[Array], Array], limit: Array) -> Array:
+def least(rises: Callable[[Array], Array], limit: Array) -> Array:
     """Return where in [0, limit] convex functions are least, given whether they rise at a number.
 
     By bisection of the bits, so that however large or small the number is, it is right to the last

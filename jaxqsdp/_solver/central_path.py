@@ -90,6 +90,15 @@ class AbstractPath(eqx.Module):
     def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 e"]:
         """Return the changes of these distances."""
 
+    @property
+    @abc.abstractmethod
+    def size(self) -> Scalar:
+        """The size of targets, by which misfits are measured."""
+
+    @abc.abstractmethod
+    def misfit(self, point: Point) -> Float[Array, " k"]:
+        """Return what stationarity in λ is missed by."""
+
     @abc.abstractmethod
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
         """Return the relative gap of the feasible point and the dual point, and the residual."""
@@ -200,6 +209,11 @@ class CentralPath(AbstractPath):
     def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
         """Return λ of the problem from that of its Newton data."""
         return self.data.expand(dual, self.targets)
+
+    @property
+    def size(self) -> Scalar:
+        """‖y‖."""
+        return jnp.linalg.norm(self.y)
 
     def misfit(self, point: Point) -> Float[Array, " k"]:
         """Return e = y − A(Z) − λ."""

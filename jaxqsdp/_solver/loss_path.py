@@ -10,6 +10,9 @@ with multipliers P, N of the cones and z of the ends. Stationarity in t is
 
 and its linearization that of the squared loss, H = Θ + ¼ Σ (…), with Θ = wψ'' + z_low/(t − low) +
 z_high/(high − t) in place of the identity: the Newton system is that of rows times Θ^(−¼).
+
+Multipliers may be in units of their own for each sample, `end_unit`, 1 here; then the products that
+are μ are those of z over its unit.
 """
 
 from __future__ import annotations
@@ -56,6 +59,11 @@ class LossPath(AbstractPath):
     beta: Scalar
     loss: AbstractLoss
 
+    @property
+    def end_unit(self) -> Float[Array, "... n"]:
+        """The units of the multipliers z."""
+        return jnp.ones_like(self.weight)[None]
+
     def refinements(self, dtype: Any) -> int:
         """Return one: systems are ill conditioned where Θ is of all sizes."""
         return _REFINEMENTS
@@ -79,11 +87,7 @@ class LossPath(AbstractPath):
         return jnp.sqrt(self.weight)[:, None] * self.X
 
     def _ends(self) -> tuple[Array, Array, Array]:
-        """Return which ends the intervals have, (2, n), and the ends, 0 for none."""
-        ends = jnp.stack(self.loss.interval(self.y))
-        finite = jnp.isfinite(ends)
-        low, high = jnp.where(finite, ends, 0)
-        return finite, low, high
+        return finite_ends(self.loss, self.y)
 
     def start(self, X: Float[Array, "n d"]) -> Point:
         """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside.
@@ -92,7 +96,7 @@ class LossPath(AbstractPath):
         """
         d = X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
-        size = self._size
+        size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
         most = self.loss(jnp.zeros_like(self.y), self.y, self.weight) / self.beta
         most = jnp.maximum(most, uncorrelated)
@@ -122,9 +126,7 @@ class LossPath(AbstractPath):
 
     def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
-        slope = self.loss.conjugate_curvature(point.dual, self.y)
-        theta = self._used_weight * slope
-        theta = theta + jnp.sum(point.ends / self.end_slacks(point.dual), axis=0)
+        theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
         data = newton_data(self._rows / jnp.sqrt(root)[:, None])
         return _WeightedSystem(data, NewtonSystem.of(data, scaling_points), root)
@@ -137,27 +139,36 @@ class LossPath(AbstractPath):
         products: Float[Array, "2 n"],
     ) -> Float[Array, " n"]:
         """Return −wψ'(t) − Θ dt − A(Z) + (products asked for)/slacks."""
-        slacks = self.end_slacks(point.dual)
-        weight, y = self._used_weight, self.y
-        theta = weight * self.loss.conjugate_curvature(point.dual, y)
-        theta = theta + jnp.sum(point.ends / slacks, axis=0)
-        asked = products / slacks
-        slope = weight * self.loss.conjugate_slope(point.dual, y)
-        return asked[0] - asked[1] - slope - theta * step - self.mv(form)
+        asked = self.end_unit * (products / self.end_slacks(point.dual))
+        slope = self._used_weight * self.loss.conjugate_slope(point.dual, self.y)
+        return asked[0] - asked[1] - slope - self._theta(point) * step - self.mv(form)
+
+    def _theta(self, point: Point) -> Float[Array, " n"]:
+        """Θ."""
+        curvature = self.loss.conjugate_curvature(point.dual, self.y)
+        pull = self.end_unit * (point.ends / self.end_slacks(point.dual))
+        return self._used_weight * curvature + jnp.sum(pull, axis=0)
 
     def end_slacks(self, dual: Float[Array, " n"]) -> Float[Array, "2 n"]:
         """Return (t − low, high − t), 1 where there is no end."""
-        finite, low, high = self._ends()
-        return jnp.where(finite, jnp.stack([dual - low, high - dual]), 1)
+        return end_slacks(self.loss, dual, self.y)
 
     def end_steps(self, step: Float[Array, " n"]) -> Float[Array, "2 n"]:
         """Return (dt, −dt), 0 where there is no end."""
         return jnp.where(self._ends()[0], jnp.stack([step, -step]), 0)
 
     @property
-    def _size(self) -> Scalar:
+    def size(self) -> Scalar:
         """The size of weighted targets, by which residuals are measured."""
         return jnp.linalg.norm(self.weight * self.y)
+
+    def misfit(self, point: Point) -> Float[Array, " n"]:
+        """Return wψ'(t) + A(Z) − z_low + z_high."""
+        form = (point.primal[0] - point.primal[1]) / 2
+        slope = self.loss.conjugate_slope(point.dual, self.y)
+        low, high = self.end_unit * point.ends
+        misfit = self.weight * (slope + quadratic_forms(self.X, form)) - low + high
+        return jnp.where(self._counted, misfit, 0)
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
         """Return the relative gap of the feasible point and the dual point, and a residual.
@@ -173,12 +184,10 @@ class LossPath(AbstractPath):
         value = loss(predictions, y, weight) + self.beta * scale
         within = jnp.minimum(self.beta / jnp.sum(point.diagonal), 1)
         bound = loss.dual_value(within * self.expand(point.dual), y, weight)
-        low, high = point.ends
-        misfit = weight * (loss.conjugate_slope(point.dual, y) + predictions) - low + high
         other = weight * (point.dual + loss.slope(predictions, y))
-        misfit = jnp.minimum(jnp.abs(misfit), jnp.abs(other))
-        residual = jnp.linalg.norm(jnp.where(self._counted, misfit, 0))
-        size = self._size
+        misfit = jnp.minimum(jnp.abs(self.misfit(point)), jnp.abs(other))
+        residual = jnp.linalg.norm(misfit)
+        size = self.size
         return (
             relative_gap(loss, value, bound, y, weight),
             residual / jnp.where(size > 0, size, 1),
@@ -187,3 +196,19 @@ class LossPath(AbstractPath):
     def expand(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return λ = w·t."""
         return self.weight * dual
+
+
+def finite_ends(loss: AbstractLoss, targets: Float[Array, " n"]) -> tuple[Array, Array, Array]:
+    """Return which ends the intervals have, (2, n), and the ends, 0 for none."""
+    ends = jnp.stack(loss.interval(targets))
+    finite = jnp.isfinite(ends)
+    low, high = jnp.where(finite, ends, 0)
+    return finite, low, high
+
+
+def end_slacks(
+    loss: AbstractLoss, dual: Float[Array, " n"], targets: Float[Array, " n"]
+) -> Float[Array, "2 n"]:
+    """Return (t − low, high − t), 1 where there is no end."""
+    finite, low, high = finite_ends(loss, targets)
+    return jnp.where(finite, jnp.stack([dual - low, high - dual]), 1)

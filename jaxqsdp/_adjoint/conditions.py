@@ -1,0 +1,379 @@
+"""The conditions that a point of the central path satisfies, and their linearization.
+
+The point with P·S₊ = N·S₋ = μ·1 is a smooth function of the data, and at small μ next to the
+solution. With t = λ/w, G = A*(λ), S± = (Diag(p) ∓ G)/2 and multipliers z of the finite ends of the
+loss's intervals it satisfies
+
+    sym(P S₊) = sym(N S₋) = μ·1,   z_low·(t − low) = z_high·(high − t) = ν,
+    ψ'(t) + A((P − N)/2) − z_low + z_high = 0,   diag(P + N)/2 = ρ·1,   1ᵀp = β
+
+and its derivative the linearization of these, K·(dP, dN, dt, dz, dp, dρ) = …, which stays well
+conditioned as μ → 0 wherever the solution is unique and strictly complementary. For the squared
+loss, without ends, t = r = y − ŷ and ψ'(t) = t − y.
+
+Here z and ν are per unit of weight: the central point is that of the loss φ_ν with the conjugate
+ψ − ν log(t − low) − ν log(high − t), in which weights take no part. So samples of any weight, zero
+included, are smoothed alike.
+
+K is a polynomial in the point and in what depends on the data, so its solve can be differentiated
+any number of times without differentiating a factorization. It is solved by the Newton system of
+the interior point, whose entries are as large as 1/μ, and refined: that is exact to eps/μ, and so
+to eps after a refinement or two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from .._base.control_flow import fori_loop
+from .._base.lift import quadratic_forms, slacks, weighted_gram
+from .._base.mesh import varying_alike
+from .._base.types import Scalar, tiny
+from .._loss.base import AbstractLoss
+from .._solver.loss_path import finite_ends
+from .._solver.newton import NewtonData, NewtonSystem, newton_data
+
+_REFINEMENTS = 3
+_LEAST_ROOM = 1e-3  # times the distance from an end at the central point is left at its limit
+
+
+class Data(eqx.Module):
+    """What the relaxation depends on, one output, in moderate units; or a change of it."""
+
+    X: Float[Array, "n d"]
+    weight: Float[Array, " n"]
+    y: Float[Array, " n"]
+    beta: Scalar
+    loss: AbstractLoss
+
+    def ends(self) -> tuple[Array, Array, Array]:
+        """Return which ends have multipliers, (2, n), and the ends; ψ' is infinite at others."""
+        finite, low, high = finite_ends(self.loss, self.y)
+        slopes = [self.loss.conjugate_slope(end, self.y) for end in (low, high)]
+        return finite & jnp.isfinite(jnp.stack(slopes)), low, high
+
+    def end_slacks(self, dual: Float[Array, " n"]) -> Float[Array, "2 e"]:
+        """(t − low, high − t), 1 where there is no multiplier."""
+        if self.loss.is_quadratic:
+            return no_multipliers(dual)
+        barred, low, high = self.ends()
+        return jnp.where(barred, jnp.stack([dual - low, high - dual]), 1)
+
+    def end_steps(self, step: Float[Array, " n"]) -> Float[Array, "2 e"]:
+        """Return the changes of these by one of t."""
+        if self.loss.is_quadratic:
+            return no_multipliers(step)
+        return jnp.where(self.ends()[0], jnp.stack([step, -step]), 0)
+
+    def end_moves(self, dual: Float[Array, " n"], change: Data) -> Float[Array, "2 e"]:
+        """Return the changes of these by one of y and the loss."""
+        if self.loss.is_quadratic:
+            return no_multipliers(dual)
+        return self._along(lambda data: data.end_slacks(dual), change)
+
+    def slope_step(self, dual: Float[Array, " n"], step: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Return the change of ψ'(t) by one of t."""
+        if self.loss.is_quadratic:
+            return step
+        return self.loss.conjugate_curvature(dual, self.y) * step
+
+    def target_move(self, dual: Float[Array, " n"], change: Data) -> Float[Array, " n"]:
+        """Return the change of −ψ'(t) by one of y and the loss: dy, where φ is one of ŷ − y."""
+        if self.loss.is_quadratic:
+            return change.y
+        return -self._along(lambda data: data.loss.conjugate_slope(dual, data.y), change)
+
+    def _along(self, function: Callable[[Data], Array], change: Data) -> Array:
+        def of_these(loss: AbstractLoss, y: Array) -> Array:
+            return function(Data(self.X, self.weight, y, self.beta, loss))
+
+        return jax.jvp(of_these, (self.loss, self.y), (change.loss, change.y))[1]
+
+
+def no_multipliers(dual: Float[Array, " n"]) -> Float[Array, "2 0"]:
+    """Return the multipliers of the squared loss."""
+    return jnp.zeros((2, 0), dual.dtype)
+
+
+def barrier(data: Data, mu: Scalar) -> Scalar:
+    """Return ν, so that the products of all weighted multipliers are μ in the mean."""
+    return mu / mean_weight(data.weight)
+
+
+def mean_weight(weight: Float[Array, " n"]) -> Scalar:
+    """Return the mean of weights, of those that are not zero, as a constant."""
+    weight = jax.lax.stop_gradient(weight)
+    total, count = jnp.sum(weight), jnp.sum(weight > 0, dtype=weight.dtype)
+    return jnp.where(total > 0, total / jnp.maximum(count, 1), 1)
+
+
+class Central(eqx.Module):
+    """A point of the central path, or a tangent there."""
+
+    primal: Float[Array, "2 d d"]  # P, N
+    dual: Float[Array, " n"]  # t, samples of zero weight included
+    diagonal: Float[Array, " d"]  # p
+    scale: Scalar  # ρ
+    ends: Float[Array, "2 e"]  # z, 0 where there is no end; e = 0 for the squared loss, else n
+
+    @property
+    def form(self) -> Float[Array, "d d"]:
+        """Z."""
+        return (self.primal[0] - self.primal[1]) / 2
+
+    @property
+    def block(self) -> Float[Array, "d d"]:
+        """V."""
+        return (self.primal[0] + self.primal[1]) / 2
+
+    def slack(self, data: Data) -> Float[Array, "2 d d"]:
+        """S₊, S₋."""
+        return _slack(weighted_gram(data.X, data.weight * self.dual), self.diagonal)
+
+
+class _Conditions(eqx.Module):
+    """The left-hand sides of the conditions, or what is asked of them."""
+
+    complementarity: Float[Array, "2 d d"]
+    fit: Float[Array, " n"]
+    sums: Float[Array, " d"]
+    budget: Scalar
+    ends: Float[Array, "2 e"]
+
+
+def _pushed(numbers: Float[Array, " n"], ends: Float[Array, "2 e"]) -> Float[Array, " n"]:
+    """Return numbers + z_low − z_high."""
+    return numbers + ends[0] - ends[1] if ends.size else numbers
+
+
+def _slack(gram: Float[Array, "d d"], diagonal: Float[Array, " d"]) -> Float[Array, "2 d d"]:
+    return slacks(diagonal, gram) / 2
+
+
+def _symmetric(matrices: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:
+    return (matrices + jnp.swapaxes(matrices, 1, 2)) / 2
+
+
+class Linearization(eqx.Module):
+    """K at a point, and its approximate inverse."""
+
+    central: Central
+    data: Data
+    slack: Float[Array, "2 d d"]
+    end_slacks: Float[Array, "2 e"]
+    inverse: _Inverse
+
+    @staticmethod
+    def of(central: Central, data: Data, mu: Scalar) -> Linearization:
+        """Linearize at a central point."""
+        return Linearization._at(central, data, _Inverse.of(central, data, mu))
+
+    @staticmethod
+    def _at(central: Central, data: Data, inverse: _Inverse) -> Linearization:
+        slacks = data.end_slacks(central.dual)
+        return Linearization(central, data, central.slack(data), slacks, inverse)
+
+    def at_limit(self, mu: Scalar) -> Linearization:
+        """Extrapolate the central point to μ = 0, with an error of the order of μ²."""
+        central, data = self.central, self.data
+        eye = jnp.eye(central.diagonal.size, dtype=mu.dtype)
+        nothing = jax.tree.map(jnp.zeros_like, central)
+        asked = _Conditions(
+            -mu * jnp.stack([eye, eye]),
+            nothing.dual,
+            nothing.diagonal,
+            nothing.scale,
+            nothing.ends,
+        )
+        if central.ends.size:
+            fall = jnp.where(central.ends > 0, -barrier(data, mu), 0)
+            asked = dataclasses.replace(asked, ends=fall)
+        limit = jax.tree.map(jnp.add, central, self._solve(asked))
+        limit = dataclasses.replace(limit, dual=self._inside(limit.dual))
+        return Linearization._at(limit, data, self.inverse)
+
+    def _inside(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Keep t off the ends, as ψ'' may be infinite there."""
+        if self.data.loss.is_quadratic:
+            return dual
+        room = _LEAST_ROOM * self.end_slacks
+        barred, low, high = self.data.ends()
+        dual = jnp.where(barred[0], jnp.maximum(dual, low + room[0]), dual)
+        return jnp.where(barred[1], jnp.minimum(dual, high - room[1]), dual)
+
+    def derivative(self, change: Data) -> Central:
+        """Return the derivative of the point in the direction of a change of the data."""
+        return self._solve(self._asked(change))
+
+    def residual(self, step: Central, change: Data) -> Scalar:
+        """Return the relative residual of a derivative."""
+        asked = _vector(self._asked(change))
+        size = jnp.linalg.norm(asked)
+        left = jnp.linalg.norm(asked - _vector(self._conditions(step)))
+        return left / jnp.where(size > 0, size, 1)
+
+    def predictions(self, step: Central, change: Data) -> Float[Array, " n"]:
+        """Return the derivative of ŷ."""
+        if self.data.loss.is_quadratic:
+            return change.y - step.dual
+        return quadratic_forms(self.data.X, step.form) + self._turned(change)
+
+    def _turned(self, change: Data) -> Float[Array, " n"]:
+        """Return the derivative of A(Z) by X."""
+        return 2 * jnp.sum((change.X @ self.central.form) * self.data.X, axis=1)
+
+    def _asked(self, change: Data) -> _Conditions:
+        central, data, X = self.central, self.data, self.data.X
+        dual = data.weight * central.dual
+        cross = change.X.T @ (dual[:, None] * X)
+        gram = weighted_gram(X, central.dual * change.weight) + cross + cross.T
+        zeros = jnp.zeros_like(central.diagonal)
+        return _Conditions(
+            -_symmetric(central.primal @ _slack(gram, zeros)),
+            data.target_move(central.dual, change) - self._turned(change),
+            zeros,
+            change.beta,
+            -central.ends * data.end_moves(central.dual, change),
+        )
+
+    def _conditions(self, step: Central) -> _Conditions:
+        central, data, primal = self.central, self.data, _symmetric(step.primal)
+        slack = _slack(weighted_gram(data.X, data.weight * step.dual), step.diagonal)
+        complementarity = _symmetric(primal @ self.slack + central.primal @ slack)
+        fit = data.slope_step(central.dual, step.dual)
+        fit = fit + quadratic_forms(data.X, (primal[0] - primal[1]) / 2)
+        return _Conditions(
+            complementarity,
+            _pushed(fit, -step.ends),
+            jnp.diagonal(primal[0] + primal[1]) / 2 - step.scale,
+            jnp.sum(step.diagonal),
+            step.ends * self.end_slacks + central.ends * data.end_steps(step.dual),
+        )
+
+    def _solve(self, asked: _Conditions) -> Central:
+        """Solve for a step; can be differentiated and transposed."""
+        as_step = ravel_pytree(self.central)[1]
+        # One vector, as all of what is transposed has to be linear in the change.
+        vector, as_conditions = ravel_pytree(asked)
+
+        # JAX casts what these functions read along with the vector, but knows nothing of that when
+        # it traces them. So all of it is an argument, cast before, and constants are inside a jit.
+        linear, vector = varying_alike((self, vector))
+
+        @jax.jit
+        def apply(linear: Linearization, step: Array) -> Array:
+            return _vector(linear._conditions(as_step(step)))
+
+        @jax.jit
+        def invert(linear: Linearization, vector: Array) -> Array:
+            return _vector(linear.inverse(as_conditions(vector)))
+
+        once = functools.partial(invert, linear)
+
+        def transposed_once(vector: Array) -> Array:
+            (result,) = jax.linear_transpose(once, vector)(vector)
+            return result
+
+        step = jax.lax.custom_linear_solve(
+            functools.partial(apply, linear),
+            vector,
+            solve=functools.partial(_refined, once),
+            transpose_solve=functools.partial(_refined, transposed_once),
+        )
+        return as_step(step)
+
+
+def _vector(tree: Central | _Conditions) -> Float[Array, " size"]:
+    return ravel_pytree(tree)[0]
+
+
+def _refined(
+    once: Callable[[Array], Array], mv: Callable[[Array], Array], asked: Array
+) -> Float[Array, " size"]:
+    """Solve by an approximate inverse, refined as long as that helps."""
+    step = once(asked)
+
+    def refine(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        step, left = state
+        refined = step + once(left)
+        still_left = asked - mv(refined)
+        better = jnp.linalg.norm(still_left) < jnp.linalg.norm(left)
+        return jnp.where(better, refined, step), jnp.where(better, still_left, left)
+
+    # A loop compiles sooner than its steps, one after the other.
+    return fori_loop(0, _REFINEMENTS, refine, (step, asked - mv(step)))[0]
+
+
+class _Inverse(eqx.Module):
+    """The inverse of K at a central point, exact to eps/μ.
+
+    With dP = Y − W dS W, where W = P/√μ and sym(Y S) is what is asked, likewise for N and z, and
+    with Q = ¼ Σ (XWXᵀ)∘², Θ = ψ'' + z_low²/ν + z_high²/ν and B, C as in `newton`, the other
+    conditions are
+
+        (Θ + Q Diag(w)) dt − B dp = a,   Bᵀ Diag(w) dt − C dp − 1 dρ = b,   1ᵀdp = c,
+
+    a system that is symmetric in √(wΘ)∘dt, and then that of rows times (w/Θ)^¼.
+    """
+
+    X: Float[Array, "n d"]
+    root: Float[Array, " n"]  # √(w/Θ)
+    stiffness: Float[Array, " n"]  # Θ
+    points: Float[Array, "2 d d"]  # W
+    basis: Float[Array, "2 d d"]  # eigenvectors of P, N, and of S
+    weights: Float[Array, "2 d d"]  # 2/(s_i + s_j)
+    ends: Float[Array, "2 e"]  # z
+    end_slacks: Float[Array, "2 e"]  # ν/z, 1 where there is no end
+    rows: NewtonData
+    system: NewtonSystem
+
+    @staticmethod
+    def of(central: Central, data: Data, mu: Scalar) -> _Inverse:
+        """Factor, at a central point with P·S = μ·1."""
+        central, data, mu = jax.lax.stop_gradient((central, data, mu))
+        ends = central.ends
+        end_slacks = jnp.ones_like(ends)
+        stiffness, unit_weight = jnp.ones_like(central.dual), data.weight
+        if ends.size:
+            end_slacks = jnp.where(ends > 0, barrier(data, mu) / jnp.where(ends > 0, ends, 1), 1)
+            stiffness = data.slope_step(central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
+            unit_weight = unit_weight / stiffness
+        root = jnp.sqrt(unit_weight)
+        rows = newton_data(jnp.sqrt(root)[:, None] * data.X)
+        points = central.primal / jnp.sqrt(mu)
+        values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
+        slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
+        weights = 2 / (slack[:, :, None] + slack[:, None, :])
+        system = NewtonSystem.of(rows, points)
+        return _Inverse(
+            data.X, root, stiffness, points, basis, weights, ends, end_slacks, rows, system
+        )
+
+    def __call__(self, asked: _Conditions) -> Central:
+        transposed = jnp.swapaxes(self.basis, 1, 2)
+        turned = transposed @ _symmetric(asked.complementarity) @ self.basis
+        explicit = self.basis @ (self.weights * turned) @ transposed
+        a = asked.fit - quadratic_forms(self.X, (explicit[0] - explicit[1]) / 2)
+        a = _pushed(a, asked.ends / self.end_slacks)
+        b = asked.sums - jnp.diagonal(explicit[0] + explicit[1]) / 2
+        inside, outside = self.rows.split(self.root * a)
+        inside, diagonal, scale = self.system.solve(inside, b, asked.budget)
+        scaled = self.rows.join(inside, outside)  # √(wΘ)∘dt
+        slack = _slack(weighted_gram(self.X, self.root * scaled), diagonal)
+        implicit = self.points @ slack @ self.points
+        uncounted = a + quadratic_forms(self.X, (implicit[0] - implicit[1]) / 2)
+        counted = self.root > 0
+        dual = jnp.where(counted, scaled / jnp.where(counted, self.root, 1), uncounted)
+        dual = dual / self.stiffness
+        ends = asked.ends
+        if ends.size:  # z = 0 where there is no end
+            ends = (ends - self.ends * jnp.stack([dual, -dual])) / self.end_slacks
+        return Central(_symmetric(explicit - implicit), dual, diagonal, scale, ends)
