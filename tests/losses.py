@@ -52,14 +52,18 @@ def problem_of(name, *arguments, loss=None, **options):
     return qs.Problem(X, y, beta, loss=loss, sample_weight=weight)
 
 
-def cvxpy_value(name, X, y, beta, weight):
-    """Return the relaxation's value by Clarabel."""
+def cvxpy_model(name, X, y, beta, weight):
+    """Return the relaxation as CVXPY states it."""
     d = X.shape[1]
     gram, scale = cp.Variable((2 * d, 2 * d), PSD=True), cp.Variable()
     form = gram[:d, d:]
     predictions = cp.sum(cp.multiply(X @ form, X), axis=1)
     loss = weight @ MODELS[name](predictions, y)
     constraints = [cp.diag(gram) == scale, form == form.T]
-    model = cp.Problem(cp.Minimize(loss + beta * scale), constraints)
+    return cp.Problem(cp.Minimize(loss + beta * scale), constraints)
+
+
+def cvxpy_value(*arguments):
+    """Return the relaxation's value by Clarabel."""
     tight = {name: 1e-9 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}
-    return model.solve(solver="CLARABEL", **tight)
+    return cvxpy_model(*arguments).solve(solver="CLARABEL", **tight)
