@@ -11,7 +11,8 @@ import pytest
 
 import jaxqsdp as qs
 from jaxqsdp.__main__ import main
-from jaxqsdp._cli import prepare
+from jaxqsdp._cli import prepare, train
+from jaxqsdp._cli.table import read
 
 
 def run(capsys, *arguments):
@@ -109,6 +110,18 @@ def test_losses(capsys, tmp_path, classes, loss):
     _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
     assert json.loads(other)["loss"] == "squared"
     assert json.loads(other)["objective"] != facts["objective"]
+
+
+@pytest.mark.parametrize(("loss", "slope"), [(qs.SquaredLoss(), 1), (qs.LogisticLoss(), 0.5)])
+def test_a_rule_where_choosing_would_take_long(monkeypatch, tmp_path, loss, slope):
+    """By the size of the slopes at predictions of zero."""
+    data = prepare.split(
+        read(write_csv(tmp_path / "own.csv", *table(classes=3)), None, None, []), 0
+    )
+    monkeypatch.setattr(train, "_MOST_WORK", 0)
+    _, beta, how = train._choice(data, loss, None, None, jax.random.key(0))
+    assert beta == pytest.approx(0.02 * data.train_X.size * slope)
+    assert how == "β = 0.02 · n · d · rms(slopes of the loss at 0), constant by its rule"
 
 
 def test_beta_and_seed_change_the_result(capsys, tmp_path):

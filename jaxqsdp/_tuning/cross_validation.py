@@ -15,25 +15,22 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from .._base.plot import axes_for, finished
 from .._base.text import is_traced, numbers_of, outline, shape_of
-from .._base.types import Scalar, check_count, check_key, is_concrete, namespace, over_leading
+from .._base.types import Scalar, check_count, check_key, namespace, over_leading
 from .._host.programs import on_host, program
 from .._loss.base import AbstractLoss
-from .._problem.features import checked_constant, default_constant
 from .._problem.problem import Problem
 from .._relaxation.status import Status
 from .._run.on_host import solver_for
 from .._solve import check_limits
 from .._solver import AbstractSolver
 from .beta_max import beta_max_on_host, beta_max_traced
+from .checks import check_options, check_weights, checked_constants, checked_folds
 from .data import data_of
 from .path import grid_of
 from .scoring import Candidates, Scoring, prepared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_PREDICTORS = ("relaxation", "network")
-_METRICS = ("loss", "mse", "accuracy")
 
 
 class CrossValidation(eqx.Module):
@@ -188,9 +185,9 @@ def cross_validate(
     problem = data_of(X, y, loss, sample_weight)
     if metric is None:
         metric = "mse" if problem.loss.is_quadratic else "loss"
-    _check_options(problem, score, num_neurons, metric)
-    folds = _check_folds(folds, problem.num_samples)
-    constants = _checked_constants(constant, problem)
+    check_options(problem, score, num_neurons, metric)
+    folds = checked_folds(folds, problem.num_samples)
+    constants = checked_constants(constant, problem)
     key = check_key(key)
     check_limits(solver, max_steps)
     count = 1 if constants is None else len(constants)
@@ -208,7 +205,7 @@ def cross_validate(
         several = num_betas if grid is None else grid.shape[0]
         training = scoring.prepare(problem, several, 0 if constants is None else count, folds)
     fold, keys = _assign(problem.num_samples, folds, key)
-    _check_weights(problem, fold, folds)
+    check_weights(problem, fold, folds)
     if grid is None:
         grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
     grid = jnp.broadcast_to(grid, (count, grid.shape[-1]))
@@ -278,68 +275,6 @@ def _select(
     return CrossValidation(
         betas, constants, scores, mean, error, best, simple, fold, status, gap, predictor, metric
     )
-
-
-def _checked_constants(constant: Any, problem: Problem) -> Float[Array, " s"] | None:
-    """Return the scales to try, None for no constant feature."""
-    if constant is False:
-        return None
-    dtype = problem.X.dtype
-    if constant is True:
-        return jnp.full((1,), default_constant(problem.num_features), dtype)
-    if not is_concrete(constant):
-        return jnp.atleast_1d(constant).astype(dtype)
-    scales = list(constant) if np.ndim(constant) else [constant]
-    if np.ndim(constant) > 1 or not scales:
-        raise ValueError(
-            f"`constant` must be True, False, a number or several of them, got {constant!r}."
-        )
-    return jnp.asarray([checked_constant(scale, "constant") for scale in scales], dtype)
-
-
-def _check_options(problem: Problem, score: str, num_neurons: int | None, metric: str) -> None:
-    if score not in _PREDICTORS:
-        raise ValueError(f"`score` must be one of {_PREDICTORS}, got {score!r}.")
-    if metric not in _METRICS:
-        raise ValueError(f"`metric` must be one of {_METRICS}, got {metric!r}.")
-    if score == "network" and num_neurons is None:
-        raise ValueError('`num_neurons` is needed for score="network": how many `round` draws.')
-    if score == "relaxation" and num_neurons is not None:
-        raise ValueError('`num_neurons` needs score="network"; the relaxation has no neurons.')
-    if num_neurons is not None:
-        check_count(num_neurons, "num_neurons")
-    y, loss = problem.y, problem.loss
-    if metric == "mse" and loss.takes_labels:
-        raise ValueError(
-            f'`metric="mse"` is for numbers, and {type(loss).__name__} takes labels; use "loss" or '
-            '"accuracy".'
-        )
-    if metric == "accuracy" and is_concrete(y):
-        if not np.all(np.abs(np.asarray(y)) == 1):
-            raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "loss".')
-        if y.ndim == 2 and y.shape[1] > 1 and np.any(np.sum(np.asarray(y) > 0, axis=1) != 1):
-            raise ValueError(
-                '`y` must have one +1 in each row, the sample\'s class, for metric="accuracy"; use '
-                '"loss" for columns that do not exclude each other.'
-            )
-
-
-def _check_folds(folds: int, n: int) -> int:
-    if isinstance(folds, bool) or not hasattr(folds, "__index__") or not 2 <= folds <= n:
-        raise ValueError(f"`folds` must be an integer from 2 to {n}, the samples, got {folds!r}.")
-    return operator.index(folds)
-
-
-def _check_weights(problem: Problem, fold: Array, folds: int) -> None:
-    weight = problem.sample_weight
-    if weight is None or not is_concrete(weight, fold):
-        return
-    counted = np.bincount(np.asarray(fold)[np.asarray(weight) > 0], minlength=folds)
-    if np.any(counted == 0):
-        raise ValueError(
-            f"`sample_weight` is zero for all samples of fold {int(np.argmin(counted))}; use fewer "
-            "`folds`, another `key`, or drop the samples that do not count."
-        )
 
 
 def plot_cross_validation(result: CrossValidation, ax: Axes | None = None) -> Axes:
