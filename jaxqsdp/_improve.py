@@ -5,6 +5,9 @@ relaxation ─► Gaussian samples ─┐
 relaxation ─► column generation ─► pruning, a few neurons at a time ────────────────┤
 the given network ─► pruned ────────────────────────────────────────────────────────┴─►
     local search, again after random flips ─► refit ─► the best
+
+Descents and local search know squares only. Another loss has a squared one for a model, first at
+the predictions of the relaxation, then at those of the best network.
 """
 
 from __future__ import annotations
@@ -32,12 +35,18 @@ from ._round import refit
 from ._run.on_host import solve_once
 from ._run.padding import coarse_rung, padded_shape
 from ._search.descents import descend_from_many, prepare_descents
+from ._search.exchange import exchange
 from ._search.generated import generate_and_prune
 from ._search.kicks import prepare_search, search, searched_networks
+from ._search.model import predictions, quadratic_model, relaxed_predictions
 
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
 _NUM_STARTS, _NUM_STEPS = 24, 1000  # of descents
+_MODELS = 3  # of a loss that is not squared, after the first
+_CONSIDERED = 4  # networks that are fitted with the true loss, of each model
+_RANDOM_STARTS = 2  # of that, if there are few
+_MOST_EXCHANGED = 32  # neurons, beyond which that takes long
 _FEW_SLOTS = 16  # to which fewer neurons are padded, so that they share programs
 
 
@@ -132,6 +141,7 @@ def improve_within(
         solution = solve_once(problem)
     check_solution(problem, solution)
     start = _largest(problem, network, given)
+    best, lowest = start, float(problem.objective(start))
     (n, d), rng, watch = problem.X.shape, generator(key), Stopwatch()
     limit = np.inf if time_limit is None else float(time_limit)
     interrupted = False
@@ -141,6 +151,24 @@ def improve_within(
         interrupted = interrupted or watch.seconds > limit
         return interrupted
 
+    def modelled(predictions: NDArray[np.float64]) -> Core:
+        """Return the padded core with a squared loss, close to the given one at predictions."""
+        if core.loss.is_quadratic:
+            return padded
+        scaled = core.scale_predictions(predictions)
+        return quadratic_model(core, scaled).padded(padded_shape(n, d), problem.X.dtype)
+
+    def consider(networks: list[tuple[NDArray, NDArray]]) -> None:
+        """Fit output weights with the true loss, and keep what is better."""
+        nonlocal best, lowest
+        for signs in networks:
+            candidate = refit(problem, _network(problem, *signs))
+            objective = float(problem.objective(candidate))
+            if objective < lowest or np.isnan(lowest):
+                best, lowest = candidate, objective
+
+    # What is best for the model need not be for the loss.
+    kept = 1 if core.loss.is_quadratic else _CONSIDERED
     with progress_bar(3, progress, "stage") as advance:
         report = functools.partial(advance, 0)
         starts = [_signs(_largest(problem, start, max_neurons))]
@@ -148,7 +176,8 @@ def improve_within(
         if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
             starts.append(generate_and_prune(core, solution, rng, max_neurons, report, is_late))
         advance(1, "descents on latent weights")
-        u, v = descend_from_many(padded, solution, rng, max_neurons, num_starts, num_steps, slots)
+        model = modelled(relaxed_predictions(problem, solution))
+        u, v = descend_from_many(model, solution, rng, max_neurons, num_starts, num_steps, slots)
         count = searched_networks(slots, d) - len(starts)
         filled = [_filled(signs, (u[:1], v[:1])) for signs in starts]
         u, v = (
@@ -156,16 +185,33 @@ def improve_within(
             for some, others in zip((u, v), zip(*filled, strict=True), strict=True)
         )
         advance(1, "local search")
-        found = search(padded, u, v, rng, slots, report, is_late)
-        candidates = [(found.u[0], found.v[0])]
+        found = search(model, u, v, rng, slots, report, is_late)
+        consider(found.best(kept).networks)
         if len(starts) > 1:  # what is generated needs the better fit to show its worth
-            candidates.append((u[-1], v[-1]))
-        best, lowest = start, float(problem.objective(start))
-        for signs in candidates:
-            candidate = refit(problem, _network(problem, *signs))
-            objective = float(problem.objective(candidate))
-            if objective < lowest or np.isnan(lowest):
-                best, lowest = candidate, objective
+            consider([(u[-1], v[-1])])
+        # A model of another loss is good next to the predictions that it is made for.
+        for index in range(0 if core.loss.is_quadratic else _MODELS):
+            before = lowest
+            if is_late() or best.num_neurons == 0:
+                break
+            report(f"local search, model {index + 2} of the loss")
+            model = modelled(predictions(problem, best))
+            given_again = _filled(_signs(_largest(problem, best, max_neurons)), (u[:1], v[:1]))
+            u, v = (
+                np.concatenate([one, some[:count]])
+                for one, some in zip(given_again, (u, v), strict=True)
+            )
+            consider(search(model, u, v, rng, slots, report, is_late).best(kept).networks)
+            if not lowest < before:
+                break
+        if not core.loss.is_quadratic and 0 < best.num_neurons <= _MOST_EXCHANGED:
+            report("exchange of neurons")
+            ours = _signs(_largest(problem, best, max_neurons))
+            starts = [ours]
+            if max_neurons < _FEW_NEURONS:
+                shape = (_RANDOM_STARTS, 2, max_neurons, d)
+                starts += list(rng.choice((-1.0, 1.0), shape))
+            consider([exchange(core, *signs, rng, is_late) for signs in starts])
         advance(1, f"objective {lowest:.6g}")
     return best.prune(), interrupted
 

@@ -70,6 +70,10 @@ class Core:
         a, b, _ = self.exponents
         return np.ldexp(alpha, 2 * a - b)
 
+    def scale_predictions(self, predictions: NDArray) -> NDArray:
+        """Predictions of the problem in the units of the core."""
+        return np.ldexp(predictions, self.exponents[1])
+
     def restore_value(self, value: float) -> float:
         """Values back to the units of the problem."""
         return float(np.ldexp(value, -self._of_value))

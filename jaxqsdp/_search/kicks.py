@@ -43,6 +43,11 @@ class Searched:
     v: NDArray
     objective: NDArray  # (s,)
 
+    @property
+    def networks(self) -> list[tuple[NDArray, NDArray]]:
+        """The signs of each network."""
+        return list(zip(self.u, self.v, strict=True))
+
     def best(self, count: int) -> Searched:
         """Return the best networks."""
         order = np.argsort(self.objective, kind="stable")[:count]
@@ -69,7 +74,7 @@ def search(
     report: Callable[[str], None],
     is_late: Callable[[], bool],
 ) -> Searched:
-    """Return the best result of local search from some networks (s, m, d), as one network.
+    """Return the best results of local search from some networks (s, m, d).
 
     The core may be padded; `slots` are the neurons that the program has room for.
     """
@@ -92,7 +97,7 @@ def search(
             break
         report(f"local search, kick {index + 1}")
         found = _round(core, found, _SIGNS_FLIPPED, rng, slots)
-    return found.best(1)
+    return found
 
 
 def prepare_search(core: Core, slots: int) -> None:

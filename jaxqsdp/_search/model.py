@@ -1,0 +1,78 @@
+"""A squared loss in place of another one: what descents and local search work on.
+
+About predictions ŷ the loss φ is replaced by ½ω(z − ŷ + φ'/ω)², whose slope at ŷ is that of φ. Its
+curvature ω is the largest of (φ'(ŷ + h) − φ'(ŷ − h))/2h over some h, so that z may go far: where φ
+is linear on both sides of a kink at distance r, that is its jump over 2r, the weight of iteratively
+reweighted least squares. Outputs share their neurons, and so a sample has one ω, the largest.
+
+Source: Hunter & Lange, *A tutorial on MM algorithms* (2004).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from .._base.lift import quadratic_forms
+from .._loss.squared import SquaredLoss
+from .._network.bilinear import neurons
+from .._network.network import QuantizedNetwork
+from .._problem.core import Core
+from .._problem.problem import Problem
+from .._relaxation.solution import Solution
+
+_WIDTHS = 2.0 ** np.arange(-4, 4)  # of the root mean square of predictions and targets
+
+
+def quadratic_model(core: Core, predictions: NDArray[np.float64]) -> Core:
+    """Return a problem with a squared loss that is close to that of the core at predictions (n, c).
+
+    Predictions are in the units of the core, and so is α. A squared loss is its own model.
+    """
+    if core.loss.is_quadratic:
+        return core
+    loss: Any = core.loss
+    counted = core.weight > 0
+    size = np.sqrt(np.mean(np.square(predictions[counted])) + np.mean(np.square(core.y[counted])))
+    # Targets of samples that do not count may be none of the loss.
+    y = np.where(counted[:, None], core.y, 1.0)
+    curvature = np.zeros_like(predictions)
+    for width in _WIDTHS * (size if size > 0 else 1.0):
+        rise = loss.slope(predictions + width, y) - loss.slope(predictions - width, y)
+        curvature = np.maximum(curvature, rise / (2 * width))
+    omega = np.where(counted, curvature.max(axis=1), 0.0)[:, None]
+    step = np.divide(loss.slope(predictions, y), omega, where=omega > 0, out=np.zeros_like(y))
+    root = np.sqrt(core.weight[:, None] * omega)
+    return dataclasses.replace(
+        core,
+        X=np.sqrt(root) * core.X,
+        y=root * (predictions - step),
+        weight=np.ones(len(root)),
+        loss=SquaredLoss(),
+        root=root[:, 0],
+    )
+
+
+def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.float64]:
+    """Return what the relaxation predicts, xᵀZx, (n, c); zero where it has no solution."""
+    X: Any = _counted(problem)
+    forms: Any = np.asarray(solution.quadratic_form, np.float64).reshape(-1, X.shape[1], X.shape[1])
+    found: Any = np.stack([quadratic_forms(X, form) for form in forms], axis=1)
+    return np.where(np.isfinite(found), found, 0)
+
+
+def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float64]:
+    """Return what a network predicts, (n, c)."""
+    host = jax.tree.map(np.asarray, network)
+    u, v, alpha = (np.asarray(a, np.float64) for a in (host.u, host.v, host.alpha_columns))
+    return neurons(_counted(problem), u, v) @ alpha
+
+
+def _counted(problem: Problem) -> NDArray[np.float64]:
+    """Return the samples, zero in place of those that do not count and may overflow."""
+    counted = np.asarray(problem.weight) > 0
+    return np.where(counted[:, None], np.asarray(problem.X, np.float64), 0)
