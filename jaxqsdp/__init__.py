@@ -1,9 +1,9 @@
 """Two-layer networks with quantized weights, trained by semidefinite programming, with a proof.
 
-    minimize  ½ Σ_i w_i (f(x_i) − y_i)² + β ‖α‖₁  over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),
+    minimize  ℓ(f(X), y) + β ‖α‖₁  over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),  u_j, v_j ∈ {−1, +1}^d,
 
-with u_j, v_j ∈ {−1, +1}^d. In one call, for standardized features X (n, d) and targets y (n,), two
-classes coded as ±1:
+with ℓ(ŷ, y) = ½ Σ_i w_i (ŷ_i − y_i)² or another loss: `LogisticLoss`, `HingeLoss`, `HuberLoss`, …
+In one call, for standardized features X (n, d) and targets y (n,), two classes coded as ±1:
 
     import jax
     import numpy as np

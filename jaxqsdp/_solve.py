@@ -44,7 +44,7 @@ def solve(
 ) -> Solution:
     """Solve the semidefinite relaxation, with a proven lower bound on the training problem.
 
-        min ½ Σ w (ŷ − y)² + βρ   s.t.  ŷ_i = x_iᵀ Z x_i,  [[V, Z], [Z, V]] ⪰ 0,  diag V = ρ·1
+        min ℓ(ŷ, y) + βρ   s.t.  ŷ_i = x_iᵀ Z x_i,  [[V, Z], [Z, V]] ⪰ 0,  diag V = ρ·1
 
     Its value p_sdp is at most that of the training problem, and any (λ, p) the solver reaches gives
     `lower_bound` ≤ p_sdp, rounding errors included. Targets (n, c) are c such problems that share

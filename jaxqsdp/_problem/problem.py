@@ -200,7 +200,8 @@ class Problem(eqx.Module):
 
         **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale".
 
-        **Raises:** `ValueError` naming the argument; `ImportError` without CVXPY.
+        **Raises:** `ValueError` naming the argument, or for another loss than the squared one;
+        `ImportError` without CVXPY.
 
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
@@ -221,7 +222,8 @@ class Problem(eqx.Module):
 
         **Returns:** the path.
 
-        **Raises:** `ValueError` naming the argument; `OSError`.
+        **Raises:** `ValueError` naming the argument, or for another loss than the squared one;
+        `OSError`.
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
@@ -260,6 +262,10 @@ def _objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
 def _one_output(problem: Problem, output: int | None) -> tuple[np.ndarray, ...]:
     """Return X, y (n,), weights and β of one output, in float64, or raise `ValueError`."""
     check_single(problem)
+    if not problem.loss.is_quadratic:
+        raise ValueError(
+            f"`problem` has {type(problem.loss).__name__}; models are written for `SquaredLoss`."
+        )
     if not is_concrete(problem):
         raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
     count = problem.num_outputs

@@ -44,12 +44,12 @@ class Solution(eqx.Module):
 
     **Attributes:**
 
-    - `value`: ½ Σ w (ŷ − y)² + βρ.
+    - `value`: ℓ(ŷ, y) + βρ.
     - `lower_bound`: from (λ, p), see `jaxqsdp.certify`.
     - `quadratic_form`: Z (d, d), predicting ŷ = xᵀZx.
     - `scale`: ρ, the max-norm of Z or more.
     - `gram`: Q = [[V, Z], [Z, V]] (2d, 2d), positive semidefinite.
-    - `dual`: λ (n,), at the optimum w·(y − ŷ).
+    - `dual`: λ (n,), at the optimum −∇ℓ(ŷ), for the squared loss w·(y − ŷ).
     - `dual_diagonal`: p (d,), with Diag(p) ± Xᵀdiag(λ)X ⪰ 0 and Σp = β at an optimum with ρ > 0.
     - `predictions`: ŷ (n,).
     - `status`: a `Status`.
