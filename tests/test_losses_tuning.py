@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -391,3 +392,26 @@ def test_layers_take_any_loss(name):
     np.testing.assert_allclose(fitted.quadratic_form, solution.quadratic_form, atol=1e-4)
     with pytest.raises(TypeError, match="`loss` must be a loss"):
         qs.RelaxationLayer(3.0, loss="hinge")
+
+
+@pytest.mark.parametrize("name", ["logistic", "huber"])
+def test_layers_of_other_losses_are_trained(name):
+    """By the penalty and the features; numbers that the loss depends on stay."""
+    X, y, weight = map(jnp.asarray, data(name))
+    solver = qs.InteriorPoint(tol=1e-12, tol_residual=1e-10)
+    layer = qs.RelaxationLayer(3.0, loss=LOSSES[name], solver=solver)
+
+    def misfit(layer, X):
+        return jnp.sum(jnp.square(layer(X, y, None, weight)[1] - y))
+
+    slopes, toward_X = jax.jit(jax.grad(misfit, argnums=(0, 1)))(layer, X)
+    assert np.all(np.isfinite(toward_X))
+    for leaf in jax.tree.leaves(slopes.loss):
+        assert leaf == 0
+    step = 1e-4
+
+    def moved(by):
+        return eqx.tree_at(lambda layer: layer.log_beta, layer, layer.log_beta + by)
+
+    difference = (misfit(moved(step), X) - misfit(moved(-step), X)) / (2 * step)
+    np.testing.assert_allclose(slopes.log_beta, difference, rtol=1e-4)
