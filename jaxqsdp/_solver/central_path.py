@@ -8,7 +8,7 @@ a fixed system of samples; `LossPath` (`loss_path.py`) that of any other.
 from __future__ import annotations
 
 import abc
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import equinox as eqx
 import jax
@@ -47,6 +47,8 @@ class System(Protocol):
 
 class AbstractPath(eqx.Module):
     """The central path of a problem and the predictor–corrector step along it."""
+
+    has_ends: eqx.AbstractClassVar[bool]  # is λ kept in intervals?
 
     @abc.abstractmethod
     def refinements(self, dtype: Any) -> int:
@@ -147,6 +149,8 @@ class AbstractPath(eqx.Module):
 
 class CentralPath(AbstractPath):
     """The path of the squared loss, in the form of its Newton data."""
+
+    has_ends: ClassVar[bool] = False
 
     data: NewtonData
     y: Float[Array, " k"]
@@ -298,10 +302,10 @@ class _Linearization(eqx.Module):
         return (jnp.sum(jnp.square(self.scaling.values)) + products) / self.count
 
     @property
-    def count(self) -> Scalar:
+    def count(self) -> Any:
         """How many products there are."""
-        ends = self.point.ends
-        return self.scaling.values.size + jnp.sum(ends > 0, dtype=ends.dtype)
+        size, ends = self.scaling.values.size, self.point.ends
+        return size + jnp.sum(ends > 0, dtype=ends.dtype) if self.path.has_ends else size
 
     def predictor(self) -> _Direction:
         """Return the direction to P·S = 0."""
@@ -356,6 +360,8 @@ class _Linearization(eqx.Module):
     def longest_step(self, direction: _Direction) -> Scalar:
         """Return how far the direction stays within the constraints, at most 2."""
         longest = self.scaling.longest_step(jnp.stack([direction.primal, direction.slack]))
+        if not self.path.has_ends:
+            return longest
         multipliers = jnp.where(self.point.ends > 0, self.point.ends, 1)
         falls = jnp.stack(
             [direction.end_slacks / self.end_slacks, direction.step.ends / multipliers]

@@ -17,7 +17,7 @@ are μ are those of z over its unit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class _WeightedSystem(eqx.Module):
 
 class LossPath(AbstractPath):
     """The path of a loss and n samples, those of weight zero left out of both sums."""
+
+    has_ends: ClassVar[bool] = True
 
     X: Float[Array, "n d"]
     y: Float[Array, " n"]
