@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._adjoint.conditions import Data
+from ._adjoint.data import Data
 from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
 from ._adjoint.report import checked_adjoint, natural_sizes, norm, random_changes
 from ._base.lift import quadratic_forms

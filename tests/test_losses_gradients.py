@@ -26,13 +26,14 @@ KINKED = {
 LOSSES = {**SMOOTH, **KINKED}
 INPUTS = ("X", "weight", "y", "beta")
 OUTPUTS = ("value", "predictions", "quadratic_form", "dual", "scale")
-STEP = 1e-3  # times the numbers, of differences of sixth order, and ...
-SHORT = 2e-4  # ... for losses whose slope has kinks
+# Times the numbers, of differences of sixth order: they must not pass kinks, of φ or its slope.
+STEPS = {"squared": 1e-3, "logistic": 1e-3, "Huber": 2e-4, "squared hinge": 2e-4}
+SHORT = {"X": 4e-5, "y": 4e-5, "weight": 2e-4, "beta": 2e-4}
 
 
-def numbers_of(name, dtype=np.float64, seed=0):
-    """Return (X, w, y, β), labels ±1 for a loss that takes these."""
-    data = planted(seed, *SHAPE)
+def numbers_of(name, dtype=np.float64):
+    """Return (X, w, y, β), labels ±1 for a loss that takes these, no sample next to a kink."""
+    data = planted(1 if name in ("absolute", "quantile") else 0, *SHAPE)
     y = np.sign(data.y) if LOSSES[name].takes_labels else data.y
     weight = np.linspace(0.5, 1.5, SHAPE[0])
     return tuple(jnp.asarray(x, dtype) for x in (data.X, weight, y, np.asarray(0.3)))
@@ -87,7 +88,7 @@ def differences(name, given):
     """Return central differences of the outputs along a direction."""
     numbers, total = numbers_of(name), 0.0
     change, index = direction(given, numbers), INPUTS.index(given)
-    step = STEP if name in ("squared", "logistic") else SHORT
+    step = STEPS.get(name, SHORT[given])
     for shift, factor in ((1, 45), (2, -9), (3, 1)):
         ends = [
             program(name, np.float64)(
@@ -118,3 +119,124 @@ def test_derivatives_are_those_of_differences(name, capsys):
     assert ("y" in check.errors) == ("y" in moving(name))
     assert max(max(row.values()) for row in check.errors.values()) <= 1e-5, check.errors
     assert "agree to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_a_loss_with_kinks_has_finite_derivatives_and_those_of_its_value_are_right(name):
+    """The solution itself may move along with its kinks; then its derivatives are right, too."""
+    for given in moving(name):
+        found, expected = along(name, given), differences(name, given)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, err_msg=given)
+        assert np.all(np.isfinite(found))
+        if at(name)[2].status == qs.AdjointStatus.trusted:
+            off = np.abs(found - expected) - 2e-3 * np.abs(expected) - 1e-3 * np.abs(at(name)[0])
+            # Over such short steps differences of the dual are noise.
+            assert np.all((off <= 0)[[output != "dual" for output in OUTPUTS]]), (given, off)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_single_precision_is_within_a_few_percent(name):
+    found, slopes, report = at(name, np.float32)
+    for given, slope in slopes.items():
+        slope = np.asarray(slope)
+        assert slope.dtype == found.dtype == np.float32
+        assert np.all(np.isfinite(slope)), given
+        expected = np.asarray(at(name)[1][given])
+        if given not in moving(name):
+            np.testing.assert_array_equal(slope, 0)
+            np.testing.assert_array_equal(expected, 0)
+            continue
+        axes = tuple(range(1, expected.ndim))
+        error = np.sqrt(np.sum(np.square(slope - expected), axis=axes))
+        size = np.sqrt(np.sum(np.square(expected), axis=axes))
+        assert error[0] <= 1e-2 * size[0]
+        if report.status == qs.AdjointStatus.trusted:
+            assert np.all(error <= 3e-2 * np.maximum(size, 1e-2 * size.max())), (given, error, size)
+
+
+def test_outside_jit_as_inside_with_weights_of_zero_several_outputs_and_parameters():
+    """Derivatives with respect to the δ of a Huber loss are those of differences, too."""
+    X, weight, y, beta = numbers_of("Huber")
+    numbers = X, weight.at[0].set(0), jnp.stack([y, jnp.roll(y, 1)], axis=1), beta
+    delta = jnp.asarray(0.3)
+
+    def outputs(numbers, delta):
+        X, weight, y, beta = numbers
+        solution = qs.solve(qs.Problem(X, y, beta, qs.HuberLoss(delta), weight), TIGHT)
+        return weighed(solution.value), solution
+
+    def smooth(numbers, delta):
+        value, solution = outputs(numbers, delta)
+        return value + weighed(solution.predictions) + weighed(jnp.sin(solution.dual))
+
+    gradient = jax.grad(smooth, argnums=(0, 1))
+    expected = jax.tree.leaves(jax.jit(gradient)(numbers, delta))
+    for found, leaf in zip(jax.tree.leaves(gradient(numbers, delta)), expected, strict=True):
+        np.testing.assert_allclose(found, leaf, rtol=1e-6, atol=1e-8)
+    for function, tolerance in ((lambda *a: outputs(*a)[0], 1e-6), (smooth, 2e-3)):
+        step, slope = 1e-4, jax.grad(function, argnums=1)(numbers, delta)
+        ends = [function(numbers, delta + shift) for shift in (step, -step)]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=tolerance)
+
+
+class SquareRoot(qs.AbstractLoss):
+    """√(1 + (ŷ − y)²) − 1: at the ends of its interval ψ' is infinite."""
+
+    def value(self, predictions, targets):
+        return jnp.sqrt(1 + jnp.square(predictions - targets)) - 1
+
+    def conjugate(self, dual, targets):
+        return 1 - jnp.sqrt(1 - jnp.square(dual)) - dual * targets
+
+    def interval(self, targets):
+        return -jnp.ones_like(targets), jnp.ones_like(targets)
+
+
+class CubicHinge(qs.AbstractLoss):
+    """(1 − yŷ)₊³/3: at the end of its interval ψ' is finite and ψ'' is not."""
+
+    takes_labels = True
+
+    def value(self, predictions, targets):
+        return jnp.maximum(1 - targets * predictions, 0) ** 3 / 3
+
+    def conjugate(self, dual, targets):
+        return 2 / 3 * jnp.abs(dual) ** 1.5 - targets * dual
+
+    def interval(self, targets):
+        return qs.SquaredHingeLoss().interval(targets)
+
+
+CHECKED = {
+    "of one's own": (SquareRoot(), 0.0, "absolute"),
+    "smoothed": (qs.SquaredHingeLoss(), 1e-2, "hinge"),
+    "smoothed kinks": (qs.AbsoluteLoss(), 0.5, "absolute"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_other_derivatives_agree_with_differences(case):
+    """With a weight that is zero."""
+    loss, smoothing, like = CHECKED[case]
+    X, weight, y, beta = numbers_of(like)
+    problem = qs.Problem(X, y, beta, loss, weight.at[0].set(0))
+    assert qs.check_gradient(problem, adjoint=qs.Implicit(smoothing), solver=TIGHT).passed
+
+
+def test_an_infinite_curvature_of_the_conjugate_does_no_harm():
+    X, weight, y, beta = numbers_of("hinge")
+    problem = qs.Problem(X, y, beta, CubicHinge(), weight.at[0].set(0))
+    check = qs.check_gradient(problem, solver=TIGHT)
+    assert np.all(np.isfinite([list(row.values()) for row in check.errors.values()]))
+    assert max(check.errors["beta"].values()) <= check.tolerance
+
+
+def test_unrolled_is_for_the_squared_loss():
+    problem = problem_of("Huber", numbers_of("Huber"))
+
+    def value(beta):
+        changed = problem.with_numbers(beta=beta)
+        return qs.solve(changed, qs.InteriorPoint(), adjoint=qs.Unrolled()).value
+
+    with pytest.raises(TypeError, match="use `Implicit"):
+        jax.grad(value)(problem.beta)

@@ -21,14 +21,15 @@ from .._loss.base import least
 from .._solver.central_path import AbstractPath, CentralPath, Point, no_ends
 from .._solver.loss_path import LossPath, finite_ends
 from .._solver.newton import newton_data
-from .conditions import Central, Data, Linearization, barrier, mean_weight, no_multipliers
+from .conditions import Central, Linearization
+from .data import Data, no_multipliers
 
 _PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
 _STEPS = 52  # ... so many in all
 _SHRINK = 0.1  # of μ in a step
 _NEAR = 1e-2  # relative distance from which one more step is enough ...
 _ROUNDING = 4  # units in the last place of t that its distance from an end is wrong by
-_LITTLE = 1e-6  # of ν, where an end needs none
+_LITTLE = 1e-6  # of μ, where an end needs none
 _LOST = 0.5  # ... and from which there is no central point to speak of
 
 
@@ -116,9 +117,8 @@ class _SmoothedPath(LossPath):
 
     @property
     def end_unit(self) -> Float[Array, "2 n"]:
-        """Weights in units of their mean, or a little of that."""
-        share = jnp.where(self.weight > 0, self.weight / mean_weight(self.weight), 1)
-        return share[None] * jnp.where(self.ends, 1, _LITTLE)
+        """Weights, or a little of them."""
+        return self._used_weight[None] * jnp.where(self.ends, 1, _LITTLE)
 
 
 class _Search:
@@ -127,7 +127,7 @@ class _Search:
     def __init__(self, data: Data, mu: Scalar):
         self.data, self.rows, self.mu, self.counted = data, data.X, mu, data.weight > 0
         self.ends, self.low, self.high = data.ends()
-        self.nu = barrier(data, mu) * jnp.where(self.ends, 1, _LITTLE)
+        self.nu = mu * jnp.where(self.ends, 1, _LITTLE)
         self.path: AbstractPath = _SmoothedPath(
             data.X, data.y, data.weight, data.beta, data.loss, self.ends
         )
@@ -154,7 +154,7 @@ class _Search:
     def _smoothed(
         self, predictions: Float[Array, " n"], nu: Float[Array, "2 n"]
     ) -> Float[Array, " n"]:
-        """Return −φ_ν'(ŷ), the t with ψ'(t) + ŷ = ν/(t − low) − ν/(high − t)."""
+        """Return the slope of the smoothed loss, turned: t with ψ'(t) + ŷ = ν/(t − low) − ν/(high − t)."""
         loss, y = self.data.loss, self.data.y
         finite, low, high = finite_ends(loss, y)
         low, high = jnp.where(finite[0], low, -jnp.inf), jnp.where(finite[1], high, jnp.inf)
@@ -171,9 +171,6 @@ class _Search:
 
         dual = start + side * least(beyond, jnp.where(side > 0, high - start, start - low))
         # Not onto an end, where rounding may put it.
-        room = _ROUNDING * epsilon(dual.dtype)
-        return jnp.clip(
-            dual,
-            low + jnp.maximum(room * jnp.abs(low), tiny(dual.dtype)),
-            high - jnp.maximum(room * jnp.abs(high), tiny(dual.dtype)),
-        )
+        least_room = jnp.full_like(dual, tiny(dual.dtype))
+        room = jnp.maximum(_ROUNDING * epsilon(dual.dtype) * jnp.abs(start), least_room)
+        return jnp.clip(dual, low + room, high - room)

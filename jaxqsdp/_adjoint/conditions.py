@@ -4,16 +4,17 @@ The point with P·S₊ = N·S₋ = μ·1 is a smooth function of the data, and a
 solution. With t = λ/w, G = A*(λ), S± = (Diag(p) ∓ G)/2 and multipliers z of the finite ends of the
 loss's intervals it satisfies
 
-    sym(P S₊) = sym(N S₋) = μ·1,   z_low·(t − low) = z_high·(high − t) = ν,
+    sym(P S₊) = sym(N S₋) = μ·1,   z_low·(t − low) = z_high·(high − t) = μ,
     ψ'(t) + A((P − N)/2) − z_low + z_high = 0,   diag(P + N)/2 = ρ·1,   1ᵀp = β
 
 and its derivative the linearization of these, K·(dP, dN, dt, dz, dp, dρ) = …, which stays well
 conditioned as μ → 0 wherever the solution is unique and strictly complementary. For the squared
 loss, without ends, t = r = y − ŷ and ψ'(t) = t − y.
 
-Here z and ν are per unit of weight: the central point is that of the loss φ_ν with the conjugate
-ψ − ν log(t − low) − ν log(high − t), in which weights take no part. So samples of any weight, zero
-included, are smoothed alike.
+Here z is per unit of weight, and weights are at most about 1: the central point is that of the loss
+with the conjugate ψ − μ log(t − low) − μ log(high − t), in which weights take no part. So samples
+of any weight, zero included, are smoothed alike. An end at which ψ' is infinite needs no
+multiplier.
 
 K is a polynomial in the point and in what depends on the data, so its solve can be differentiated
 any number of times without differentiating a factorization. It is solved by the Newton system of
@@ -37,82 +38,11 @@ from .._base.control_flow import fori_loop
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.mesh import varying_alike
 from .._base.types import Scalar, tiny
-from .._loss.base import AbstractLoss
-from .._solver.loss_path import finite_ends
 from .._solver.newton import NewtonData, NewtonSystem, newton_data
+from .data import Data
 
 _REFINEMENTS = 3
 _LEAST_ROOM = 1e-3  # times the distance from an end at the central point is left at its limit
-
-
-class Data(eqx.Module):
-    """What the relaxation depends on, one output, in moderate units; or a change of it."""
-
-    X: Float[Array, "n d"]
-    weight: Float[Array, " n"]
-    y: Float[Array, " n"]
-    beta: Scalar
-    loss: AbstractLoss
-
-    def ends(self) -> tuple[Array, Array, Array]:
-        """Return which ends have multipliers, (2, n), and the ends; ψ' is infinite at others."""
-        finite, low, high = finite_ends(self.loss, self.y)
-        slopes = [self.loss.conjugate_slope(end, self.y) for end in (low, high)]
-        return finite & jnp.isfinite(jnp.stack(slopes)), low, high
-
-    def end_slacks(self, dual: Float[Array, " n"]) -> Float[Array, "2 e"]:
-        """(t − low, high − t), 1 where there is no multiplier."""
-        if self.loss.is_quadratic:
-            return no_multipliers(dual)
-        barred, low, high = self.ends()
-        return jnp.where(barred, jnp.stack([dual - low, high - dual]), 1)
-
-    def end_steps(self, step: Float[Array, " n"]) -> Float[Array, "2 e"]:
-        """Return the changes of these by one of t."""
-        if self.loss.is_quadratic:
-            return no_multipliers(step)
-        return jnp.where(self.ends()[0], jnp.stack([step, -step]), 0)
-
-    def end_moves(self, dual: Float[Array, " n"], change: Data) -> Float[Array, "2 e"]:
-        """Return the changes of these by one of y and the loss."""
-        if self.loss.is_quadratic:
-            return no_multipliers(dual)
-        return self._along(lambda data: data.end_slacks(dual), change)
-
-    def slope_step(self, dual: Float[Array, " n"], step: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Return the change of ψ'(t) by one of t."""
-        if self.loss.is_quadratic:
-            return step
-        return self.loss.conjugate_curvature(dual, self.y) * step
-
-    def target_move(self, dual: Float[Array, " n"], change: Data) -> Float[Array, " n"]:
-        """Return the change of −ψ'(t) by one of y and the loss: dy, where φ is one of ŷ − y."""
-        if self.loss.is_quadratic:
-            return change.y
-        return -self._along(lambda data: data.loss.conjugate_slope(dual, data.y), change)
-
-    def _along(self, function: Callable[[Data], Array], change: Data) -> Array:
-        def of_these(loss: AbstractLoss, y: Array) -> Array:
-            return function(Data(self.X, self.weight, y, self.beta, loss))
-
-        return jax.jvp(of_these, (self.loss, self.y), (change.loss, change.y))[1]
-
-
-def no_multipliers(dual: Float[Array, " n"]) -> Float[Array, "2 0"]:
-    """Return the multipliers of the squared loss."""
-    return jnp.zeros((2, 0), dual.dtype)
-
-
-def barrier(data: Data, mu: Scalar) -> Scalar:
-    """Return ν, so that the products of all weighted multipliers are μ in the mean."""
-    return mu / mean_weight(data.weight)
-
-
-def mean_weight(weight: Float[Array, " n"]) -> Scalar:
-    """Return the mean of weights, of those that are not zero, as a constant."""
-    weight = jax.lax.stop_gradient(weight)
-    total, count = jnp.sum(weight), jnp.sum(weight > 0, dtype=weight.dtype)
-    return jnp.where(total > 0, total / jnp.maximum(count, 1), 1)
 
 
 class Central(eqx.Module):
@@ -194,7 +124,7 @@ class Linearization(eqx.Module):
             nothing.ends,
         )
         if central.ends.size:
-            fall = jnp.where(central.ends > 0, -barrier(data, mu), 0)
+            fall = jnp.where(central.ends > 0, -mu, 0)
             asked = dataclasses.replace(asked, ends=fall)
         limit = jax.tree.map(jnp.add, central, self._solve(asked))
         limit = dataclasses.replace(limit, dual=self._inside(limit.dual))
@@ -316,7 +246,7 @@ class _Inverse(eqx.Module):
     """The inverse of K at a central point, exact to eps/μ.
 
     With dP = Y − W dS W, where W = P/√μ and sym(Y S) is what is asked, likewise for N and z, and
-    with Q = ¼ Σ (XWXᵀ)∘², Θ = ψ'' + z_low²/ν + z_high²/ν and B, C as in `newton`, the other
+    with Q = ¼ Σ (XWXᵀ)∘², Θ = ψ'' + z_low²/μ + z_high²/μ and B, C as in `newton`, the other
     conditions are
 
         (Θ + Q Diag(w)) dt − B dp = a,   Bᵀ Diag(w) dt − C dp − 1 dρ = b,   1ᵀdp = c,
@@ -331,7 +261,7 @@ class _Inverse(eqx.Module):
     basis: Float[Array, "2 d d"]  # eigenvectors of P, N, and of S
     weights: Float[Array, "2 d d"]  # 2/(s_i + s_j)
     ends: Float[Array, "2 e"]  # z
-    end_slacks: Float[Array, "2 e"]  # ν/z, 1 where there is no end
+    end_slacks: Float[Array, "2 e"]  # μ/z, 1 where there is no end
     rows: NewtonData
     system: NewtonSystem
 
@@ -343,7 +273,7 @@ class _Inverse(eqx.Module):
         end_slacks = jnp.ones_like(ends)
         stiffness, unit_weight = jnp.ones_like(central.dual), data.weight
         if ends.size:
-            end_slacks = jnp.where(ends > 0, barrier(data, mu) / jnp.where(ends > 0, ends, 1), 1)
+            end_slacks = jnp.where(ends > 0, mu / jnp.where(ends > 0, ends, 1), 1)
             stiffness = data.slope_step(central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
             unit_weight = unit_weight / stiffness
         root = jnp.sqrt(unit_weight)

@@ -30,7 +30,8 @@ from .._problem.problem import Problem
 from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
 from .._relaxation.status import Status
 from .central import central_point
-from .conditions import Central, Data, Linearization, no_multipliers
+from .conditions import Central, Linearization
+from .data import Data, no_multipliers
 from .linear_program import LinearProgram
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
@@ -96,8 +97,8 @@ class Implicit(AbstractAdjoint):
       P·S = μ·1 in both cones, μ = smoothing·value/(2d), reached by a few Newton steps: finite and
       smooth wherever the solution has no derivative. With smoothing 0, of what a point of small μ
       extrapolates to, which is exact where the solution is unique and strictly complementary. The
-      kinks of a loss, and those of its slope, are smoothed likewise, by ψ − ν log(slacks) with
-      μ = ν·mean(w) for the ends of its interval.
+      kinks of a loss, and those of its slope, are smoothed likewise: by −μ log(distance) at the
+      ends of its interval, weights being in units of the largest, to a factor of two.
     - `gram`, `dual_diagonal`: likewise if smoothing > 0; else zero, as they may not be unique.
 
     Forward and reverse mode, any number of times, under `jit` and `vmap`. Derivatives with respect

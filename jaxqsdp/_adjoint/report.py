@@ -16,7 +16,8 @@ from .._base.types import Scalar, highest_precision
 from .._host.programs import program
 from .._problem.problem import Problem, check_single
 from .._relaxation.solution import Solution, check_solution, outputs_first
-from .conditions import Central, Data, Linearization
+from .conditions import Central, Linearization
+from .data import Data
 from .implicit import Implicit, Scaling, data_of, each_output, is_usable, linearization
 
 _DIRECTIONS = 4  # random changes of the data that the report tries

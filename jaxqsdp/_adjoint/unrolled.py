@@ -16,7 +16,7 @@ from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
 from .._relaxation.solution import Solution, outputs_first, outputs_last
 from .._relaxation.status import Status
-from .conditions import Data
+from .data import Data
 from .implicit import AbstractAdjoint, Scaling, each_output, is_usable
 
 
