@@ -27,8 +27,10 @@ LOSSES = {**SMOOTH, **KINKED}
 INPUTS = ("X", "weight", "y", "beta")
 OUTPUTS = ("value", "predictions", "quadratic_form", "dual", "scale")
 # Times the numbers, of differences of sixth order: they must not pass kinks, of φ or its slope.
-STEPS = {"squared": 1e-3, "logistic": 1e-3, "Huber": 2e-4, "squared hinge": 2e-4}
-SHORT = {"X": 4e-5, "y": 4e-5, "weight": 2e-4, "beta": 2e-4}
+LONG = dict.fromkeys(INPUTS, 1e-3)
+SHORT = {"X": 2e-4, "y": 2e-4, "weight": 1e-3, "beta": 1e-3}
+STEPS = {"squared": LONG, "logistic": LONG, "Huber": SHORT, "squared hinge": SHORT}
+SHORTEST = {"X": 4e-5, "y": 4e-5, "weight": 2e-4, "beta": 2e-4}
 
 
 def numbers_of(name, dtype=np.float64):
@@ -88,7 +90,7 @@ def differences(name, given):
     """Return central differences of the outputs along a direction."""
     numbers, total = numbers_of(name), 0.0
     change, index = direction(given, numbers), INPUTS.index(given)
-    step = STEPS.get(name, SHORT[given])
+    step = STEPS.get(name, SHORTEST)[given]
     for shift, factor in ((1, 45), (2, -9), (3, 1)):
         ends = [
             program(name, np.float64)(

@@ -154,7 +154,7 @@ class _Search:
     def _smoothed(
         self, predictions: Float[Array, " n"], nu: Float[Array, "2 n"]
     ) -> Float[Array, " n"]:
-        """Return the slope of the smoothed loss, turned: t with ψ'(t) + ŷ = ν/(t − low) − ν/(high − t)."""
+        """Return the t with ψ'(t) + ŷ = ν/(t − low) − ν/(high − t)."""
         loss, y = self.data.loss, self.data.y
         finite, low, high = finite_ends(loss, y)
         low, high = jnp.where(finite[0], low, -jnp.inf), jnp.where(finite[1], high, jnp.inf)
