@@ -251,6 +251,9 @@ class _Trial:
         left, middle, right = (self(function, **{letter: at + k * step}) for k in (-1, 0, 1))
         expected = (right - left) / (2 * step)
         kink = ~self.close(right - middle, middle - left, 0.01)
+        # In the middle of a jump both sides are the same, but not half as far away.
+        near, far = (self(function, **{letter: at + k * step}) for k in (-0.5, 0.5))
+        kink |= ~self.close(2 * (far - near), right - left, 0.01)
         holds = self.close(found, expected, _DIFFERENCES) | (kink & ~np.isnan(found))
         message = f"`{derivative}` is not the derivative of `{function}`: leave it to JAX."
         self.require(holds, message, **{letter: at}, y=self.y, found=found, difference=expected)

@@ -35,5 +35,7 @@ class HuberLoss(AbstractPiecewiseLoss):
 
     def rescaled(self, unit: Scalar) -> HuberLoss:
         """Return the loss with δ·unit."""
-        delta = namespace(self.delta, unit).asarray(self.delta, unit.dtype)
-        return eqx.tree_at(lambda loss: loss.delta, self, delta * unit)
+        xp = namespace(self.delta, unit)
+        dtype = xp.result_type(unit)
+        delta = xp.asarray(self.delta, dtype) * xp.asarray(unit, dtype)
+        return eqx.tree_at(lambda loss: loss.delta, self, delta)

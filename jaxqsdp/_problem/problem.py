@@ -248,8 +248,8 @@ def check_loss(loss: AbstractLoss) -> AbstractLoss:
         raise TypeError(f"`loss` must be a loss such as `LogisticLoss()`, got {loss!r}.")
     if loss.is_quadratic and type(loss) is not SquaredLoss:  # what it computes would be ignored
         raise TypeError(
-            f"`loss` is a subclass of `SquaredLoss`, {type(loss).__name__}; subclass "
-            "`AbstractLoss`."
+            f"`loss` must be `SquaredLoss()` itself or another loss, got {loss!r}, "
+            "a subclass of it; subclass `AbstractLoss`."
         )
     return loss
 

@@ -103,7 +103,7 @@ def begin(
     """Prepare a solve: everything before the first step."""
     samples, root = _prepared(problem)
     core_X = jnp.sqrt(root)[:, None] * samples.X
-    factorization = solver.factorize(core_X, problem.loss)
+    factorization = solver.factorize(core_X)
 
     def begin_output(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.lift import LiftedMap
 from .._base.types import check_count, epsilon
-from .._loss.base import AbstractLoss
 from .base import (
     AbstractProcess,
     AbstractSolver,
@@ -83,7 +82,7 @@ class ADMM(AbstractSolver):
         """Not in float32: batches of SVDs wait for each other's threads for ever (jaxlib 0.9)."""
         return bool(jnp.finfo(dtype).bits == 64)
 
-    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> Factorization:
+    def factorize(self, X: Float[Array, "n d"]) -> Factorization:
         """Factor the lifted data, see `least_squares`."""
         return factorize(LiftedMap(X))
 

@@ -81,8 +81,8 @@ class AbstractSolver(eqx.Module):
         """Whether two of its programs may run on the CPU at a time."""
 
     @abc.abstractmethod
-    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> Any:
-        """Prepare what depends on X and the kind of loss; problems that share X share it."""
+    def factorize(self, X: Float[Array, "n d"]) -> Any:
+        """Prepare what depends on X alone; problems that share X share it."""
 
     @abc.abstractmethod
     def bind(self, core: CoreProblem, factorization: Any, max_steps: int) -> AbstractProcess:

@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.trees import select
 from .._base.types import Scalar, epsilon
-from .._loss.base import AbstractLoss
 from .base import (
     AbstractProcess,
     AbstractSolver,
@@ -76,22 +75,20 @@ class InteriorPoint(AbstractSolver):
         """Yes: it takes no singular value decomposition."""
         return True
 
-    def factorize(self, X: Float[Array, "n d"], loss: AbstractLoss) -> NewtonData | None:
-        """Prepare the Newton systems, see `newton`, where steps do not change the samples'."""
-        return newton_data(X) if loss.is_quadratic else None
+    def factorize(self, X: Float[Array, "n d"]) -> NewtonData:
+        """Prepare the Newton systems of the squared loss, see `newton`; others do not use it."""
+        return newton_data(X)
 
-    def bind(
-        self, core: CoreProblem, factorization: NewtonData | None, max_steps: int
-    ) -> AbstractProcess:
+    def bind(self, core: CoreProblem, factorization: NewtonData, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         tol = uncertified(tol, core.y.dtype)
         return _Process(path_of(core, factorization), core, tol, tol_residual, max_steps)
 
 
-def path_of(core: CoreProblem, data: NewtonData | None) -> AbstractPath:
+def path_of(core: CoreProblem, data: NewtonData) -> AbstractPath:
     """Return the central path of a problem."""
-    if data is None:
+    if not core.loss.is_quadratic:
         return LossPath(core.X, core.y, core.weight, core.beta, core.loss)
     return CentralPath(data, data.project(core.y), core.beta, core.loss, core.y)
 
