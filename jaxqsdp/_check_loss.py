@@ -11,6 +11,7 @@ import numpy as np
 from jax.errors import JAXIndexError, JAXTypeError
 from jaxtyping import ArrayLike
 
+from ._base.mesh import on_any_mesh
 from ._base.types import as_float_array
 from ._loss.base import AbstractLoss
 
@@ -96,6 +97,7 @@ def check_loss(loss: AbstractLoss, targets: ArrayLike | None = None, seed: int =
 
 
 @eqx.filter_jit
+@on_any_mesh
 def _call(loss: AbstractLoss, name: str, arguments: list[Any]) -> Any:
     return getattr(loss, name)(*arguments)
 

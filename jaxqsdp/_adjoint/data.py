@@ -72,4 +72,4 @@ class Data(eqx.Module):
 
 def no_multipliers(dual: Float[Array, " n"]) -> Float[Array, "2 0"]:
     """Return the multipliers of the squared loss."""
-    return jnp.zeros((2, 0), dual.dtype)
+    return jnp.stack([dual[:0], dual[:0]])  # varies over a mesh as the numbers do
