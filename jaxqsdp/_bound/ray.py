@@ -47,12 +47,12 @@ def best_below_of(
     c = loss.best_factor_on_dual_ray(dual, y, weight, limit) * (1 - 8 * eps)
     counted = weight > 0
     unit = c * dual / xp.where(counted, weight, 1)
-    spread = 4 * eps * xp.abs(unit) + xp.where(dual != 0, least, 0)
+    spread = 4 * eps * xp.abs(unit) + least * (dual != 0).astype(dual.dtype)
     low, high = loss.interval(y)
     lower, upper = (xp.clip(end, low, high) for end in (unit - spread, unit + spread))
     above = xp.where(counted, loss.conjugate_above(lower, upper, y), 0)
     each = weight * above
-    each = each + 2 * eps * xp.abs(each) + xp.where(counted, least, 0)
+    each = each + 2 * eps * xp.abs(each) + least * counted.astype(dual.dtype)
     # Sums without rounding, or that of many samples would be worse than all else in float32.
     (total,), (error,) = (part[0] for part in over_blocks(_sum, each))
     bound = -(total + error) - 2 * eps * xp.abs(total)
