@@ -172,7 +172,7 @@ def test_labels_are_checked():
 
 def test_only_losses_are_losses():
     X, y = np.ones((3, 1)), np.ones(3)
-    with pytest.raises(TypeError, match="`loss` must be a loss such as"):
+    with pytest.raises(TypeError, match=r"`loss` must be `SquaredLoss\(\)` or another loss"):
         qs.Problem(X, y, 1.0, loss="hinge")
 
     class Mine(qs.SquaredLoss):

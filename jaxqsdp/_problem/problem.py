@@ -245,7 +245,7 @@ class Problem(eqx.Module):
 def check_loss(loss: AbstractLoss) -> AbstractLoss:
     """Return the loss, or raise `TypeError` unless it is one that is not ignored."""
     if not isinstance(loss, AbstractLoss):
-        raise TypeError(f"`loss` must be a loss such as `LogisticLoss()`, got {loss!r}.")
+        raise TypeError(f"`loss` must be `SquaredLoss()` or another loss, got {loss!r}.")
     if loss.is_quadratic and type(loss) is not SquaredLoss:  # what it computes would be ignored
         raise TypeError(
             f"`loss` must be `SquaredLoss()` itself or another loss, got {loss!r}, "
