@@ -144,6 +144,26 @@ def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
         assert exact.gap <= (1e-6 if dtype == np.float64 else 1e-2)
 
 
+def test_nothing_to_fit_costs_nothing(name, dtype):
+    X, y, _, weight = made(name, 12, 3, dtype=dtype)
+    loss = LOSSES[name]
+    nothing = qs.QuantizedNetwork.from_weights(np.ones((1, 3)), np.ones((1, 3)), np.zeros(1, dtype))
+    if loss.takes_labels:  # X = 0: nothing helps
+        problem = qs.Problem(0 * X, y, dtype(1), loss=loss, sample_weight=weight)
+        value = loss(np.zeros_like(y), y, weight)
+    else:
+        problem, value = qs.Problem(X, 0 * y, dtype(1), loss=loss, sample_weight=weight), 0
+    solution = qs.solve(problem)
+    np.testing.assert_allclose(solution.value, value, rtol=1e-3 if dtype == np.float32 else 1e-8)
+    for certificate in (
+        qs.certify(problem, nothing, solution),
+        jax.jit(qs.certify)(problem, nothing, solution),
+    ):
+        assert certificate.objective >= value
+        assert certificate.objective > 0 or certificate.gap == 0
+        assert value > 0 or certificate.objective == 0
+
+
 def test_wrong_duals_weaken_a_bound_only(name, dtype):
     problem = problem_of(name, 14, 3, dtype=dtype)
     best = qs.solve(problem, throw=False)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from jaxtyping import Array, Float
 
 from .._base.types import Scalar, epsilon, namespace, tiny
+from .._exact.powers import is_subnormal
 from .base import AbstractLoss
 
 _ROUNDING = 16  # units in the last place: two differences and two products
@@ -84,14 +85,19 @@ class AbstractPiecewiseLoss(AbstractLoss):
     # In what follows, subnormal numbers, y, ŷ and t too, may have been taken for zero.
 
     def value_above(self, lower: Array, upper: Array, targets: Array) -> Array:
-        """Return the larger of φ at both ends, rounded up."""
+        """Return the larger of φ at both ends, rounded up, and 0 only where it is exactly that."""
         xp, eps, least = namespace(lower, upper, targets), epsilon(lower.dtype), tiny(lower.dtype)
 
         def above(predictions: Array) -> Array:
             attained, residual = self._attained(predictions, targets)
             value = AbstractPiecewiseLoss.value(self, predictions, targets)
             allowance = _ROUNDING * eps * xp.abs(attained * residual)
-            return value + allowance + 4 * (1 + xp.abs(attained)) * least
+            bound = value + allowance + 4 * (1 + xp.abs(attained)) * least
+            # On the flat side, or no residual, which for two numbers near zero is not the same as
+            # a difference of zero.
+            flat = (attained == 0) & (residual != 0)
+            equal = (predictions == targets) & ~is_subnormal(predictions) & ~is_subnormal(targets)
+            return xp.where(flat | equal, 0, bound)
 
         return xp.maximum(above(lower), above(upper))
 

@@ -184,16 +184,16 @@ class LossPath(AbstractPath):
         # Scaled into the constraints only. The best points on rays take searches, see `assemble`.
         scale = jnp.max(jnp.diagonal(plus + minus)) / 2
         value = loss(predictions, y, weight) + self.beta * scale
+        value = jnp.minimum(value, loss(jnp.zeros_like(y), y, weight))
         within = jnp.minimum(self.beta / jnp.sum(point.diagonal), 1)
         bound = loss.dual_value(within * self.expand(point.dual), y, weight)
         other = weight * (point.dual + loss.slope(predictions, y))
         misfit = jnp.minimum(jnp.abs(self.misfit(point)), jnp.abs(other))
         residual = jnp.linalg.norm(misfit)
         size = self.size
-        return (
-            relative_gap(loss, value, bound, y, weight),
-            residual / jnp.where(size > 0, size, 1),
-        )
+        gap = relative_gap(loss, value, bound, y, weight)
+        # Where nothing is to be fitted, there is no size to measure by, and no need.
+        return gap, jnp.where(size > 0, residual / jnp.where(size > 0, size, 1), 0)
 
     def expand(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return λ = w·t."""
