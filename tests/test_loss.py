@@ -9,24 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from losses import LOSSES, SquareRoot
 from scipy.optimize import minimize_scalar
 
 import jaxqsdp as qs
 
-LOSSES = {
-    "squared": qs.SquaredLoss(),
-    "absolute": qs.AbsoluteLoss(),
-    "quantile": qs.QuantileLoss(0.3),
-    "Huber": qs.HuberLoss(0.7),
-    "hinge": qs.HingeLoss(),
-    "squared hinge": qs.SquaredHingeLoss(),
-    "logistic": qs.LogisticLoss(),
-}
 DEFINITIONS = {
     "squared": lambda z, y: 0.5 * (z - y) ** 2,
     "absolute": lambda z, y: np.abs(z - y),
     "quantile": lambda z, y: np.maximum(0.3 * (y - z), 0.7 * (z - y)),
-    "Huber": lambda z, y: np.where(
+    "huber": lambda z, y: np.where(
         np.abs(z - y) <= 0.7, 0.5 * (z - y) ** 2, 0.7 * np.abs(z - y) - 0.245
     ),
     "hinge": lambda z, y: np.maximum(1 - y * z, 0),
@@ -38,7 +30,7 @@ INTERVALS = {
     "squared": lambda y: (-np.inf, np.inf),
     "absolute": lambda y: (-1, 1),
     "quantile": lambda y: (-0.7, 0.3),
-    "Huber": lambda y: (-0.7, 0.7),
+    "huber": lambda y: (-0.7, 0.7),
     "hinge": lambda y: (min(y, 0), max(y, 0)),
     "squared hinge": lambda y: (0, np.inf) if y > 0 else (-np.inf, 0),
     "logistic": lambda y: (min(y, 0), max(y, 0)),
@@ -305,7 +297,7 @@ def test_bounds_of_extreme_duals(name, dtype, xp):
     if loss.takes_labels:
         targets = np.where(targets > 0, 1, -1).astype(dtype)
     t, y = dual.astype(np.longdouble), targets.astype(np.longdouble)
-    quadratic = t * t / 2 if name in ("squared", "Huber", "squared hinge") else 0
+    quadratic = t * t / 2 if name in ("squared", "huber", "squared hinge") else 0
     bound = loss.conjugate_above(*map(xp.asarray, (dual, dual, targets)))
     assert bound.dtype == dtype
     bound = np.asarray(bound).astype(np.longdouble)
@@ -349,19 +341,6 @@ def _bounds(loss, z, t, y):
 
 def test_bounds_allow_for_32_bit_mode():
     """A loss of one's own computes with JAX, which rounds float64 to float32 in that mode."""
-
-    class SquareRoot(qs.AbstractLoss):
-        def value(self, predictions, targets):
-            square = jnp.square(predictions - targets)
-            return square / (jnp.sqrt(1 + square) + 1)
-
-        def conjugate(self, dual, targets):
-            square = jnp.square(dual)
-            return square / (1 + jnp.sqrt(1 - square)) - dual * targets
-
-        def interval(self, targets):
-            return -jnp.ones_like(targets), jnp.ones_like(targets)
-
     predictions, targets = np.random.default_rng(0).standard_normal((2, 1000))
     with jax.enable_x64(False):
         value = np.asarray(SquareRoot().value_above(predictions, predictions, targets))

@@ -1,12 +1,13 @@
 """The relaxation under every loss: against Clarabel, and with proofs that brute force confirms."""
 
+import dataclasses
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import LOSSES, OTHERS, cvxpy_value, made, problem_of
+from losses import LOSSES, OTHERS, SquareRoot, cvxpy_value, made, problem_of
 
 import jaxqsdp as qs
 
@@ -173,7 +174,7 @@ def test_wrong_duals_weaken_a_bound_only(name, dtype):
         moved = qs.certify(
             problem,
             qs.QuantizedNetwork.from_weights(np.ones((1, 3)), np.ones((1, 3)), np.zeros(1, dtype)),
-            jax.tree.map(lambda leaf: leaf, best).__class__(**{**vars(best), "dual": wrong}),
+            dataclasses.replace(best, dual=wrong),
             kind="relaxation",
         )
         assert 0 <= moved.lower_bound <= best.value
@@ -213,20 +214,8 @@ def test_models_are_those_of_squared_loss(tmp_path):
 
 
 def test_a_loss_of_ones_own(dtype):
-    class Root(qs.AbstractLoss):
-        def value(self, predictions, targets):
-            square = jnp.square(predictions - targets)
-            return square / (jnp.sqrt(1 + square) + 1)
-
-        def conjugate(self, dual, targets):
-            square = jnp.square(dual)
-            return square / (1 + jnp.sqrt(1 - square)) - dual * targets
-
-        def interval(self, targets):
-            return -jnp.ones_like(targets), jnp.ones_like(targets)
-
-    qs.testing.check_loss(Root())
-    problem = problem_of("huber", 24, 4, loss=Root(), dtype=dtype)
+    qs.testing.check_loss(SquareRoot())
+    problem = problem_of("huber", 24, 4, loss=SquareRoot(), dtype=dtype)
     solution = qs.solve(problem)
     assert solution.status == qs.Status.solved
     admm = qs.solve(problem, qs.ADMM())
@@ -251,3 +240,20 @@ def test_parameters_can_be_batched():
     np.testing.assert_allclose(values, singly, rtol=1e-8)
     squared = qs.solve(qs.Problem(X, y, beta, sample_weight=weight))
     np.testing.assert_allclose(values[2], squared.value, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [(qs.HuberLoss, 0.7, [-1.0, 0.0, np.nan]), (qs.QuantileLoss, 0.3, [-0.1, 1.5, np.nan])],
+)
+def test_bad_parameters_have_a_status_where_they_are_traced(kind, good, bad):
+    X, y, beta, weight = made("huber", 24, 4)
+
+    def solve(parameter):
+        problem = qs.Problem(X, y, beta, loss=kind(parameter), sample_weight=weight)
+        return qs.solve(problem, throw=False)
+
+    lanes = jax.vmap(solve)(jnp.array([good, *bad]))
+    np.testing.assert_allclose(lanes.value[0], solve(good).value, rtol=1e-8)
+    assert np.all(np.asarray(lanes.status == qs.Status.invalid_data) == [False] + [True] * len(bad))
+    assert np.all(np.isneginf(lanes.lower_bound[1:]))

@@ -113,9 +113,14 @@ class AbstractLoss(eqx.Module):
             )
 
     def are_targets(self, targets: Array) -> Bool[Array, ...]:
-        """Whether each target is one that the loss is meant for."""
+        """Whether each target is one that the loss is meant for, and what it depends on as well.
+
+        The interval holds 0, as φ ≥ 0 has a lower bound, and more; with bad parameters it does not.
+        """
         xp = namespace(targets)
-        return xp.abs(targets) == 1 if self.takes_labels else xp.isfinite(targets)
+        known = xp.abs(targets) == 1 if self.takes_labels else xp.isfinite(targets)
+        low, high = self.interval(targets)
+        return known & (low <= 0) & (high >= 0) & (low < high)
 
     def predict(self, scores: Array) -> Array:
         """Return what a network's outputs predict: the number, or for labels the class, ±1."""
