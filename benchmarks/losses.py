@@ -99,10 +99,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="problems of the batch; 0: none")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    asked = [(name, shape) for name in options.losses for shape in options.shapes]
-    rows = [row for one in asked for row in values(*one)]
-    if rows:
-        print(markdown(rows))
+    rows = []
+    for name in options.losses:
+        for shape in options.shapes:
+            some = values(name, shape)
+            print(markdown(some), flush=True)
+            rows += some
     if options.count:
         batches = [batch(name, options.count) for name in options.losses]
         print(markdown(batches))
