@@ -113,7 +113,7 @@ class _Trial:
             normal = rng.standard_normal(_COUNT)
             targets = np.where(normal > 0, 1.0, -1.0) if loss.takes_labels else normal
         loss.check_targets(targets)
-        if not jnp.all(loss.are_targets(jnp.asarray(targets))):
+        if not np.all(np.isfinite(targets)):
             kind = type(loss).__name__
             raise ValueError(f"`targets` has numbers that {kind} is not meant for; leave them out.")
         self.y = _single(np.resize(targets, _COUNT))

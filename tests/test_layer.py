@@ -306,7 +306,11 @@ def test_fitted_it_predicts_without_targets(outputs, dtype):
     layer = qs.RelaxationLayer(dtype(BETA))
     solution, expected = layer(X, y, query, weight, key=KEY)
     fitted = layer.fit(X, y, weight)
-    np.testing.assert_array_equal(fitted.quadratic_form, solution.quadratic_form)
+    # Not to the bit: between the calls the program that is compiled aside may take the place.
+    tolerance = 1e2 * np.finfo(dtype).eps
+    np.testing.assert_allclose(
+        fitted.quadratic_form, solution.quadratic_form, rtol=tolerance, atol=tolerance
+    )
     for predict in (jax.vmap(fitted), jax.jit(jax.vmap(fitted)), eqx.filter_vmap(fitted)):
         predictions = predict(query)
         assert predictions.dtype == dtype

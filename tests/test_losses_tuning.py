@@ -182,7 +182,7 @@ def test_data_that_are_missing_or_wrong(find):
         find(X)
     with pytest.raises(ValueError, match="`y` must be −1 or 1 for HingeLoss"):
         find(X, y, loss=qs.HingeLoss())
-    with pytest.raises(TypeError, match="`loss` must be a loss"):
+    with pytest.raises(TypeError, match="`loss` must be `SquaredLoss"):
         find(X, y, loss="hinge")
     stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), problem_of("squared"))
     with pytest.raises(ValueError, match="`problem` is stacked"):
@@ -390,7 +390,7 @@ def test_layers_take_any_loss(name):
     solution = qs.solve(problem_of(name, beta=3.0))
     fitted = layer.fit(X, y, weight)
     np.testing.assert_allclose(fitted.quadratic_form, solution.quadratic_form, atol=1e-4)
-    with pytest.raises(TypeError, match="`loss` must be a loss"):
+    with pytest.raises(TypeError, match="`loss` must be `SquaredLoss"):
         qs.RelaxationLayer(3.0, loss="hinge")
 
 
