@@ -52,6 +52,7 @@ from ._loss.hinge import HingeLoss as HingeLoss
 from ._loss.hinge import SquaredHingeLoss as SquaredHingeLoss
 from ._loss.huber import HuberLoss as HuberLoss
 from ._loss.logistic import LogisticLoss as LogisticLoss
+from ._loss.softmax import SoftmaxLoss as SoftmaxLoss
 from ._loss.squared import SquaredLoss as SquaredLoss
 from ._network.network import QuantizedNetwork as QuantizedNetwork
 from ._problem.features import with_constant as with_constant

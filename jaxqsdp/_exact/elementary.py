@@ -44,14 +44,35 @@ def entropy_above(q: Array) -> Array:
     return xp.where(small > least, bound, xp.where(xp.isnan(q), q, 0))
 
 
+def x_log_x_above(q: Array) -> Array:
+    """Return an upper bound on q ln q for q in [0, 1], known to a unit in the last place."""
+    xp, eps, least = namespace(q), epsilon(q.dtype), 16 * tiny(q.dtype)
+    used = xp.where((q > least) & (q < 1), q, 0.5)
+    logarithm, error = _log(used)
+    value = used * logarithm
+    bound = value + used * (error + 4 * eps) + 4 * eps * xp.abs(value) + tiny(q.dtype)
+    return xp.where((q > least) & (q < 1), xp.minimum(bound, 0), xp.where(xp.isnan(q), q, 0))
+
+
 def log_one_plus_exp_above(x: Array) -> Array:
     """Return an upper bound on ln(1 + e^x)."""
     xp, eps = namespace(x), epsilon(x.dtype)
-    distance = xp.minimum(xp.abs(x), -0.9 * float(np.log(tiny(x.dtype))))
-    # More than e^(−|x|) where that is out of range.
-    falling = _exp_minus(distance) * (1 + (_EXP_ROUNDINGS + 4 * distance) * eps)
+    falling = _exp_minus_above(xp.abs(x))
     logarithm = _log_one_plus(falling) * (1 + (_LOG_ROUNDINGS + 4) * eps)
     return (xp.maximum(x, 0) + logarithm) * (1 + 4 * eps) + tiny(x.dtype)
+
+
+def log_sum_exp_above(x: Array) -> Array:
+    """Return an upper bound on ln Σ_k exp x_k, k the last axis, of at least one number ≥ 0."""
+    xp, eps, count = namespace(x), epsilon(x.dtype), x.shape[-1]
+    largest = xp.max(x, axis=-1)
+    first = xp.arange(count) == xp.argmax(x, axis=-1)[..., None]
+    falling = _exp_minus_above((largest[..., None] - x) * (1 - 2 * eps))
+    others = xp.sum(xp.where(first, 0, falling), axis=-1) * (1 + count * eps)
+    few = _log_one_plus(xp.minimum(others, 1)) * (1 + (_LOG_ROUNDINGS + 4) * eps)
+    many, error = _log(1 + xp.maximum(others, 1))
+    logarithm = xp.where(others <= 1, few, many + error + 4 * eps)
+    return (largest + logarithm) * (1 + 4 * eps) + tiny(x.dtype)
 
 
 def _log(x: Array) -> tuple[Array, Array]:
@@ -77,6 +98,14 @@ def _artanh(s: Array) -> Array:
     for term in reversed(range(1, _ARTANH_TERMS)):
         total = (total + 1 / (2 * term + 1)) * square
     return s + s * total
+
+
+def _exp_minus_above(distance: Array) -> Array:
+    """Return an upper bound on e^(−x) for x ≥ 0."""
+    xp, eps = namespace(distance), epsilon(distance.dtype)
+    # More than e^(−x) where that is out of range.
+    distance = xp.minimum(distance, -0.9 * float(np.log(tiny(distance.dtype))))
+    return _exp_minus(distance) * (1 + (_EXP_ROUNDINGS + 4 * distance) * eps)
 
 
 def _exp_minus(distance: Array) -> Array:

@@ -48,6 +48,9 @@ class AbstractLoss(eqx.Module):
     is_quadratic: ClassVar[bool] = False
     # Targets are ±1.
     takes_labels: ClassVar[bool] = False
+    # φ depends on all outputs of a sample: the last axis of predictions, targets and dual points,
+    # which `value` and `conjugate` sum over. The outputs are one problem then, not one each.
+    couples_outputs: ClassVar[bool] = False
     # k if the loss `rescaled(b)` is b^k times as large at (bŷ, by); None if y has no units.
     degree: ClassVar[int | None] = None
 
@@ -103,6 +106,10 @@ class AbstractLoss(eqx.Module):
         """A target that can stand for one of a sample that does not count."""
         return 1.0 if self.takes_labels else 0.0
 
+    def encoded(self, targets: Any) -> Any:
+        """Return targets as a problem holds them."""
+        return targets
+
     def check_targets(self, targets: np.ndarray) -> None:
         """Raise `ValueError` for targets that the loss is not meant for."""
         if self.takes_labels and not np.all(np.abs(targets) == 1):
@@ -154,7 +161,9 @@ class AbstractLoss(eqx.Module):
 
     def weighted(self, predictions: Array, targets: Array, root: Array) -> Array:
         """Return w·φ of each sample from √w, in range wherever that is."""
-        return root * (root * self.value(predictions, targets))
+        value = self.value(predictions, targets)
+        root = across(root, value)
+        return root * (root * value)
 
     def dual_value(
         self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
@@ -164,10 +173,12 @@ class AbstractLoss(eqx.Module):
         safe = xp.where(weight > 0, weight, 1)
         low, high = self.interval(targets)
         # As `clip_dual` rounds, so that what it returns is within.
-        within = (dual >= safe * low) & (dual <= safe * high)
-        unit = xp.clip(dual / safe, low, high)
+        wide = across(safe, dual)
+        within = (dual >= wide * low) & (dual <= wide * high)
+        unit = xp.clip(dual / wide, low, high)
         each = xp.where(weight > 0, safe * self.conjugate(unit, targets), 0)
-        return xp.where(xp.all(within | (weight == 0)), -xp.sum(each), -xp.inf)
+        within = within | (across(weight, dual) == 0)
+        return xp.where(xp.all(within), -xp.sum(each), -xp.inf)
 
     def dual_at(
         self,
@@ -176,7 +187,7 @@ class AbstractLoss(eqx.Module):
         weight: Float[Array, " n"],
     ) -> Float[Array, " n"]:
         """Return −∇ℓ, the dual point that belongs to predictions."""
-        xp = namespace(predictions, targets, weight)
+        xp, weight = namespace(predictions, targets, weight), across(weight, predictions)
         return xp.where(weight > 0, -weight * self.slope(predictions, targets), 0)
 
     def clip_dual(
@@ -196,7 +207,7 @@ class AbstractLoss(eqx.Module):
         penalty: Scalar,
     ) -> Scalar:
         """Return the c ≥ 0 that minimizes ℓ(c·ŷ) + c·penalty, the least of them if many do."""
-        xp = namespace(predictions, targets, weight)
+        xp, weight = namespace(predictions, targets, weight), across(weight, predictions)
 
         def rises(c: Scalar) -> Bool[Array, ""]:
             each = weight * self.slope(c * predictions, targets) * predictions
@@ -212,7 +223,7 @@ class AbstractLoss(eqx.Module):
         limit: Scalar,
     ) -> Scalar:
         """Return the c in [0, limit], and within the intervals, that minimizes Σψ(c·λ)."""
-        xp = namespace(dual, targets, weight)
+        xp, weight = namespace(dual, targets, weight), across(weight, dual)
         counted = weight > 0
         unit = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
         limit = xp.minimum(limit, self._longest(dual, targets, weight))
@@ -227,7 +238,7 @@ class AbstractLoss(eqx.Module):
         self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
     ) -> Scalar:
         """Return the largest c with c·λ within the intervals."""
-        xp = namespace(dual, targets, weight)
+        xp, weight = namespace(dual, targets, weight), across(weight, dual)
         low, high = self.interval(targets)
         end = xp.where(dual > 0, high, low) * xp.where(weight > 0, weight, 1)
         bounded = (weight > 0) & (dual != 0)
@@ -288,6 +299,11 @@ def _derivative(function: Callable[[Array, Array], Array], at: Array, targets: A
     _, slope = jax.jvp(lambda at: function(at, targets), (at,), (jnp.ones_like(at),))
     found: Any = np.asarray(slope) if xp is np else slope
     return found
+
+
+def across(weight: Array, like: Array) -> Array:
+    """Return what each sample has one of, (n,), for each of its outputs if there are several."""
+    return weight[..., None] if weight.ndim < like.ndim else weight
 
 
 def least(rises: Callable[[Array], Array], limit: Array) -> Array:

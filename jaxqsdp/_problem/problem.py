@@ -24,7 +24,7 @@ from .._base.types import (
     tiny,
 )
 from .._exact.powers import is_negative
-from .._loss.base import AbstractLoss
+from .._loss.base import AbstractLoss, across
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
@@ -90,6 +90,8 @@ class Problem(eqx.Module):
         loss: AbstractLoss | None = None,
         sample_weight: ArrayLike | None = None,
     ):
+        loss = check_loss(SquaredLoss() if loss is None else loss)
+        y = loss.encoded(y)
         check_labels(y)
         X, y = as_float_array(X, "X"), as_float_array(y, "y")
         weight = None if sample_weight is None else as_float_array(sample_weight, "sample_weight")
@@ -107,7 +109,6 @@ class Problem(eqx.Module):
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
         if weight is not None and is_concrete(self.sample_weight):
             check_largest_weight(np.asarray(self.sample_weight))
-        loss = check_loss(SquaredLoss() if loss is None else loss)
         if is_concrete(self.y):
             loss.check_targets(np.asarray(self.y))
         self.loss = jax.tree.map(
@@ -156,15 +157,17 @@ class Problem(eqx.Module):
 
     @property
     def is_valid(self) -> Bool[Array, ""] | Bool[Array, " c"]:
-        """Whether the numbers make a problem, one answer per output; can be traced."""
+        """Whether the numbers make a problem, one answer per problem that outputs are; traceable."""
         weight = self.weight
         xp = namespace(self.X, self.y, weight, self.beta)
         shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & ~is_negative(weight))
         least = tiny(self.X.dtype)
         shared = shared & xp.any(weight >= least)
         penalty = xp.isfinite(self.beta) & (self.beta >= least)
-        counted = (weight > 0).reshape(weight.shape + (1,) * (self.y.ndim - 1))
-        targets = xp.isfinite(self.y) & (self.loss.are_targets(self.y) | ~counted)
+        known, finite = self.loss.are_targets(self.y), xp.isfinite(self.y)
+        if self.loss.couples_outputs:
+            penalty, finite = xp.all(penalty), xp.all(finite, axis=-1)
+        targets = finite & (known | ~across(weight > 0, known))
         return shared & penalty & xp.all(targets, axis=0)
 
     @property

@@ -1,0 +1,236 @@
+"""The softmax loss, which couples the outputs of a sample."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, ClassVar
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool
+
+from .._base.control_flow import fori_loop
+from .._base.types import (
+    check_count,
+    epsilon,
+    is_concrete,
+    namespace,
+)
+from .._exact.elementary import log_sum_exp_above, x_log_x_above
+from .._exact.powers import power_of_two
+from .base import AbstractLoss
+
+_OUTER_STEPS, _INNER_STEPS = 8, 4  # of Newton's method for the proximal point
+_REMEDY = "`np.unique(y, return_inverse=True)[1]` makes integers of labels of any kind"
+
+
+def _count(value: Any) -> int | None:
+    if value is None:
+        return None
+    check_count(value, "num_classes")
+    return operator.index(value)
+
+
+class SoftmaxLoss(AbstractLoss):
+    """ℓ(ŷ, y) = Σ_i w_i (ln Σ_k exp ŷ_ik − ŷ_i,y_i) for classes y_i, one output ŷ_k each.
+
+    It is the negative logarithm of the probability that a sample's own class is given, see
+    `predict_proba`, and the only loss here that couples the outputs of a sample. Targets of a
+    `Problem` are integers 0 … c − 1, shape (n,), or rows that are 1 at the class and 0 elsewhere,
+    (n, c), which is how the problem holds them.
+
+    With q = y − t its dual side is ψ(t) = Σ_k q_k ln q_k for q ≥ 0 with Σq = 1, thus Σt = 0.
+
+    **Arguments:** `num_classes`: c, for integers that do not show all of them, or under a
+    transform; by default one more than the largest.
+    """
+
+    num_classes: int | None = eqx.field(default=None, static=True, converter=_count)
+
+    couples_outputs: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        return f"SoftmaxLoss({'' if self.num_classes is None else self.num_classes})"
+
+    def encoded(self, targets: Any) -> Any:
+        """Return a row of 0 and 1 for each sample, from classes or such rows.
+
+        **Raises:** `TypeError` or `ValueError` naming `y` and the remedy.
+        """
+        if is_concrete(targets):
+            given = np.asarray(targets)
+            if given.dtype.kind not in "iuf" or given.ndim == 1:
+                given = self._classes(given)
+            if given.ndim == 1:
+                return np.eye(self._width(given), dtype=np.float32)[given]
+            targets = given
+        elif np.ndim(targets) == 1:
+            if self.num_classes is None:
+                raise ValueError(
+                    "`y` is traced, so that its number of classes is unknown: pass "
+                    "`SoftmaxLoss(num_classes=c)`."
+                )
+            classes = namespace(targets).arange(self.num_classes)
+            return (targets[:, None] == classes).astype(np.float32)
+        self._width(targets)
+        return targets
+
+    def _classes(self, targets: np.ndarray) -> np.ndarray:
+        if targets.dtype.kind not in "iuf":
+            kind = {"b": "truth values", "U": "text", "S": "text", "T": "text"}
+            held = kind.get(targets.dtype.kind, f"{targets.dtype} numbers")
+            raise TypeError(f"`y` holds {held}; SoftmaxLoss takes integers 0, 1, …: {_REMEDY}.")
+        whole = targets.astype(np.int64) if np.all(np.isfinite(targets)) else None
+        if whole is None or np.any(whole != targets) or np.any(whole < 0):
+            raise ValueError(f"`y` must hold classes 0, 1, … for SoftmaxLoss; {_REMEDY}.")
+        return whole
+
+    def _width(self, targets: Any) -> int:
+        """Return the number of classes, or raise `ValueError`."""
+        if np.ndim(targets) != 1:
+            shown = np.shape(targets)[-1] if np.ndim(targets) else 0
+        else:
+            shown = max(int(targets.max(initial=0)) + 1, self.num_classes or 0)
+        if self.num_classes not in (None, shown):
+            raise ValueError(
+                f"`y` has {shown} classes or more, and SoftmaxLoss(num_classes={self.num_classes})"
+                " fewer of them."
+                if shown > (self.num_classes or 0)
+                else f"`y` has {shown} columns, SoftmaxLoss {self.num_classes} classes."
+            )
+        if shown < 2:
+            raise ValueError("`y` has one class; SoftmaxLoss takes two or more.")
+        return shown
+
+    @property
+    def any_target(self) -> float:
+        """A target that can stand for one of a sample that does not count, in every column."""
+        return 0.0
+
+    def check_targets(self, targets: np.ndarray) -> None:
+        """Raise `ValueError` unless each row is 1 at one place and 0 elsewhere."""
+        if not np.all(self.are_targets(targets)):
+            raise ValueError(
+                "`y` must hold classes 0, 1, …, shape (n,), or one row each that is 1 at the class "
+                f"and 0 elsewhere, (n, c), for SoftmaxLoss; {_REMEDY}."
+            )
+
+    def are_targets(self, targets: Array) -> Bool[Array, " n"]:
+        """Whether each row is 1 at one place and 0 elsewhere."""
+        xp = namespace(targets)
+        known = xp.all((targets == 0) | (targets == 1), axis=-1)
+        return known & (xp.sum(targets, axis=-1) == 1)
+
+    def value(self, predictions: Array, targets: Array) -> Array:
+        """Return ln Σ_k exp(ŷ_k − ŷ_y) of each sample."""
+        xp = namespace(predictions, targets)
+        margin = predictions - xp.sum(targets * predictions, axis=-1, keepdims=True)
+        largest = xp.max(margin, axis=-1, keepdims=True)
+        # The largest term by itself: what is left may be below its rounding.
+        first = xp.arange(margin.shape[-1]) == xp.argmax(margin, axis=-1)[..., None]
+        rest = xp.sum(xp.where(first, 0, xp.exp(margin - largest)), axis=-1)
+        return largest[..., 0] + xp.log1p(rest)
+
+    def slope(self, predictions: Array, targets: Array) -> Array:
+        """Return p − y, p_k ∝ exp ŷ_k."""
+        return self.predict_proba(predictions) - targets
+
+    def curvature(self, predictions: Array, targets: Array) -> Array:
+        """Return p(1 − p), of each output by itself."""
+        chance = self.predict_proba(predictions)
+        return chance * (1 - chance)
+
+    def conjugate(self, dual: Array, targets: Array) -> Array:
+        """Return Σ_k q_k ln q_k of each sample, q = y − t."""
+        xp, q = namespace(dual, targets), targets - dual
+        return xp.sum(xp.where(q > 0, q * xp.log(xp.where(q > 0, q, 1)), 0), axis=-1)
+
+    def conjugate_slope(self, dual: Array, targets: Array) -> Array:
+        """Return −ln q, up to what is the same for all outputs."""
+        xp, q = namespace(dual, targets), targets - dual
+        return -xp.log(q)
+
+    def conjugate_curvature(self, dual: Array, targets: Array) -> Array:
+        """Return 1/q, of each output by itself."""
+        return 1 / (targets - dual)
+
+    def interval(self, targets: Array) -> tuple[Array, Array]:
+        """Return y − 1 and y, beside which Σt = 0."""
+        return targets - 1, targets + 0
+
+    def clip_dual(self, dual: Array, targets: Array, weight: Array) -> Array:
+        """Return a point next to λ with −λ_k ≥ 0 but at the class, where λ_y = −Σ λ_k ≤ w, exactly.
+
+        λ is rounded to a few units in the last place of w, so that its sums round nothing.
+        """
+        xp = namespace(dual, targets, weight)
+        weight, eps = weight[..., None], epsilon(dual.dtype)
+        own, c = targets > 0, dual.shape[-1]
+        others = xp.where(own, 0, xp.clip(-dual, 0, weight))
+        total = xp.sum(others, axis=-1, keepdims=True)
+        fits = weight * (1 - (c + 8) * eps)
+        others = others * xp.where(total > fits, fits / xp.where(total > fits, total, 1), 1)
+        unit = 8 * eps * power_of_two(weight)
+        others = xp.floor(others / unit) * unit
+        counted = (weight > 0) & xp.any(own, axis=-1, keepdims=True)
+        own_dual = xp.where(own, xp.sum(others, axis=-1, keepdims=True), 0)
+        return xp.where(counted, own_dual - others, 0)
+
+    def prox(self, center: Array, targets: Array, step: Array) -> Array:
+        """Return argmin_z φ(z) + ‖z − center‖²/(2·step) of each sample, by Newton's method.
+
+        With a = center + step·y it is a − step·p, where the probabilities solve
+
+            ln p_k + step·p_k = a_k − L,   Σ p = 1,
+
+        the first of them for given L as v + exp v = x, v = ln(step·p). Their sum falls with L and
+        is convex in it, so that Newton's steps climb to it from max a − step, where one of them
+        is 1, and none is more than that on the way.
+        """
+        xp = namespace(center, targets, step)
+        step = step[..., None]
+        a, shift = center + step * targets, xp.log(step)
+
+        def of(level: Array) -> Array:
+            x = a - level + shift
+            v = xp.where(x > 1, xp.log(xp.maximum(x, 1)), x)
+            for _ in range(_INNER_STEPS):
+                grown = xp.exp(v)
+                v = v - (v + grown - x) / (1 + grown)
+            return xp.exp(v)  # step·p
+
+        def improve(_: Any, level: Array) -> Array:
+            grown = of(level)
+            excess = xp.sum(grown, axis=-1, keepdims=True) - step
+            return level + excess / xp.sum(grown / (1 + grown), axis=-1, keepdims=True)
+
+        start = xp.max(a, axis=-1, keepdims=True) - step
+        others = xp.where(targets > 0, 0, of(fori_loop(0, _OUTER_STEPS, improve, start, xp)))
+        return center + targets * xp.sum(others, axis=-1, keepdims=True) - others
+
+    def predict(self, scores: Array) -> Array:
+        """Return the class of the largest output."""
+        return namespace(scores).argmax(scores, axis=-1)
+
+    def predict_proba(self, scores: Array) -> Array:
+        """Return exp ŷ_k / Σ_l exp ŷ_l, the probability of each class."""
+        xp = namespace(scores)
+        grown = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+        return grown / xp.sum(grown, axis=-1, keepdims=True)
+
+    # With logarithms of our own: those of XLA and NumPy promise no accuracy.
+
+    def value_above(self, lower: Array, upper: Array, targets: Array) -> Array:
+        """Return φ where the class has its least output and the others their largest."""
+        xp, eps = namespace(lower, upper, targets), epsilon(lower.dtype)
+        own = xp.sum(targets * lower, axis=-1, keepdims=True)
+        margin = upper - own
+        margin = margin + 2 * eps * xp.abs(margin)
+        return log_sum_exp_above(xp.where(targets > 0, 0, margin))
+
+    def conjugate_above(self, lower: Array, upper: Array, targets: Array) -> Array:
+        """Return the sum of the larger of q ln q at both ends, rounded up."""
+        xp, eps = namespace(lower, upper, targets), epsilon(lower.dtype)
+        both = [x_log_x_above(targets - end) for end in (lower, upper)]
+        each = xp.maximum(*both)
+        return xp.sum(each, axis=-1) + 2 * each.shape[-1] * eps * xp.sum(xp.abs(each), axis=-1)
