@@ -167,14 +167,16 @@ def _certify(
 def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
     """Return the bound of the relaxation, summed over outputs."""
     columns, X, weight = problem.columns, problem.X, problem.weight
-    c = columns.y.shape[1]
+    c, xp = columns.y.shape[1], namespace(X, dual)
 
     def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
         return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss)
 
+    if problem.loss.couples_outputs:
+        bound = bound_of(columns.y, columns.beta, dual, dual_diagonal)
+        return xp.where(problem.is_valid, bound, -xp.inf)
     points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, -1)
     bounds = over_leading(bound_of, columns.y.T, columns.beta, *points)
-    xp = namespace(bounds)
     return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
 
 
@@ -184,6 +186,9 @@ def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
         return np.float64(-np.inf)
     columns, total = problem.columns, np.float64(0)
     y, beta = columns.y, columns.beta
+    if problem.loss.couples_outputs:
+        data = problem.X, y, problem.weight, beta
+        return np.float64(max(combinatorial_bound(*data, dual, problem.loss) for dual in duals))
     for index in range(y.shape[1]):
         points = [dual.reshape(y.shape)[:, index] for dual in duals]
         best = max(
@@ -200,7 +205,7 @@ def _network_dual(problem: Problem, network: QuantizedNetwork) -> Array:
     """Return −∇ℓ(f(X)), the dual point that belongs to a network."""
     columns = problem.columns
     predictions = predictions_of(network, problem.X)
-    return problem.loss.dual_at(predictions, columns.y, columns.weight[:, None])
+    return problem.loss.dual_at(predictions, columns.y, columns.weight)
 
 
 def _numbers(lower_bound: Any, objective: Any) -> tuple[Any, Any, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .control_flow import scan
-from .types import namespace
+from .types import namespace, over_leading
 
 _CHUNK = 4096  # rows lifted at once, so that the lifted data (n, D) never exist for large n
 
@@ -49,6 +49,15 @@ def diagonal_index(d: int) -> np.ndarray:
 def quadratic_forms(X: Float[Array, "n d"], Z: Float[Array, "d d"]) -> Float[Array, " n"]:
     """A(Z)_i = x_iᵀ Z x_i."""
     return namespace(X, Z).sum((X @ Z) * X, axis=1)
+
+
+def outputs_of(
+    X: Float[Array, "n d"], forms: Float[Array, "d d"] | Float[Array, "c d d"]
+) -> Float[Array, " n"] | Float[Array, "n c"]:
+    """A(Z) of one form, or of each of several."""
+    if forms.ndim == 2:
+        return quadratic_forms(X, forms)
+    return over_leading(lambda form: quadratic_forms(X, form), forms).T
 
 
 def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Array, "d d"]:

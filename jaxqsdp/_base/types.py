@@ -90,6 +90,11 @@ def over_leading(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 
+def across(each: Array, like: Array) -> Array:
+    """Return what each sample has one of, (n,), for each of its outputs if there are several."""
+    return each[..., None] if each.ndim < like.ndim else each
+
+
 def as_float_array(value: ArrayLike, name: str) -> Array:
     """Convert to a floating-point array of at least single precision.
 

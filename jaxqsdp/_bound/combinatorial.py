@@ -22,7 +22,9 @@ _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of 
 def combinatorial_bound(
     X: Any, y: Any, weight: Any, beta: Any, dual: Any, loss: AbstractLoss = SQUARED
 ) -> float:
-    """Bound the optimum of training, one output, from below, starting from any λ.
+    """Bound the optimum of training from below, starting from any λ.
+
+    For one output, or all of them where the loss couples them.
 
     The dual of the training problem, that is, of the LASSO over all neurons, is
 
@@ -45,25 +47,27 @@ def combinatorial_bound(
     if not loss.is_quadratic:
         dual = loss.clip_dual(units.scale_dual(dual), y, samples.weight)
     # Any λ will do, one without some of the samples too.
-    usable = (samples.weight > 2.0**-200) & np.isfinite(dual)
+    usable = (samples.weight > 2.0**-200) & np.isfinite(dual).reshape(len(X), -1).all(axis=1)
     X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
     if loss.is_quadratic:  # the same all along the ray of λ
         dual = dual / power_of_two(np.abs(dual).max(initial=0))
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
         return 0.0
-    if not 2.0**-900 < penalty < 2.0**900:
+    if not np.all((penalty > 2.0**-900) & (penalty < 2.0**900)):
         return 0.0
     n, d = X.shape
 
     def rounding(operations: int) -> float:
         return 1.01 * operations * _UNIT
 
-    # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs.
-    gram = X.T @ (dual[:, None] * X)
-    mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
-    norms, _ = enumerate_signs(gram, 1)
-    norm = norms[0] + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
+    def norm_of(dual: Any) -> Any:
+        # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs.
+        gram = X.T @ (dual[:, None] * X)
+        mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
+        norms, _ = enumerate_signs(gram, 1)
+        return norms[0] + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
 
+    norm: Any = norm_of(dual) if dual.ndim == 1 else np.array([norm_of(part) for part in dual.T])
     if not loss.is_quadratic:
         # Samples left out have λ = 0, and ψ(0) ≤ 0 as the loss is never negative.
         below: Any = best_below_of(loss, dual, y, weight, penalty, norm)

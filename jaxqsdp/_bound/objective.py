@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._base.types import Scalar, epsilon, namespace, tiny
+from .._base.types import Scalar, across, epsilon, namespace, tiny
 from .._exact.powers import is_subnormal, root
 from .._network.network import predictions_of
 
@@ -42,8 +42,9 @@ def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
         each = xp.where((residual == 0) | (roots == 0), 0, xp.square(scaled) / 2 + least)
     else:
         above = problem.loss.value_above(predictions - error, predictions + error, y)
-        each = roots * (roots * above * (1 + 8 * eps)) + least
-        each = xp.where((roots == 0) | (above == 0), 0, each)
+        shared = across(roots[:, 0], above)
+        each = shared * (shared * above * (1 + 8 * eps)) + least
+        each = xp.where((shared == 0) | (above == 0), 0, each)
     loss = xp.sum(each)
     beta = columns.beta[None, :] + least
     penalty = xp.sum(xp.where(active, beta * mass + m * least, 0))

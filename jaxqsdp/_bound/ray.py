@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from .._base.types import Scalar, epsilon, namespace, tiny
+from .._base.types import Scalar, across, epsilon, namespace, tiny
 from .._exact.sums import inner, over_blocks, to_digits
 from .._loss.base import AbstractLoss
 
@@ -30,23 +30,24 @@ def best_below(linear: Any, quadratic: Any, beta: Any, budget: Any) -> Scalar:
 
 def best_below_of(
     loss: AbstractLoss,
-    dual: Float[Array, " n"],
-    y: Float[Array, " n"],
+    dual: Float[Array, "n ..."],
+    y: Float[Array, "n ..."],
     weight: Float[Array, " n"],
-    beta: Scalar,
-    budget: Scalar,
+    beta: Float[Array, "*c"],
+    budget: Float[Array, "*c"],
 ) -> Scalar:
     """Return −Σ w ψ(cλ/w) at the best c that `best_below` describes, rounded down.
 
     For any loss; c·λ/w is within the intervals, too. It is known to within some roundings, and ψ,
-    which is convex, is bounded at both ends of what it may be.
+    which is convex, is bounded at both ends of what it may be. Where the loss couples outputs, one
+    c is for all of them, and λ is what `clip_dual` makes of it.
     """
     xp = namespace(dual, y, weight)
     eps, least = epsilon(dual.dtype), tiny(dual.dtype)
-    limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
+    limit = xp.min(xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf))
     c = loss.best_factor_on_dual_ray(dual, y, weight, limit) * (1 - 8 * eps)
     counted = weight > 0
-    unit = c * dual / xp.where(counted, weight, 1)
+    unit = c * dual / across(xp.where(counted, weight, 1), dual)
     spread = 4 * eps * xp.abs(unit) + least * (dual != 0).astype(dual.dtype)
     low, high = loss.interval(y)
     lower, upper = (xp.clip(end, low, high) for end in (unit - spread, unit + spread))

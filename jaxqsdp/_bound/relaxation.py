@@ -5,7 +5,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._base.types import Scalar, epsilon, in_float64, namespace, tiny, widened
+from .._base.types import (
+    Scalar,
+    across,
+    epsilon,
+    in_float64,
+    namespace,
+    over_leading,
+    tiny,
+    widened,
+)
 from .._exact.powers import power_of_two
 from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weighted_rows
 from .._exact.units import moderate
@@ -17,11 +26,11 @@ from .ray import best_below, best_below_of
 
 def dual_bound(
     X: Float[Array, "n d"],
-    y: Float[Array, " n"],
+    y: Float[Array, "n ..."],
     weight: Float[Array, " n"],
-    beta: Scalar,
-    dual: Float[Array, " n"],
-    dual_diagonal: Float[Array, " d"],
+    beta: Float[Array, "*c"],
+    dual: Float[Array, "n ..."],
+    dual_diagonal: Float[Array, "*c d"],
     loss: AbstractLoss = SQUARED,
 ) -> Scalar:
     """Bound the optimal value from below, starting from any (λ, p), however inexact.
@@ -38,22 +47,31 @@ def dual_bound(
     bounded a posteriori, and the data count as exact. A bound below zero, or none at all, becomes
     0, which the loss and the penalty never fall below.
 
+    Where the loss couples outputs, each of them has a budget, and c is the same for all.
+
     Data must be of moderate scale, as `moderate` makes them; an invalid β (NaN) gives 0.
     """
     xp = namespace(X, y, weight, beta, dual, dual_diagonal)
     eps, least = epsilon(X.dtype), tiny(X.dtype)
-    counted = weight > 0
+    counted = across(weight > 0, dual)
     dual = xp.where(counted & xp.isfinite(dual), dual, 0)
     dual = dual if loss.is_quadratic else loss.clip_dual(dual, y, weight)
     p = xp.where(xp.isfinite(dual_diagonal), dual_diagonal, 0)
     # The bound is the same all along the ray of (λ, p); at size 1 nothing under- or overflows.
     size = power_of_two(xp.max(xp.abs(dual)))
     dual, p = dual / size, p / size
-    quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
-    sums, error = over_blocks(_sums, dual, X, y, quotient)
     # Scaling may have flushed entries of X and y below the smallest normal number to zero.
     flushed = 4 * X.shape[0] * least * (1 + xp.max(xp.abs(X)))
 
+    if loss.couples_outputs:
+
+        def budget_of(dual: Array, p: Array) -> Scalar:
+            gram, error = over_blocks(_gram, dual, X)
+            return budget_above(p, gram, error + flushed)
+
+        return best_below_of(loss, dual, y, weight, beta, over_leading(budget_of, dual.T, p))
+    quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
+    sums, error = over_blocks(_sums, dual, X, y, quotient)
     d = p.size
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
     budget = budget_above(p, gram, gram_error)
@@ -77,13 +95,18 @@ def _sums(dual: Array, X: Array, y: Array, quotient: Array) -> tuple[Array, Arra
     return inner(join(weighted, alone), right)
 
 
+def _gram(dual: Array, X: Array) -> tuple[Array, Array]:
+    """Return G and its error, as an exact product."""
+    return inner(*weighted_rows(dual, X))
+
+
 def scaled_dual_bound(
     X: Float[Array, "n d"],
-    y: Float[Array, " n"],
+    y: Float[Array, "n ..."],
     weight: Float[Array, " n"],
-    beta: Scalar,
-    dual: Float[Array, " n"],
-    dual_diagonal: Float[Array, " d"],
+    beta: Float[Array, "*c"],
+    dual: Float[Array, "n ..."],
+    dual_diagonal: Float[Array, "*c d"],
     loss: AbstractLoss = SQUARED,
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""

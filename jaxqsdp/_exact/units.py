@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._base.types import Scalar, namespace, record, tiny
+from .._base.types import Scalar, across, namespace, record, tiny
 from .powers import power_of_two, power_with_exponent, rescaled, unit_for
 
 
@@ -141,7 +141,7 @@ class Samples:
     ) -> Float[Array, " n"]:
         """Return b·y, and another number for samples that do not count."""
         xp = namespace(y, self.counted)
-        return xp.where(self.counted, rescaled(y, units.target), other)
+        return xp.where(across(self.counted, y), rescaled(y, units.target), other)
 
 
 def moderate(X: Float[Array, "n d"], weight: Float[Array, " n"]) -> Samples:

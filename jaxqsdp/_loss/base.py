@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import fori_loop
 from .._base.text import settings
-from .._base.types import Scalar, epsilon, namespace, tiny
+from .._base.types import Scalar, across, epsilon, namespace, tiny
 from .._exact.powers import bits_of, number_of
 
 _ROUNDING = 256  # units in the last place that a loss may be wrong by; XLA's log1p is, by 120
@@ -299,11 +299,6 @@ def _derivative(function: Callable[[Array, Array], Array], at: Array, targets: A
     _, slope = jax.jvp(lambda at: function(at, targets), (at,), (jnp.ones_like(at),))
     found: Any = np.asarray(slope) if xp is np else slope
     return found
-
-
-def across(weight: Array, like: Array) -> Array:
-    """Return what each sample has one of, (n,), for each of its outputs if there are several."""
-    return weight[..., None] if weight.ndim < like.ndim else weight
 
 
 def least(rises: Callable[[Array], Array], limit: Array) -> Array:

@@ -115,7 +115,7 @@ class SoftmaxLoss(AbstractLoss):
                 f"and 0 elsewhere, (n, c), for SoftmaxLoss; {_REMEDY}."
             )
 
-    def are_targets(self, targets: Array) -> Bool[Array, " n"]:
+    def are_targets(self, targets: Any) -> Bool[Array, " n"]:
         """Whether each row is 1 at one place and 0 elsewhere."""
         xp = namespace(targets)
         known = xp.all((targets == 0) | (targets == 1), axis=-1)

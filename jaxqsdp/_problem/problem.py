@@ -15,6 +15,7 @@ from .._base.fork import check_process
 from .._base.text import numbers_of, outline, shape_of
 from .._base.types import (
     Scalar,
+    across,
     as_float_array,
     cast,
     highest_precision,
@@ -24,7 +25,7 @@ from .._base.types import (
     tiny,
 )
 from .._exact.powers import is_negative
-from .._loss.base import AbstractLoss, across
+from .._loss.base import AbstractLoss
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
@@ -157,7 +158,7 @@ class Problem(eqx.Module):
 
     @property
     def is_valid(self) -> Bool[Array, ""] | Bool[Array, " c"]:
-        """Whether the numbers make a problem, one answer per problem that outputs are; traceable."""
+        """Whether the numbers make a problem, or one for each separate output; can be traced."""
         weight = self.weight
         xp = namespace(self.X, self.y, weight, self.beta)
         shared = xp.all(xp.isfinite(self.X)) & xp.all(xp.isfinite(weight) & ~is_negative(weight))

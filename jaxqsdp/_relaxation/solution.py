@@ -41,6 +41,8 @@ class Solution(eqx.Module):
     training problem. A lane with invalid data has value +inf, bound −inf and zeros elsewhere.
 
     With targets (n, c) the leading axis of every field is c, save `predictions` and `dual` (n, c).
+    If the loss couples outputs, as `SoftmaxLoss` does, they are one problem with one `value`,
+    `lower_bound`, `status` and `stats`.
 
     **Attributes:**
 
@@ -78,12 +80,17 @@ class Solution(eqx.Module):
     @property
     def total_value(self) -> Scalar:
         """`value` summed over outputs."""
-        return jnp.sum(self.value, axis=-1) if self.multi_output else self.value
+        return jnp.sum(self.value, axis=-1) if self._is_separate else self.value
 
     @property
     def total_lower_bound(self) -> Scalar:
         """`lower_bound` summed over outputs, rounded down."""
-        return sum_below(self.lower_bound) if self.multi_output else self.lower_bound
+        return sum_below(self.lower_bound) if self._is_separate else self.lower_bound
+
+    @property
+    def _is_separate(self) -> bool:
+        """Whether there are several outputs, each a problem of its own."""
+        return self.value.ndim == self.scale.ndim and self.multi_output
 
     def __repr__(self) -> str:
         if is_traced(self):

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.lift import quadratic_forms
+from .._base.lift import outputs_of
 from .._base.trees import select
 from .._base.types import (
     Scalar,
+    across,
     highest_precision,
     is_inexact,
     namespace,
@@ -44,7 +45,10 @@ from .._solver.base import AbstractProcess, CoreProblem, Report
 
 
 class Running(eqx.Module):
-    """A solve under way, one process and one state per output if there are several."""
+    """A solve under way, one process and one state per output if there are several.
+
+    Outputs that the loss couples are one.
+    """
 
     problem: Problem
     process: AbstractProcess
@@ -58,7 +62,12 @@ class Running(eqx.Module):
 
     def _each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Map over outputs, if there are several."""
-        return function if self.problem.y.ndim == 1 else jax.vmap(function)
+        return function if _is_one(self.problem) else jax.vmap(function)
+
+
+def _is_one(problem: Problem) -> bool:
+    """Whether a problem is solved as one, and not output by output."""
+    return problem.y.ndim == 1 or problem.loss.couples_outputs
 
 
 def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
@@ -76,10 +85,13 @@ def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
 
 @record
 class _Output:
-    """One output of a problem in the solver's units, harmless numbers in place of invalid ones."""
+    """One output of a problem in the solver's units, harmless numbers in place of invalid ones.
 
-    y: Float[Array, " n"]
-    beta: Scalar
+    Or all outputs, if the loss couples them.
+    """
+
+    y: Float[Array, "n ..."]
+    beta: Float[Array, "*c"]
     loss: AbstractLoss
     units: Units
     usable: Bool[Array, ""]
@@ -91,7 +103,7 @@ class _Output:
         units = samples.units_for(y, loss.degree)
         y = samples.scale_targets(y, units, loss.any_target)
         beta = units.scale_beta(beta)
-        usable = usable & (beta > 0)
+        usable = usable & xp.all(beta > 0)
         loss = loss.rescaled(units.target)
         return _Output(y, xp.where(usable, beta, 1), loss, units, usable)
 
@@ -110,15 +122,18 @@ def begin(
     ) -> tuple[AbstractProcess, Any]:
         output = _Output.of(samples, y, beta, usable, problem.loss)
         weight = jnp.ones_like(y) if problem.loss.is_quadratic else samples.weight
-        core = CoreProblem(core_X, root * output.y, weight, output.beta, output.loss)
+        targets = across(root, y) * output.y
+        core = CoreProblem(core_X, targets, weight, output.beta, output.loss)
         process = solver.bind(core, factorization, max_steps)
         start = None if warm_start is None else _start(warm_start, output.units, root)
         return process, process.start(start)
 
+    columns = problem.columns
     if problem.y.ndim == 1:
         process, state = begin_output(problem.y, problem.beta, problem.is_valid, warm_start)
+    elif _is_one(problem):
+        process, state = begin_output(columns.y, columns.beta, problem.is_valid, warm_start)
     else:
-        columns = problem.columns
         warm_start = None if warm_start is None else outputs_first(warm_start)
         arguments = columns.y.T, columns.beta, columns.is_valid, warm_start
         process, state = jax.vmap(begin_output)(*arguments)
@@ -170,7 +185,7 @@ def assemble(
         scale = xp.where(samples.counted, 0, root_of(weight)) * xp.sqrt(units.weight)
         rows, targets = rescaled(problem.X, units.feature), rescaled(y, units.target)
         loss = problem.loss.rescaled(units.target)
-        each = loss.weighted(quadratic_forms(rows, form), targets, scale)
+        each = loss.weighted(outputs_of(rows, form), targets, scale)
         return xp.sum(xp.where(scale > 0, each, 0))
 
     tol, tol_residual = solver.tolerances(problem.X.dtype)
@@ -182,9 +197,9 @@ def assemble(
         output = _Output.of(samples, y, beta, usable, problem.loss)
         targets = xp.where(usable, y, problem.loss.any_target)
         y, beta, units, loss = output.y, output.beta, output.units, output.loss
-        dual = root * iterate.dual
+        dual = across(root, iterate.dual) * iterate.dual
         plus, minus = iterate.plus, iterate.minus
-        predictions = quadratic_forms(samples.X, (plus - minus) / 2)
+        predictions = outputs_of(samples.X, (plus - minus) / 2)
         point = feasible_point(loss, predictions, y, samples.weight, beta, plus, minus)
         value = point.value + left_out(targets, point.form, units)
         bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal, loss)
@@ -195,9 +210,10 @@ def assemble(
         gram = xp.block([[point.block, point.form], [point.form, point.block]])
         form = units.restore_form(point.form)
         # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
-        other = quadratic_forms(problem.X, form)
+        other = outputs_of(problem.X, form)
         other = xp.where(xp.isfinite(other), other, 0)
-        predictions = xp.where(samples.counted, units.restore_predictions(point.predictions), other)
+        counted = across(samples.counted, other)
+        predictions = xp.where(counted, units.restore_predictions(point.predictions), other)
         solution = Solution(
             value=units.restore_value(value),
             lower_bound=units.restore_bound(bound),
@@ -209,7 +225,7 @@ def assemble(
             predictions=predictions,
             status=status,
             stats=Stats(report.num_steps, gap, report.residual),
-            multi_output=False,
+            multi_output=problem.loss.couples_outputs,
         )
         underflown = (value > 0) & (solution.value < tiny(solution.value.dtype))
         numbers = [leaf for leaf in jax.tree.leaves(solution) if is_inexact(leaf)]
@@ -220,6 +236,8 @@ def assemble(
     if problem.y.ndim == 1:
         return assemble_output(problem.y, problem.beta, problem.is_valid, iterates, reports)
     columns = problem.columns
+    if _is_one(problem):
+        return assemble_output(columns.y, columns.beta, problem.is_valid, iterates, reports)
     arguments = columns.y.T, columns.beta, columns.is_valid, iterates, reports
     return outputs_last(over_leading(assemble_output, *arguments))
 
@@ -228,6 +246,7 @@ def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) ->
     """Express a solution as the solver's iterate, in the solver's units."""
     form, block = units.scale_form(solution.quadratic_form), units.scale_form(solution.block)
     dual = units.scale_dual(solution.dual)
+    root_weight = across(root_weight, dual)
     counted = root_weight > 0
     return Iterate(
         plus=block + form,

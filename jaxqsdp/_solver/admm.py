@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from .base import (
     whole,
 )
 from .cone_splits import AbstractConeSplit, LossSplit, SquaredSplit
+from .coupled_split import CoupledSplit
 from .least_squares import Factorization, factorize
 from .splitting import Splitting, State
 
@@ -55,6 +56,8 @@ class ADMM(AbstractSolver):
     Zhang, O'Donoghue & Boyd, *Globally convergent type-I Anderson acceleration* (2020) for the
     idea of the safeguard.
     """
+
+    couples_outputs: ClassVar[bool] = True
 
     tol: float | None = eqx.field(default=None, converter=number("tol"))
     tol_residual: float | None = eqx.field(default=None, converter=number("tol_residual"))
@@ -91,8 +94,10 @@ class ADMM(AbstractSolver):
     ) -> AbstractProcess:
         """Set out to solve one problem."""
         tol, tol_residual = self.tolerances(core.y.dtype)
-        split: AbstractConeSplit
-        if core.loss.is_quadratic:
+        split: AbstractConeSplit | CoupledSplit
+        if core.loss.couples_outputs:
+            split = CoupledSplit.of(core, factorization)
+        elif core.loss.is_quadratic:
             split = SquaredSplit(core, factorization.bind(core.y))
         else:
             split = LossSplit.of(core, factorization)
@@ -115,7 +120,7 @@ class _Process(AbstractProcess):
 
     def start(self, warm: Iterate | None) -> State[Iterate]:
         """Return the first state."""
-        sigma, s = cast(AbstractConeSplit, self.loop.split).start(warm)
+        sigma, s = cast(AbstractConeSplit | CoupledSplit, self.loop.split).start(warm)
         return self.loop.start(s, sigma)
 
     def finished(self, state: State[Iterate]) -> Bool[Array, ""]:

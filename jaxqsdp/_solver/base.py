@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
@@ -19,24 +19,25 @@ class CoreProblem(eqx.Module):
 
     min ℓ(A(Z), y) + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
 
-    A quadratic loss has its weights absorbed in X and y, and all of them are 1. With others,
-    samples that do not count have weight zero, and rows of zeros.
+    Where the loss couples outputs, Z and all that belongs to it has a leading axis of them, ŷ and
+    λ a last one. A quadratic loss has its weights absorbed in X and y, and all of them are 1. With
+    others, samples that do not count have weight zero, and rows of zeros.
     """
 
     X: Float[Array, "n d"]
-    y: Float[Array, " n"]
+    y: Float[Array, "n ..."]
     weight: Float[Array, " n"]
-    beta: Scalar
+    beta: Float[Array, "*c"]
     loss: AbstractLoss
 
 
 class Iterate(eqx.Module):
     """A primal point and a dual point of the core problem, neither exactly feasible."""
 
-    plus: Float[Array, "d d"]  # P, positive semidefinite
-    minus: Float[Array, "d d"]  # N, positive semidefinite
-    dual: Float[Array, " n"]  # λ
-    dual_diagonal: Float[Array, " d"]  # p
+    plus: Float[Array, "*c d d"]  # P, positive semidefinite
+    minus: Float[Array, "*c d d"]  # N, positive semidefinite
+    dual: Float[Array, "n ..."]  # λ
+    dual_diagonal: Float[Array, "*c d"]  # p
 
 
 class Report(eqx.Module):
@@ -71,6 +72,8 @@ class AbstractSolver(eqx.Module):
     """A solver of the core problem: a frozen configuration."""
 
     max_steps: eqx.AbstractVar[int]
+    # Losses that couple outputs, too.
+    couples_outputs: ClassVar[bool] = False
 
     @abc.abstractmethod
     def tolerances(self, dtype: Any) -> tuple[float, float]:

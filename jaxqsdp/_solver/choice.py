@@ -24,7 +24,7 @@ def default_solver(n: int, d: int, dtype: Any, loss: AbstractLoss = SQUARED) -> 
     `InteriorPoint` wherever its Newton systems are small: it is faster at equal accuracy and its
     steps hardly vary, so a batch has no stragglers. In float32 with fewer samples than entries of
     Z, graded systems cost more than `ADMM` as the samples grow; but with other losses than the
-    squared one ADMM takes hundreds of steps.
+    squared one ADMM takes hundreds of steps. A loss that couples outputs only ADMM can take.
     """
     size = lifted_size(d)
     if size < n:
@@ -32,4 +32,4 @@ def default_solver(n: int, d: int, dtype: Any, loss: AbstractLoss = SQUARED) -> 
     else:
         single = jnp.finfo(dtype).bits == 32 and loss.is_quadratic
         small = n <= (_MOST_SAMPLES_FLOAT32 if single else _MOST_UNKNOWNS)
-    return InteriorPoint() if small else ADMM()
+    return InteriorPoint() if small and not loss.couples_outputs else ADMM()

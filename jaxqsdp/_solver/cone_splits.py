@@ -42,7 +42,7 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         """Return λ at a point."""
 
     @abc.abstractmethod
-    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+    def joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
         """Return the variable at Z, V and predictions."""
 
     @abc.abstractmethod
@@ -53,7 +53,8 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
     def _d(self) -> int:
         return self.core.X.shape[1]
 
-    def _split(self, s: Array) -> tuple[Array, Array, Array]:
+    def split(self, s: Array) -> tuple[Array, Array, Array]:
+        """Return Z, V and what follows."""
         half = (s.size - self._more) // 2
         return s[:half], s[half : 2 * half], s[2 * half :]
 
@@ -63,7 +64,7 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         rho = jnp.maximum(jnp.mean(v[index]) - self.core.beta / (2 * sigma * self._d), 0)
         return v.at[index].set(rho)
 
-    def _projected(self, z: Array, v: Array) -> tuple[Array, Array]:
+    def projected(self, z: Array, v: Array) -> tuple[Array, Array]:
         """Project on the two cones."""
         form, block = smat(z, self._d), smat(v, self._d)
         plus, minus = positive_part(block + form), positive_part(block - form)
@@ -71,11 +72,11 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
 
     def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
         """Return the gap between a feasible point from z and a dual feasible point from s − x."""
-        _, v, _ = self._split(point.s)
+        _, v, _ = self.split(point.s)
         index = diagonal_index(self._d)
         dual = self._dual_of(point, sigma)
-        diagonal = 2 * sigma * (v - self._split(point.x)[1])[index]
-        form, block = (smat(part, self._d) for part in self._split(point.z)[:2])
+        diagonal = 2 * sigma * (v - self.split(point.x)[1])[index]
+        form, block = (smat(part, self._d) for part in self.split(point.z)[:2])
         iterate = Iterate(block + form, block - form, dual, diagonal)
         core = self.core
         loss, y, weight = core.loss, core.y, core.weight
@@ -87,10 +88,24 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         return relative_gap(loss, value, bound, y, weight), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
-        """Return the first penalty and the first point.
+        """Return the first penalty and the first point, a warm start's own if there is one."""
+        sigma = self.guess()
+        if warm is None:
+            count = self._d * (self._d + 1) + self._more
+            return sigma, jnp.zeros((count,), self.core.X.dtype)
+        primal, dual = self.sides(warm)
+        size = norm(primal)
+        balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
+        usable = jnp.isfinite(balanced) & (balanced > 0)
+        sigma = jnp.where(usable, balanced, sigma)
+        s = primal + dual / (2 * sigma)
+        return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
 
-        The penalty balances the guesses p ≈ β/d of the dual and ρ ≈ rms(y)/Σ_k rms(x_k)² of the
-        primal; a warm start balances its own. Zero rows and columns are padding and do not count.
+    def guess(self) -> Scalar:
+        """Return a first penalty.
+
+        It balances the guesses p ≈ β/d of the dual and ρ ≈ rms(y)/Σ_k rms(x_k)² of the primal.
+        Zero rows and columns are padding and do not count.
         """
         X, y, beta = self.core.X, self.core.y, self.core.beta
         rows = jnp.maximum(jnp.sum(jnp.any(X != 0, axis=1)), 1).astype(X.dtype)
@@ -98,24 +113,19 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         mean_square = jnp.sum(jnp.square(X)) / (rows * columns)
         guess = 0.3 * beta * mean_square / (norm(y) / jnp.sqrt(rows))
         usable = jnp.isfinite(guess) & (guess > 0)
-        sigma = jnp.where(usable, guess, 1)
-        if warm is None:
-            count = self._d * (self._d + 1) + self._more
-            return sigma, jnp.zeros((count,), X.dtype)
+        return jnp.where(usable, guess, 1)
+
+    def sides(self, warm: Iterate) -> tuple[Array, Array]:
+        """Return a warm start's primal point and dual one, a subgradient of f."""
+        X, beta = self.core.X, self.core.beta
         form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
-        primal = self._joined(svec(form), svec(block), quadratic_forms(X, form))
+        primal = self.joined(svec(form), svec(block), quadratic_forms(X, form))
         # From a larger penalty the dual point is too long; bring it back along its ray.
         budget = jnp.sum(jnp.maximum(warm.dual_diagonal, 0))
         shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
         diagonal = svec(jnp.diag(warm.dual_diagonal))
         gradient = svec(weighted_gram(X, warm.dual))
-        dual = shrink * self._joined_dual(-gradient, diagonal, warm.dual)
-        size = norm(primal)
-        balanced = jnp.where(size > 0, norm(dual) / (2 * jnp.where(size > 0, size, 1)), 0)
-        usable = jnp.isfinite(balanced) & (balanced > 0)
-        sigma = jnp.where(usable, balanced, sigma)
-        s = primal + dual / (2 * sigma)
-        return sigma, jnp.where(jnp.all(jnp.isfinite(s)), s, 0)
+        return primal, shrink * self._joined_dual(-gradient, diagonal, warm.dual)
 
 
 class SquaredSplit(AbstractConeSplit):
@@ -130,18 +140,18 @@ class SquaredSplit(AbstractConeSplit):
 
     def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Z through the Gram matrix; V level on its diagonal."""
-        z, v, _ = self._split(s)
+        z, v, _ = self.split(s)
         return jnp.concatenate([self.loss.prox(z, sigma), self._leveled(v, sigma)])
 
     def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on the two cones."""
-        z, v, _ = self._split(s)
-        return jnp.concatenate(self._projected(z, v))
+        z, v, _ = self.split(s)
+        return jnp.concatenate(self.projected(z, v))
 
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
-        return self.loss.multiplier(self._split(point.s)[0], sigma)
+        return self.loss.multiplier(self.split(point.s)[0], sigma)
 
-    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+    def joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
         return jnp.concatenate([z, v])
 
     def _joined_dual(self, z: Array, v: Array, dual: Array) -> Float[Array, " dim"]:
@@ -169,26 +179,26 @@ class LossSplit(AbstractConeSplit):
 
     def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on ŷ = A(Z); V level on its diagonal."""
-        z, v, predictions = self._split(s)
+        z, v, predictions = self.split(s)
         fit = self.factorization.bind(self.unit * predictions)
         z = fit.prox(z, jnp.square(self.unit) / 2)
-        return self._joined(z, self._leveled(v, sigma), self.factorization.map.mv(z))
+        return self.joined(z, self._leveled(v, sigma), self.factorization.map.mv(z))
 
     def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on the two cones, and take the loss's proximal point."""
-        z, v, predictions = self._split(s)
+        z, v, predictions = self.split(s)
         core, center = self.core, self.unit * predictions
         step = core.weight * jnp.square(self.unit) / (2 * sigma)
         counted = step > 0
         moved = core.loss.prox(center, core.y, jnp.where(counted, step, 1))
-        return self._joined(*self._projected(z, v), jnp.where(counted, moved, center))
+        return self.joined(*self.projected(z, v), jnp.where(counted, moved, center))
 
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
-        _, _, center = self._split(2 * point.x - point.s)
-        dual = 2 * sigma / self.unit * (self._split(point.z)[2] - center)
+        _, _, center = self.split(2 * point.x - point.s)
+        dual = 2 * sigma / self.unit * (self.split(point.z)[2] - center)
         return self.core.loss.clip_dual(dual, self.core.y, self.core.weight)
 
-    def _joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
+    def joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
         return jnp.concatenate([z, v, predictions / self.unit])
 
     def _joined_dual(self, z: Array, v: Array, dual: Array) -> Float[Array, " dim"]:
