@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float
 
-from .._base.types import Scalar, namespace
+from .._base.types import Scalar, across, namespace
 from .base import check_alike
 from .piecewise import AbstractPiecewiseLoss
 
@@ -33,7 +33,8 @@ class SquaredLoss(AbstractPiecewiseLoss):
 
     def weighted(self, predictions: Array, targets: Array, root: Array) -> Array:
         """Return ½(√w(ŷ − y))² of each sample."""
-        return 0.5 * namespace(predictions, targets).square(root * (predictions - targets))
+        residual = predictions - targets
+        return 0.5 * namespace(residual).square(across(root, residual) * residual)
 
     def __call__(
         self,
