@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from .._base.types import (
     Scalar,
@@ -31,12 +31,15 @@ from .._relaxation.solution import Solution, outputs_first, outputs_last, soluti
 from .._relaxation.status import Status
 from .central import central_point
 from .conditions import Central, Linearization
+from .coupled import joined, separate_lanes, separated, with_change_of_level
 from .data import Data, no_multipliers
 from .linear_program import LinearProgram
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
 _LEAST = {64: 1e-10, 32: 1e-4}  # smoothing that can be followed
 _EXTRAPOLATED = {64: 1e-7, 32: 3e-4}  # smoothing from which none is extrapolated
+
+_COLUMNS = 64  # of what couples outputs, formed at once
 
 _T = TypeVar("_T")
 
@@ -59,7 +62,8 @@ class AbstractAdjoint(eqx.Module):
 
 def data_of(problem: Problem) -> Data:
     """Return what the relaxation depends on, and can move: labels are no numbers."""
-    y = jax.lax.stop_gradient(problem.y) if problem.loss.takes_labels else problem.y
+    has_labels = problem.loss.takes_labels or problem.loss.couples_outputs
+    y = jax.lax.stop_gradient(problem.y) if has_labels else problem.y
     return Data(problem.X, problem.weight, y, problem.beta, problem.loss)
 
 
@@ -126,14 +130,15 @@ class Implicit(AbstractAdjoint):
     def prepare(self, problem: Problem) -> None:
         """Start to compile what the derivatives at concrete numbers take."""
         (n, d), outputs = problem.X.shape, problem.y.shape[1:]
-        solution = solution_like(n, d, outputs, problem.y.dtype)
+        is_coupled = problem.loss.couples_outputs
+        solution = solution_like(n, d, outputs, problem.y.dtype, is_coupled=is_coupled)
         data = data_of(problem)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
         # What is traced here is, but for rare cases, what derivatives are taken by.
         change = jax.tree.map(lambda x, like: None if is_concrete(x) else like, data, like)
         numbers = eqx.filter(solution, is_inexact)
 
-        def prepare_transpose(places: _Place) -> None:
+        def prepare_transpose(places: _Places) -> None:
             _tangents.prepare_transpose((places, like, numbers), change)
 
         _places.prepare(self.smoothing, like, numbers, solution.status, then=prepare_transpose)
@@ -164,21 +169,44 @@ class _Place(eqx.Module):
     linear: Linearization
     is_smooth: bool = eqx.field(static=True)
 
+    def dual_step(self, change: Data) -> Array:
+        """Return the derivative of t = λ/w."""
+        return self.linear.derivative(self.scaling.scale(change)).dual
+
+
+class _Places(eqx.Module):
+    """Those of all outputs, and what couples them."""
+
+    each: _Place
+    coupling: Float[Array, "n n"] | None  # Σ_k ∂t_k/∂L
+
 
 @program(level=0, often=1)
 @highest_precision
-def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Place:
+def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Places:
     def place(data: Data, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
         scaling, data = Scaling.of(data, usable)
         linear = linearization(smoothing, data, numbers, scaling)
         return _Place(scaling, data, linear, smoothing > 0)
 
-    return each_output(place, data, _lanes(numbers), is_usable(status))
+    usable = is_usable(status)
+    if not data.loss.couples_outputs:
+        return _Places(each_output(place, data, _lanes(numbers), usable), None)
+    data, lanes = separated(data, numbers), separate_lanes(numbers)
+    each = each_output(place, data, lanes, jnp.broadcast_to(usable, numbers.scale.shape))
+    still = jax.tree.map(jnp.zeros_like, data)
+
+    def column(level: Array) -> Array:
+        change = with_change_of_level(still, level)
+        return jnp.sum(each_output(lambda change, at: at.dual_step(change), change, each), axis=0)
+
+    units = jnp.eye(data.X.shape[0], dtype=data.X.dtype)
+    return _Places(each, jax.lax.map(column, units, batch_size=_COLUMNS).T)
 
 
 @LinearProgram
 @highest_precision
-def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
+def _tangents(fixed: tuple[_Places, Data, Solution], change: Data) -> Solution:
     """Return the derivative of the numbers by a change of the data, None where there is none."""
     places, data, numbers = fixed
     change = jax.tree.map(
@@ -211,8 +239,14 @@ def _tangents(fixed: tuple[_Place, Data, Solution], change: Data) -> Solution:
             predictions=restore.restore_predictions(place.linear.predictions(step, change)),
         )
 
-    lanes = each_output(tangent, change, places, _lanes(numbers))
-    return outputs_last(lanes) if numbers.multi_output else lanes
+    if places.coupling is None:
+        lanes = each_output(tangent, change, places.each, _lanes(numbers))
+        return outputs_last(lanes) if numbers.multi_output else lanes
+    still = with_change_of_level(change, jnp.zeros_like(change.weight))
+    steps = each_output(lambda change, at: at.dual_step(change), still, places.each)
+    level = -jnp.linalg.solve(places.coupling, jnp.sum(steps, axis=0))
+    change = with_change_of_level(change, level)
+    return joined(each_output(tangent, change, places.each, separate_lanes(numbers)))
 
 
 def _lanes(numbers: Solution) -> Solution:

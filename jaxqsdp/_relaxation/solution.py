@@ -131,22 +131,26 @@ def outputs_last(lanes: Solution) -> Solution:
     return dataclasses.replace(outputs_first(lanes), multi_output=True)
 
 
-def solution_like(n: int, d: int, outputs: tuple[int, ...], dtype: Any) -> Solution:
+def solution_like(
+    n: int, d: int, outputs: tuple[int, ...], dtype: Any, *, is_coupled: bool = False
+) -> Solution:
     """Return what a solution of these sizes looks like, of `jax.ShapeDtypeStruct`."""
 
     def numbers(*shape: int, outputs: tuple[int, ...] = outputs) -> Any:
         return jax.ShapeDtypeStruct((*outputs, *shape), dtype)
 
-    def integers() -> Any:
-        return jax.ShapeDtypeStruct(outputs, np.int32)
+    problems = () if is_coupled else outputs
 
-    one = numbers()
+    def integers() -> Any:
+        return jax.ShapeDtypeStruct(problems, np.int32)
+
+    one = numbers(outputs=problems)
     samples = numbers(n, *outputs, outputs=())
     return Solution(
         value=one,
         lower_bound=one,
         quadratic_form=numbers(d, d),
-        scale=one,
+        scale=numbers(),
         gram=numbers(2 * d, 2 * d),
         dual=samples,
         dual_diagonal=numbers(d),
