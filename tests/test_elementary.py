@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxqsdp._exact.elementary import entropy_above, log_one_plus_exp_above
+from jaxqsdp._exact.elementary import (
+    entropy_above,
+    log_one_plus_exp_above,
+    log_sum_exp_above,
+    x_log_x_above,
+)
 
 _CONTEXT = decimal.Context(prec=60, Emin=-(10**6), Emax=10**6)
 _SMALL = Decimal("1e-15")  # where three terms of a series are right to 45 digits
@@ -42,15 +47,33 @@ def log_one_plus_exp(x):
         return max(x, Decimal(0)) + log_one_plus((-abs(x)).exp())
 
 
+def x_log_x(q):
+    """q ln q of one floating-point number, exactly."""
+    with decimal.localcontext(_CONTEXT):
+        q = Decimal(float(q))
+        if q == 0:
+            return Decimal(0)
+        return q * (log_one_plus(q - 1) if 2 * q > 1 else q.ln())
+
+
 FUNCTIONS = {
     "entropy": (entropy_above, entropy),
+    "x ln x": (x_log_x_above, x_log_x),
     "softplus": (log_one_plus_exp_above, log_one_plus_exp),
 }
 
 
 def _ulps(name, x):
-    """By how much a bound may be above: more of it where e^x has to be small."""
+    """By how much a bound may be above: more where e^x has to be small, or x itself is rounded."""
+    if name == "x ln x":
+        return 80 + 4 / max(abs(_log_of(x)), Decimal("1e-18"))
     return 48 + (4 * abs(Decimal(float(x))) if name == "softplus" and x < 0 else 0)
+
+
+def _log_of(q):
+    with decimal.localcontext(_CONTEXT):
+        q = Decimal(float(q))
+        return log_one_plus(q - 1) if 2 * q > 1 else q.ln() if q > 0 else Decimal(1)
 
 
 def _floor(name, x, tiny):
@@ -111,6 +134,7 @@ def edges(dtype):
 def test_at_the_edges(dtype):
     q, x = edges(dtype)
     check("entropy", q, dtype)
+    check("x ln x", q, dtype)
     check("softplus", x, dtype)
 
 
@@ -146,6 +170,7 @@ def test_at_many_numbers(dtype):
     eps = float(np.finfo(dtype).eps)
     near = 1 - np.exp(rng.uniform(np.log(eps), 0, 500))
     check("entropy", np.concatenate([q, far, near]), dtype)
+    check("x ln x", np.concatenate([q, far, near]), dtype)
     x = np.concatenate([3 * rng.standard_normal(1000), rng.uniform(-80, 80, 1000)])
     check("softplus", x, dtype)
 
@@ -163,6 +188,39 @@ def test_at_any_numbers(dtype):
     )
     def holds(q, x):
         check("entropy", q, dtype)
+        check("x ln x", q, dtype)
         check("softplus", x, dtype)
 
     holds()
+
+
+def log_sum_exp(numbers):
+    """ln Σ e^x of one row of floating-point numbers, exactly."""
+    with decimal.localcontext(_CONTEXT):
+        numbers = [Decimal(float(x)) for x in numbers]
+        largest = max(numbers)
+        others = sum(((x - largest).exp() for x in numbers), Decimal(-1))
+        return largest + log_one_plus(others)
+
+
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0, 300.0])
+def test_sums_of_exponentials(count, spread, dtype):
+    rng = np.random.default_rng(count)
+    x = (spread * rng.standard_normal((LENGTH, count))).astype(dtype)
+    x[:, 0] = np.maximum(x[:, 0], 0)
+    x[: LENGTH // 2, 0] = 0
+    x[::4] = -np.abs(x[::4])  # and then 0 is the largest of them
+    x[::4, 0] = 0
+    info = np.finfo(dtype)
+    for bounds in (log_sum_exp_above(x), jax.jit(log_sum_exp_above)(x)):
+        assert bounds.dtype == dtype
+        for row, bound in zip(x, np.asarray(bounds), strict=True):
+            exact = log_sum_exp(row)
+            assert exact <= Decimal(float(bound))
+            size = abs(exact) * (60 + 4 * count) + sum(
+                12 * Decimal(float(max(row) - one)) * (Decimal(float(one - max(row)))).exp()
+                for one in row
+            )
+            floor = Decimal(2 * count * float(info.tiny) ** 0.9)
+            assert Decimal(float(bound)) <= exact + size * Decimal(float(info.eps)) + floor

@@ -95,6 +95,13 @@ def across(each: Array, like: Array) -> Array:
     return each[..., None] if each.ndim < like.ndim else each
 
 
+def at_largest(x: Array) -> Array:
+    """Return whether each number is the largest of the last axis, the first of them."""
+    xp = namespace(x)
+    places = xp.arange(x.shape[-1]).reshape((1,) * (x.ndim - 1) + x.shape[-1:])
+    return places == xp.argmax(x, axis=-1)[..., None]
+
+
 def as_float_array(value: ArrayLike, name: str) -> Array:
     """Convert to a floating-point array of at least single precision.
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from .._base.types import epsilon, namespace, tiny
+from .._base.types import at_largest, epsilon, namespace, tiny
 from .powers import power_of_two, power_with_exponent
 
 _LN2 = 0.6931471805599453
@@ -66,9 +66,8 @@ def log_sum_exp_above(x: Array) -> Array:
     """Return an upper bound on ln Σ_k exp x_k, k the last axis, of at least one number ≥ 0."""
     xp, eps, count = namespace(x), epsilon(x.dtype), x.shape[-1]
     largest = xp.max(x, axis=-1)
-    first = xp.arange(count) == xp.argmax(x, axis=-1)[..., None]
     falling = _exp_minus_above((largest[..., None] - x) * (1 - 2 * eps))
-    others = xp.sum(xp.where(first, 0, falling), axis=-1) * (1 + count * eps)
+    others = xp.sum(xp.where(at_largest(x), 0, falling), axis=-1) * (1 + count * eps)
     few = _log_one_plus(xp.minimum(others, 1)) * (1 + (_LOG_ROUNDINGS + 4) * eps)
     many, error = _log(1 + xp.maximum(others, 1))
     logarithm = xp.where(others <= 1, few, many + error + 4 * eps)

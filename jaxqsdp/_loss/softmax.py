@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from .._base.control_flow import fori_loop
 from .._base.types import (
+    at_largest,
     check_count,
     epsilon,
     is_concrete,
@@ -71,7 +72,7 @@ class SoftmaxLoss(AbstractLoss):
                     "`SoftmaxLoss(num_classes=c)`."
                 )
             classes = namespace(targets).arange(self.num_classes)
-            return (targets[:, None] == classes).astype(np.float32)
+            return (targets[:, None] == classes[None]).astype(np.float32)
         self._width(targets)
         return targets
 
@@ -127,8 +128,7 @@ class SoftmaxLoss(AbstractLoss):
         margin = predictions - xp.sum(targets * predictions, axis=-1, keepdims=True)
         largest = xp.max(margin, axis=-1, keepdims=True)
         # The largest term by itself: what is left may be below its rounding.
-        first = xp.arange(margin.shape[-1]) == xp.argmax(margin, axis=-1)[..., None]
-        rest = xp.sum(xp.where(first, 0, xp.exp(margin - largest)), axis=-1)
+        rest = xp.sum(xp.where(at_largest(margin), 0, xp.exp(margin - largest)), axis=-1)
         return largest[..., 0] + xp.log1p(rest)
 
     def slope(self, predictions: Array, targets: Array) -> Array:
@@ -193,7 +193,8 @@ class SoftmaxLoss(AbstractLoss):
 
         def of(level: Array) -> Array:
             x = a - level + shift
-            v = xp.where(x > 1, xp.log(xp.maximum(x, 1)), x)
+            # To a third; x itself where that is small, for −∞ to be none of the numbers.
+            v = xp.where(x > -1, xp.log(xp.logaddexp(0 * x, xp.maximum(x, -1))), x)
             for _ in range(_INNER_STEPS):
                 grown = xp.exp(v)
                 v = v - (v + grown - x) / (1 + grown)

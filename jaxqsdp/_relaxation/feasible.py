@@ -44,7 +44,7 @@ def feasible_point(
     scale = xp.max(xp.diagonal(block, axis1=-2, axis2=-1), axis=-1)
     factor = loss.best_on_primal_ray(predictions, y, weight, xp.sum(beta * scale))
     scale, predictions = factor * scale, factor * predictions
-    diagonal = xp.eye(form.shape[-1], dtype=bool)
+    diagonal = xp.broadcast_to(xp.eye(form.shape[-1], dtype=bool), form.shape)
     block = xp.where(diagonal, scale[..., None, None], factor * block)
     value = loss(predictions, y, weight) + xp.sum(beta * scale)
     return FeasiblePoint(value, factor * form, block, scale, predictions)

@@ -72,8 +72,8 @@ class CoupledSplit(AbstractSplit[Iterate]):
         core = self.core
         loss, y, weight, d = core.loss, core.y, core.weight, core.X.shape[1]
         z, v, predictions = self._split(point.z)
-        _, _, center = self._split(2 * point.x - point.s)
-        dual = loss.clip_dual((2 * sigma / self.unit * (predictions - center)).T, y, weight)
+        # What the proximal point has, from its slope: differences would lose digits of it.
+        dual = loss.clip_dual(loss.dual_at(self.unit * predictions.T, y, weight), y, weight)
         multiplier = self._split(point.s - point.x)[1]
         diagonal = 2 * sigma * multiplier[:, diagonal_index(d)]
         form, block = (jax.vmap(lambda part: smat(part, d))(part) for part in (z, v))

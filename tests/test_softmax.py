@@ -1,0 +1,415 @@
+"""The softmax loss, whose outputs are one problem: numbers, relaxation, proofs, derivatives."""
+
+import warnings
+from fractions import Fraction
+
+import cvxpy as cp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp, softmax
+
+import jaxqsdp as qs
+
+LOSS = qs.SoftmaxLoss()
+N, D, C = 16, 3, 3
+TIGHT = qs.ADMM(tol=1e-10, tol_residual=1e-10)
+KEY = jax.random.key(0)
+
+
+def data(dtype=np.float64, n=N, d=D, c=C, seed=0):
+    """Return X, classes, penalties and weights."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d))
+    scores = np.stack([X[:, 0] * X[:, k % d] for k in range(c)], axis=1)
+    y = np.argmax(scores + 0.7 * rng.standard_normal((n, c)), axis=1)
+    y[:c] = np.arange(c)  # each of them
+    beta, weight = 0.04 * n * np.linspace(0.5, 1, c), rng.uniform(0.3, 2, n)
+    return X.astype(dtype), y, beta.astype(dtype), weight.astype(dtype)
+
+
+def problem_of(*arguments, **options):
+    X, y, beta, weight = data(*arguments, **options)
+    return qs.Problem(X, y, beta, LOSS, weight)
+
+
+def clarabel(problem):
+    """Return the relaxation's value as CVXPY states it."""
+    X, y, beta, weight = (
+        np.asarray(a, float) for a in (problem.X, problem.y, problem.beta, problem.weight)
+    )
+    d, constraints, outputs, penalty = X.shape[1], [], [], 0
+    for price in beta:
+        gram, scale = cp.Variable((2 * d, 2 * d), PSD=True), cp.Variable()
+        constraints.append(cp.diag(gram) == scale)
+        outputs.append(cp.sum(cp.multiply(X @ gram[:d, d:], X), axis=1))
+        penalty += price * scale
+    scores = cp.vstack(outputs).T
+    loss = weight @ (cp.log_sum_exp(scores, axis=1) - cp.sum(cp.multiply(y, scores), axis=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return cp.Problem(cp.Minimize(loss + penalty), constraints).solve(solver="CLARABEL")
+
+
+# Numbers.
+
+
+def points(c, scale, dtype=np.float64):
+    rng = np.random.default_rng(c)
+    z = (scale * rng.standard_normal((40, c))).astype(dtype)
+    return z, np.eye(c, dtype=dtype)[rng.integers(0, c, 40)], rng
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0])
+def test_values_and_slopes(scale, xp, dtype):
+    z, y, _ = points(4, scale, dtype)
+    found = LOSS.value(xp.asarray(z), xp.asarray(y))
+    assert found.dtype == dtype
+    exact = logsumexp(z.astype(float) - np.sum(z * y, 1, keepdims=True, dtype=float), axis=1)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(found, exact, rtol=20 * eps, atol=20 * eps * scale)
+    slope = LOSS.slope(xp.asarray(z), xp.asarray(y))
+    np.testing.assert_allclose(slope, softmax(z.astype(float), axis=1) - y, atol=100 * eps)
+    np.testing.assert_allclose(
+        LOSS.curvature(z, y),
+        np.diagonal(jax.vmap(jax.jacfwd(LOSS.slope))(z, y), axis1=1, axis2=2),
+        atol=100 * eps,
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0])
+def test_fenchel_young(scale):
+    z, y, rng = points(4, scale)
+    t = y - rng.dirichlet(np.ones(4), 40)
+    product = np.sum(t * z, axis=1)
+    assert np.all(LOSS.value(z, y) + LOSS.conjugate(t, y) >= -product - 1e-12 * scale)
+    t = -LOSS.slope(z, y)
+    touch = LOSS.value(z, y) + LOSS.conjugate(t, y)
+    np.testing.assert_allclose(touch, -np.sum(t * z, axis=1), atol=1e-12 * (1 + scale))
+    low, high = LOSS.interval(y)
+    assert np.all((t >= low) & (t <= high))
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("step", [1e-4, 1.0, 1e3])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 100.0])
+def test_prox(scale, step, xp, dtype):
+    z, y, _ = points(3, scale, dtype)
+    found = LOSS.prox(*map(xp.asarray, (z, y, np.full(40, step, dtype))))
+    assert found.dtype == dtype
+    found = np.asarray(found, float)
+    force = LOSS.slope(found, y.astype(float)) + (found - z) / step
+    eps = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(force, 0, atol=300 * eps * (1 + max(scale, step) / step))
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_clipped_duals_are_exact(xp, dtype):
+    z, y, rng = points(5, 1.0, dtype)
+    weight = rng.uniform(0, 2, 40).astype(dtype)
+    weight[:3] = 0
+    for dual in (3 * z, -weight[:, None] * LOSS.slope(z, y), 1e-12 * z, 1e12 * z):
+        found = np.asarray(LOSS.clip_dual(*map(xp.asarray, (dual, y, weight))))
+        assert found.dtype == dtype
+        for row, target, most in zip(found, y, weight, strict=True):
+            exact = [Fraction(float(one)) for one in row]
+            assert sum(exact) == 0
+            assert all(one <= 0 for one, own in zip(exact, target, strict=True) if own == 0)
+            assert max(exact) <= Fraction(float(most))
+    unit = np.asarray(LOSS.clip_dual(-weight[:, None] * LOSS.slope(z, y), y, weight))
+    tolerance = 300 * np.finfo(dtype).eps
+    np.testing.assert_allclose(unit, -weight[:, None] * LOSS.slope(z, y), atol=tolerance)
+
+
+def test_bounds_obey_fenchel_young_exactly(dtype):
+    """In exact arithmetic, on which weak duality rests."""
+    for scale in (1e-3, 1.0, 30.0):
+        z, y, rng = points(3, scale, dtype)
+        one = np.ones(40, dtype)
+        for dual in (-LOSS.slope(z, y), y - rng.dirichlet(np.ones(3), 40).astype(dtype)):
+            t = LOSS.clip_dual(dual, y, one)
+            for xp in (np, jnp):
+                z_, t_, y_ = map(xp.asarray, (z, t, y))
+                above, conjugate = LOSS.value_above(z_, z_, y_), LOSS.conjugate_above(t_, t_, y_)
+                assert above.dtype == conjugate.dtype == dtype
+                exact = [
+                    sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(*pair, strict=True))
+                    for pair in zip(z, t, strict=True)
+                ]
+                for up, dual_up, product in zip(above, conjugate, exact, strict=True):
+                    assert Fraction(float(up)) + Fraction(float(dual_up)) >= -product
+            assert np.all(np.abs(LOSS.conjugate_above(t, t, y)) <= np.log(3) * (1 + 1e-6))
+
+
+# Classes.
+
+
+def test_classes_and_rows_are_one_problem():
+    X, y, beta, _ = data()
+    one, two = (qs.Problem(X, given, beta, LOSS) for given in (y, np.eye(C)[y]))
+    np.testing.assert_array_equal(one.y, two.y)
+    assert qs.Problem(X, y, 1.0, qs.SoftmaxLoss(5)).num_outputs == 5
+    assert qs.Problem(X.astype(np.float32), y, 1.0, LOSS).y.dtype == np.float32
+    traced = jax.eval_shape(lambda y: qs.Problem(X, y, 1.0, qs.SoftmaxLoss(C)), y)
+    assert traced.y.shape == (N, C)
+    assert repr(LOSS) == "SoftmaxLoss()"
+    assert repr(qs.SoftmaxLoss(3)) == "SoftmaxLoss(3)"
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "match"),
+    [
+        (np.arange(N) % 3 - 1, ValueError, "classes 0, 1, …"),
+        (np.arange(N) % 3 + 0.5, ValueError, "classes 0, 1, …"),
+        (np.full(N, np.nan), ValueError, "classes 0, 1, …"),
+        (np.full(N, "a"), TypeError, r"holds text.*np\.unique"),
+        (np.arange(N) > 3, TypeError, r"holds truth values.*np\.unique"),
+        (np.zeros(N, int), ValueError, "has one class"),
+        (np.ones((N, 1)), ValueError, "has one class"),
+        (np.ones((N, 3)), ValueError, "1 at the class and 0 elsewhere"),
+        (np.full((N, 2), 0.5), ValueError, "1 at the class and 0 elsewhere"),
+        (np.arange(N - 1) % 3, ValueError, "to match the 16 rows"),
+    ],
+)
+def test_wrong_classes(y, error, match):
+    with pytest.raises(error, match=match):
+        qs.Problem(data()[0], y, 1.0, LOSS)
+
+
+def test_numbers_of_classes():
+    X, y, *_ = data()
+    with pytest.raises(ValueError, match=r"3 classes or more, and SoftmaxLoss\(num_classes=2\)"):
+        qs.Problem(X, y, 1.0, qs.SoftmaxLoss(2))
+    with pytest.raises(ValueError, match="3 columns, SoftmaxLoss 4 classes"):
+        qs.Problem(X, np.eye(3)[y], 1.0, qs.SoftmaxLoss(4))
+    with pytest.raises(ValueError, match=r"traced.*SoftmaxLoss\(num_classes=c\)"):
+        jax.eval_shape(lambda y: qs.Problem(X, y, 1.0, LOSS), y)
+    with pytest.raises(ValueError, match="`num_classes` must be a positive integer"):
+        qs.SoftmaxLoss(0)
+
+
+def test_rows_that_are_traced_have_a_status():
+    X, y, beta, weight = data()
+
+    def status(rows):
+        return qs.solve(qs.Problem(X, rows, beta, LOSS, weight), throw=False).status
+
+    rows = np.eye(C)[y]
+    found = jax.jit(jax.vmap(status))(np.stack([rows, 2 * rows, rows]))
+    np.testing.assert_array_equal(found == qs.Status.solved, [True, False, True])
+    np.testing.assert_array_equal(found == qs.Status.invalid_data, [False, True, False])
+
+
+# The relaxation.
+
+
+@pytest.mark.parametrize("shape", [(30, 3, 3), (12, 5, 2), (24, 4, 4)])
+@pytest.mark.parametrize("penalty", [0.1, 1.0])
+def test_encloses_the_value_of_clarabel(shape, penalty, dtype):
+    problem = problem_of(dtype, *shape)
+    problem = problem.at(dtype(penalty) * problem.beta)
+    solution, reference = qs.solve(problem), clarabel(problem)
+    slack = 2e-6 if dtype == np.float64 else 2e-3
+    assert solution.value.shape == solution.lower_bound.shape == solution.stats.gap.shape == ()
+    assert solution.total_value == solution.value
+    assert solution.total_lower_bound == solution.lower_bound
+    value, bound = float(solution.value), float(solution.lower_bound)
+    assert reference * (1 - slack) <= value <= reference * (1 + slack)
+    assert reference * (1 - slack) <= bound <= reference * (1 + 1e-7)
+
+
+def test_two_classes_are_the_logistic_loss():
+    """The difference of two outputs is one, at the penalty of either."""
+    X, y, _, weight = data(c=2)
+    two = qs.solve(qs.Problem(X, y, 0.5, LOSS, weight))
+    one = qs.solve(qs.Problem(X, 2.0 * y - 1, 0.5, qs.LogisticLoss(), weight))
+    np.testing.assert_allclose(two.value, one.value, rtol=2e-6)
+    difference = two.predictions[:, 1] - two.predictions[:, 0]
+    np.testing.assert_allclose(difference, one.predictions, atol=2e-3)
+
+
+def test_the_conditions_of_optimality_hold():
+    problem = problem_of()
+    solution = qs.solve(problem, TIGHT)
+    chance = softmax(solution.predictions, axis=1)
+    dual = problem.weight[:, None] * (problem.y - chance)
+    np.testing.assert_allclose(solution.dual, dual, atol=1e-7)
+    np.testing.assert_array_equal(np.sum(solution.dual, axis=1), 0)
+    for k in range(C):
+        form, ring = solution.quadratic_form[k], solution.dual_diagonal[k]
+        expected = np.einsum("nd,de,ne->n", problem.X, form, problem.X)
+        np.testing.assert_allclose(solution.predictions[:, k], expected, atol=1e-10)
+        gram = problem.X.T @ (solution.dual[:, k, None] * problem.X)
+        for sign in (1, -1):
+            assert np.linalg.eigvalsh(np.diag(ring) + sign * gram)[0] >= -1e-6
+        np.testing.assert_allclose(np.sum(ring), problem.beta[k], rtol=1e-6)
+        np.testing.assert_allclose(np.diag(solution.gram[k]), solution.scale[k], rtol=1e-12)
+
+
+def test_same_under_every_transform():
+    problem, other = (problem_of(seed=seed) for seed in (0, 1))
+    one, two = qs.solve(problem), qs.solve(other)
+    bad = problem.with_numbers(X=jnp.full_like(problem.X, jnp.nan))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), problem, bad, other)
+    lanes = jax.jit(jax.vmap(lambda p: qs.solve(p, throw=False)))(stacked)
+    np.testing.assert_allclose(lanes.value, [one.value, np.inf, two.value], rtol=1e-8)
+    assert lanes.total_value.shape == (3,)
+    batch = qs.solve_batch([problem, other])
+    np.testing.assert_allclose([s.value for s in batch], [one.value, two.value], rtol=1e-8)
+    within = qs.solve(problem, time_limit=60)
+    np.testing.assert_allclose(within.value, one.value, rtol=1e-8)
+    warm = qs.solve(problem, warm_start=one)
+    assert warm.stats.num_steps < one.stats.num_steps
+    assert "SoftmaxLoss()" in repr(problem)
+    assert repr(one).startswith("Solution(solved: value=")
+
+
+def test_samples_of_weight_zero_do_not_count():
+    X, y, beta, weight = data()
+    weight[3], X[3] = 0, 1e3
+    kept = weight > 0
+    one = qs.solve(qs.Problem(X, y, beta, LOSS, weight))
+    two = qs.solve(qs.Problem(X[kept], y[kept], beta, LOSS, weight[kept]))
+    np.testing.assert_allclose(one.value, two.value, rtol=1e-8)
+    assert np.all(one.dual[3] == 0)
+
+
+@pytest.mark.parametrize("exponents", [(3, -4), (-20, 7)])
+def test_units_change_nothing(exponents, dtype):
+    feature, share = (float(2.0**k) for k in exponents)
+    X, y, beta, weight = data(dtype)
+    one = qs.solve(qs.Problem(X, y, beta, LOSS, weight))
+    factor = dtype(feature) ** 2 * dtype(share)
+    other = qs.Problem(dtype(feature) * X, y, factor * beta, LOSS, dtype(share) * weight)
+    two = qs.solve(other)
+    np.testing.assert_array_equal(two.value, dtype(share) * one.value)
+    np.testing.assert_array_equal(two.lower_bound, dtype(share) * one.lower_bound)
+
+
+def test_interior_points_refuse():
+    problem = problem_of()
+    for solve in (qs.solve, jax.jit(lambda p, solver: qs.solve(p, solver), static_argnums=1)):
+        with pytest.raises(ValueError, match=r"`solver` must be `ADMM\(\)` for SoftmaxLoss"):
+            solve(problem, qs.InteriorPoint())
+    with pytest.raises(ValueError, match=r"`solver` must be `ADMM\(\)` for SoftmaxLoss"):
+        qs.solve_batch([problem], qs.InteriorPoint())
+
+
+# Proofs.
+
+
+def all_neurons(d):
+    signs = np.array(np.meshgrid(*[[1.0]] + [[1.0, -1.0]] * (d - 1))).reshape(d, -1).T
+    return np.repeat(signs, len(signs), 0), np.tile(signs, (len(signs), 1))
+
+
+def best_of_all(problem):
+    """Return the optimum of training, and output weights of all neurons that have it, by CVXPY."""
+    X, y, beta, weight = (
+        np.asarray(a, float) for a in (problem.X, problem.y, problem.beta, problem.weight)
+    )
+    u, v = all_neurons(X.shape[1])
+    alpha = cp.Variable((len(u), y.shape[1]))
+    scores = ((X @ u.T) * (X @ v.T)) @ alpha
+    loss = weight @ (cp.log_sum_exp(scores, axis=1) - cp.sum(cp.multiply(y, scores), axis=1))
+    penalty = cp.sum(cp.multiply(beta, cp.sum(cp.abs(alpha), axis=0)))
+    tight = {name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        value = cp.Problem(cp.Minimize(loss + penalty)).solve(solver="CLARABEL", **tight)
+    return value, qs.QuantizedNetwork.from_weights(u, v, alpha.value.astype(problem.X.dtype))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_brute_force_is_between_bound_and_objective(seed, dtype):
+    X, y, beta, weight = data(dtype, 14, 2 + seed % 2, 3, seed)
+    problem = qs.Problem(X, y, beta * dtype(10.0 ** -(seed % 3)), LOSS, weight)
+    optimum, best = best_of_all(problem)
+    solution = qs.solve(problem, throw=False)
+    u, v = all_neurons(X.shape[1])
+    rng = np.random.default_rng(seed)
+    some = rng.integers(0, len(u), 4)
+    alpha = 0.1 * rng.standard_normal((4, 3)).astype(dtype)
+    network = qs.QuantizedNetwork.from_weights(u[some], v[some], alpha)
+    certificates = [
+        qs.certify(problem, network, solution),
+        qs.certify(problem, network, solution, kind="relaxation"),
+        jax.jit(qs.certify)(problem, network, solution),
+    ]
+    for certificate in certificates:
+        assert 0 <= float(certificate.lower_bound) <= optimum * (1 + 1e-7)
+        assert optimum * (1 - 1e-7) <= float(certificate.objective)
+        np.testing.assert_allclose(certificate.objective, problem.objective(network), rtol=1e-3)
+        assert certificate.objective >= problem.objective(network)
+    exact = qs.certify(problem, best, solution, kind="combinatorial")
+    assert exact.gap <= (1e-4 if dtype == np.float64 else 1e-2)
+
+
+def test_wrong_duals_weaken_a_bound_only(dtype):
+    problem = problem_of(dtype)
+    best = qs.solve(problem, throw=False)
+    nothing = qs.QuantizedNetwork.from_weights(
+        np.ones((1, D)), np.ones((1, D)), np.zeros((1, C), dtype)
+    )
+    optimum, _ = best_of_all(problem)
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 1e3, np.nan):
+        wrong = best.dual + scale * rng.standard_normal((N, C)).astype(dtype)
+        for kind in ("relaxation", "combinatorial"):
+            found = qs.certify(problem, nothing, best, dual=wrong, kind=kind)
+            assert 0 <= found.lower_bound <= optimum * (1 + 1e-7)
+
+
+# Derivatives.
+
+
+@pytest.fixture(scope="module")
+def outputs_of():
+    X, y, beta, weight = (jnp.asarray(a) for a in data(n=12))
+    rng = np.random.default_rng(5)
+    forms, scores = rng.standard_normal((C, D, D)), rng.standard_normal((12, C))
+
+    def outputs(X, beta, weight):
+        problem = qs.Problem(X, y, beta, qs.SoftmaxLoss(C), weight)
+        solution = qs.solve(problem, TIGHT, throw=False)
+        return jnp.stack(
+            [
+                solution.value,
+                jnp.sum(forms * solution.quadratic_form),
+                jnp.sum(scores * solution.predictions),
+                jnp.sum(scores * solution.dual),
+                jnp.sum(solution.scale * jnp.arange(1.0, C + 1)),
+            ]
+        )
+
+    return jax.jit(outputs), (X, beta, weight)
+
+
+def test_derivatives_are_those_of_differences(outputs_of):
+    outputs, point = outputs_of
+    jacobians = jax.jit(jax.jacrev(outputs, argnums=(0, 1, 2)))(*point)
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        direction = rng.standard_normal(point[index].shape)
+        moved = [
+            outputs(*(a + step * direction if i == index else a for i, a in enumerate(point)))
+            for step in (-1e-4, 1e-4)
+        ]
+        differences = (moved[1] - moved[0]) / 2e-4
+        found = jnp.tensordot(jacobians[index], direction, direction.ndim)
+        np.testing.assert_allclose(found, differences, rtol=3e-5, atol=1e-4)
+
+
+def test_derivatives_outside_jit(outputs_of):
+    outputs, point = outputs_of
+    X, beta, weight = point
+    problem = qs.Problem(X, data(n=12)[1], beta, LOSS, weight)
+
+    def value(beta):
+        return qs.solve(problem.with_numbers(beta=beta), TIGHT).value
+
+    np.testing.assert_allclose(
+        jax.grad(value)(beta), jax.jit(jax.jacrev(outputs, argnums=1))(*point)[0], rtol=1e-5
+    )
