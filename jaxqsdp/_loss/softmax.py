@@ -16,12 +16,13 @@ from .._base.types import (
     epsilon,
     is_concrete,
     namespace,
+    tiny,
 )
 from .._exact.elementary import log_sum_exp_above, x_log_x_above
 from .._exact.powers import power_of_two
 from .base import AbstractLoss
 
-_OUTER_STEPS, _INNER_STEPS = 8, 4  # of Newton's method for the proximal point
+_OUTER_STEPS, _INNER_STEPS, _POLISHING_STEPS = 8, 4, 2  # of Newton's methods for the prox
 _REMEDY = "`np.unique(y, return_inverse=True)[1]` makes integers of labels of any kind"
 
 
@@ -161,7 +162,7 @@ class SoftmaxLoss(AbstractLoss):
     def clip_dual(self, dual: Array, targets: Array, weight: Array) -> Array:
         """Return a point next to λ with −λ_k ≥ 0 but at the class, where λ_y = −Σ λ_k ≤ w, exactly.
 
-        λ is rounded to a few units in the last place of w, so that its sums round nothing.
+        λ is rounded to a few units in the last place of λ_y, so that its sums round nothing.
         """
         xp = namespace(dual, targets, weight)
         weight, eps = weight[..., None], epsilon(dual.dtype)
@@ -170,7 +171,7 @@ class SoftmaxLoss(AbstractLoss):
         total = xp.sum(others, axis=-1, keepdims=True)
         fits = weight * (1 - (c + 8) * eps)
         others = others * xp.where(total > fits, fits / xp.where(total > fits, total, 1), 1)
-        unit = 8 * eps * power_of_two(weight)
+        unit = xp.maximum(8 * eps * power_of_two(xp.minimum(total, fits)), tiny(dual.dtype))
         others = xp.floor(others / unit) * unit
         counted = (weight > 0) & xp.any(own, axis=-1, keepdims=True)
         own_dual = xp.where(own, xp.sum(others, axis=-1, keepdims=True), 0)
@@ -179,35 +180,44 @@ class SoftmaxLoss(AbstractLoss):
     def prox(self, center: Array, targets: Array, step: Array) -> Array:
         """Return argmin_z φ(z) + ‖z − center‖²/(2·step) of each sample, by Newton's method.
 
-        With a = center + step·y it is a − step·p, where the probabilities solve
+        With margins m_k = center_k − center_y the probabilities there solve, for some L,
 
-            ln p_k + step·p_k = a_k − L,   Σ p = 1,
+            ln p_k + step·p_k = m_k − L,   ln(1 − P) − step·P = −L,   P = Σ p_k,   k ≠ y,
 
-        the first of them for given L as v + exp v = x, v = ln(step·p). Their sum falls with L and
-        is convex in it, so that Newton's steps climb to it from max a − step, where one of them
-        is 1, and none is more than that on the way.
+        all but the last for given L as v + exp v = x, v = ln(step·p). The sum of all falls with L
+        and is convex in it, so that Newton's steps climb to it from where one of them is 1, and
+        none is more than that on the way. P by itself, as 1 − P would hide it.
         """
         xp = namespace(center, targets, step)
-        step = step[..., None]
-        a, shift = center + step * targets, xp.log(step)
+        step, own = step[..., None], targets > 0
+        margin = center - xp.sum(targets * center, axis=-1, keepdims=True)
+        shift = xp.log(step)
 
-        def of(level: Array) -> Array:
-            x = a - level + shift
+        def grown(x: Array) -> Array:
+            """Return exp v."""
             # To a third; x itself where that is small, for −∞ to be none of the numbers.
             v = xp.where(x > -1, xp.log(xp.logaddexp(0 * x, xp.maximum(x, -1))), x)
             for _ in range(_INNER_STEPS):
-                grown = xp.exp(v)
-                v = v - (v + grown - x) / (1 + grown)
-            return xp.exp(v)  # step·p
+                exponential = xp.exp(v)
+                v = v - (v + exponential - x) / (1 + exponential)
+            return xp.exp(v)
+
+        def others(level: Array) -> Array:
+            return xp.where(own, 0, grown(margin - level + shift))
 
         def improve(_: Any, level: Array) -> Array:
-            grown = of(level)
-            excess = xp.sum(grown, axis=-1, keepdims=True) - step
-            return level + excess / xp.sum(grown / (1 + grown), axis=-1, keepdims=True)
+            each, last = others(level), grown(step - level + shift)
+            rest = xp.clip(1 - last / step, 0, 0.5)
+            for _ in range(_POLISHING_STEPS):
+                misfit = step * rest - xp.log1p(-rest) - level
+                rest = xp.clip(rest - misfit / (step + 1 / (1 - rest)), 0, 0.5)
+            missing = xp.where(2 * last > step, step * rest, step - last)
+            falls = xp.sum(each / (1 + each), axis=-1, keepdims=True) + last / (1 + last)
+            return level + (xp.sum(each, axis=-1, keepdims=True) - missing) / falls
 
-        start = xp.max(a, axis=-1, keepdims=True) - step
-        others = xp.where(targets > 0, 0, of(fori_loop(0, _OUTER_STEPS, improve, start, xp)))
-        return center + targets * xp.sum(others, axis=-1, keepdims=True) - others
+        start = xp.maximum(xp.max(margin, axis=-1, keepdims=True) - step, 0)
+        moved = others(fori_loop(0, _OUTER_STEPS, improve, start, xp))
+        return center + targets * xp.sum(moved, axis=-1, keepdims=True) - moved
 
     def predict(self, scores: Array) -> Array:
         """Return the class of the largest output."""
