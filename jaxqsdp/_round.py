@@ -101,9 +101,8 @@ def _round_on_host(
 def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
     features = neurons(core.X, u, v)
-    outputs = [Target.of(core, output) for output in range(core.y.shape[1])]
-    alpha = [output.best_weights(features) for output in outputs]
-    return core.restore_alpha(np.stack(alpha, axis=1))
+    alpha = [target.best_weights(features) for target in Target.all_of(core)]
+    return core.restore_alpha(np.column_stack(alpha))
 
 
 def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
@@ -148,6 +147,8 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     features = neurons(X, u, v) * kept[None, :].astype(dtype)
     if problem.loss.is_quadratic:
         alpha = lasso(features, columns.y, problem.weight, columns.beta)
+    elif problem.loss.couples_outputs:
+        alpha = best_output_weights(features, columns.y, problem.weight, columns.beta, problem.loss)
     else:
 
         def fit_output(y: Array, beta: Array) -> Array:

@@ -162,7 +162,7 @@ def test_improve_finds_the_best_pair(name):
     problem = problem_of(name, shape=(24, 3), fraction=0.02)
     u, v = all_neurons(3)
     core = Core.of(problem)
-    target, columns = Target.of(core, 0), (core.X @ u.T) * (core.X @ v.T)
+    target, columns = Target.all_of(core)[0], (core.X @ u.T) * (core.X @ v.T)
     pairs = np.array(list(itertools.combinations(range(len(u)), 2)))
     fitted = [target.best_weights(columns[:, pair]) for pair in pairs]
     values = [target.objective(columns[:, p], a) for p, a in zip(pairs, fitted, strict=True)]

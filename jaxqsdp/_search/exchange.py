@@ -47,7 +47,7 @@ def exchange(
     is_late: Callable[[], bool],
 ) -> tuple[Signs, Signs]:
     """Exchange neurons (m, d) one at a time until that helps none of them."""
-    targets = [Target.of(core, output) for output in range(core.y.shape[1])]
+    targets = Target.all_of(core)
 
     def fitted(u: Signs, v: Signs, old: list[Restricted]) -> _Fitted:
         columns = neurons(core.X, u, v)

@@ -33,8 +33,8 @@ Vector = NDArray[np.float64]
 class Restricted:
     """A primal and a dual point: `value` − `bound` is at least the distance to the optimum."""
 
-    alpha: Vector  # (m,), no exact zeros
-    dual: Vector  # (k,), |Φᵀλ| < β
+    alpha: Vector  # (m,) or, of outputs together, (m, c); no exact zeros
+    dual: Vector  # (k,) or (k, c), |Φᵀλ| < β
     value: float
     bound: float
 

@@ -1,6 +1,7 @@
-"""What the network of one output fits, whatever the loss, and the output weights that fit it best.
+"""What a network fits, whatever the loss, and the output weights that fit it best.
 
-The squared loss has ways of its own, in `restricted`; all others share one method.
+There is a target for each output, and one for all of them together where the loss couples them. The
+squared loss has ways of its own, in `restricted`; all others share one method.
 """
 
 from __future__ import annotations
@@ -21,21 +22,27 @@ _ROUNDING = 1e-10  # of the objective: what fewer neurons may cost
 
 Columns = NDArray[np.float64]  # (n, m), what each neuron gives
 Vector = NDArray[np.float64]
+Points = NDArray[np.float64]  # a vector, or one for each of the outputs together: (…, c)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Targets, weights, penalty and loss of one output, on the host in float64."""
+    """Targets, weights, penalty and loss of one output or all, on the host in float64."""
 
-    y: Any  # (n,)
+    y: Any  # (n,) or (n, c)
     weight: Any  # (n,), ones where they are absorbed
-    beta: float
+    beta: Any  # a float or (c,)
     loss: Any  # AbstractLoss
 
     @staticmethod
-    def of(core: Core, output: int) -> Target:
-        """Take one output of a core."""
-        return Target(core.y[:, output], core.weight, float(core.beta[output]), core.loss)
+    def all_of(core: Core) -> list[Target]:
+        """Return the targets of a core: one for each output, or one if the loss couples them."""
+        if core.loss.couples_outputs:
+            return [Target(core.y, core.weight, core.beta, core.loss)]
+        return [
+            Target(core.y[:, output], core.weight, float(beta), core.loss)
+            for output, beta in enumerate(core.beta)
+        ]
 
     def rescaled(self, exponent: int) -> Target:
         """Return what fits 2^k·y: then α is 2^k times as large."""
@@ -48,39 +55,44 @@ class Target:
         )
 
     @property
-    def dual_of_nothing(self) -> Vector:
+    def dual_of_nothing(self) -> Points:
         """−∇ℓ(0), the dual point that belongs to no network."""
         return self.loss.dual_at(np.zeros_like(self.y), self.y, self.weight)
 
-    def objective(self, columns: Columns, alpha: Vector) -> float:
+    def objective(self, columns: Columns, alpha: Points) -> float:
         """Return ℓ(Φα) + β‖α‖₁."""
         loss = self.loss(columns @ alpha, self.y, self.weight)
-        return float(loss + self.beta * np.abs(alpha).sum())
+        return float(loss + np.dot(self.beta, np.abs(alpha).sum(axis=0)))
+
+    def violation(self, dual: Points, columns: Columns) -> Vector:
+        """Return the largest |φᵀλ|/β over the outputs, for each column φ."""
+        return _largest(np.abs(dual.T @ columns).T / self.beta)
 
     def sizes(self, columns: Columns) -> Vector:
         """Return the norm of each column, samples weighted."""
         return np.linalg.norm(np.sqrt(self.weight)[:, None] * columns, axis=0)
 
-    def restricted(self, columns: Columns, start: Vector, tol: float) -> Restricted:
+    def restricted(self, columns: Columns, start: Points, tol: float) -> Restricted:
         """Solve for these columns to a relative gap, from a dual point."""
         if self.loss.is_quadratic:
             return solve_restricted(columns, self.y, self.beta, start, tol)
         if columns.shape[1] == 0:
-            value = self.objective(columns, np.zeros(0))
-            return Restricted(np.zeros(0), self.dual_of_nothing, value, value)
-        data: tuple[Any, ...] = columns, self.y, self.weight, np.float64(self.beta), self.loss
+            nothing = np.zeros((0, *self.y.shape[1:]))
+            value = self.objective(columns, nothing)
+            return Restricted(nothing, self.dual_of_nothing, value, value)
+        data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):  # steps that are not taken may overflow
             fitted: Any = fit_weights(*(*data, start, tol))
         return Restricted(fitted.alpha, fitted.dual, float(fitted.value), float(fitted.bound))
 
-    def best_weights(self, columns: Columns) -> Vector:
+    def best_weights(self, columns: Columns) -> Points:
         """Return the best output weights, zero where they are, few of them not where they can."""
         if self.loss.is_quadratic:
             return best_weights(columns, self.y, self.beta)
-        data: tuple[Any, ...] = columns, self.y, self.weight, np.float64(self.beta), self.loss
+        data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):
             alpha: Any = best_output_weights(*data)
-        used = np.flatnonzero(alpha)
+        used = np.flatnonzero(_largest(np.abs(alpha)))
         if not _depend(columns[:, used]):
             return alpha
         fewer = np.zeros_like(alpha)
@@ -88,16 +100,24 @@ class Target:
         limit = self.objective(columns, alpha) * (1 + _ROUNDING)
         return fewer if self.objective(columns, fewer) <= limit else alpha
 
-    def basic_weights(self, columns: Columns, alpha: Vector) -> Vector:
+    def basic_weights(self, columns: Columns, alpha: Points) -> Points:
         """Return weights of as few neurons as suffice for the same predictions and penalty."""
-        return basic_weights(np.sqrt(self.weight)[:, None] * columns, alpha)
+        columns = np.sqrt(self.weight)[:, None] * columns
+        if alpha.ndim == 1:
+            return basic_weights(columns, alpha)
+        basic = np.zeros_like(alpha)
+        for output, each in enumerate(alpha.T):
+            used = np.flatnonzero(each)
+            basic[used, output] = basic_weights(columns[:, used], each[used])
+        return basic
 
-    def best_dual(self, dual: Vector, norm: float) -> tuple[Vector, float]:
-        """Return c·λ with the best c ≥ 0 that no neuron violates, and the bound; norm: max |φᵀλ|.
+    def best_dual(self, dual: Points, norm: Any) -> tuple[Points, float]:
+        """Return c·λ with the best c ≥ 0 that no neuron violates, and the bound.
 
-        For the squared loss, c = clip(λᵀy/‖λ‖², 0, β/norm).
+        The norm is max |φᵀλ|, for each output. For the squared loss, c = clip(λᵀy/‖λ‖², 0, β/norm).
         """
-        limit = self.beta / norm if norm > 0 else np.inf
+        with np.errstate(divide="ignore"):
+            limit = np.min(np.asarray(self.beta) / norm)
         if self.loss.is_quadratic:
             square = dual @ dual
             c = np.clip(dual @ self.y / square, 0, limit) if square > 0 else 0.0
@@ -105,9 +125,14 @@ class Target:
             return scaled, float(scaled @ self.y - 0.5 * scaled @ scaled)
         data = self.y, self.weight
         with np.errstate(all="ignore"):
-            c = self.loss.best_factor_on_dual_ray(dual, *data, np.float64(limit))
+            c = self.loss.best_factor_on_dual_ray(dual, *data, limit)
             scaled = self.loss.clip_dual(c * dual, *data)
             return scaled, float(self.loss.dual_value(scaled, *data))
+
+
+def _largest(each: Points) -> Vector:
+    """Return the largest entry over the outputs."""
+    return each if each.ndim == 1 else each.max(axis=1)
 
 
 def _depend(columns: Columns) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.control_flow import while_loop
 from .._base.types import Scalar, epsilon, highest_precision, namespace, record
 from .._exact.powers import power_of_two
-from .._loss.base import AbstractLoss
+from .._loss.base import AbstractLoss, across
 from .predictor_corrector import fit_weights
 
 _GAP = 1e-10  # relative, or ...
@@ -20,13 +20,14 @@ _GAP_IN_EPS = 30
 _RISE = 4  # times that gap the objective may rise as small weights become zero
 _ROUNDS = 3
 _NEGLIGIBLE = 8  # units in the last place: what a neuron adds to the predictions
+_FORBIDDING = 2  # times the penalty that leaves nothing, for weights that are to be zero
 
 
 @record
 class _State:
-    alpha: Float[Array, " m"]  # the best so far
+    alpha: Float[Array, "m *c"]  # the best so far
     value: Scalar
-    used: Bool[Array, " m"]  # neurons that are fitted next
+    used: Bool[Array, "m *c"]  # what is fitted next
     done: Bool[Array, ""]
     rounds: Scalar
 
@@ -34,12 +35,15 @@ class _State:
 @highest_precision
 def best_output_weights(
     features: Float[Array, "n m"],
-    y: Float[Array, " n"],
+    y: Float[Array, "n *c"],
     weight: Float[Array, " n"],
-    beta: Scalar,
+    beta: Float[Array, "*c"],
     loss: AbstractLoss,
-) -> Float[Array, " m"]:
+) -> Float[Array, "m *c"]:
     """Return the α that minimizes Σ w φ(Φα) + β‖α‖₁, zero where the minimizer is.
+
+    For one output, or for all of them where the loss couples them: then the penalty is
+    Σ_k β_k Σ_j |α_jk|, with one β for each output.
 
     To a relative duality gap of 1e-10 (float64) or 30 eps (float32), or where the dtype stops.
     Which α_j are zero, complementarity tells: |α_j| or β − |φ_jᵀλ| nearly vanishes. Where the rest
@@ -47,10 +51,10 @@ def best_output_weights(
     """
     xp, eps = namespace(features, y, weight, beta), epsilon(y.dtype)
     if features.shape[1] == 0:
-        return xp.zeros((0,), y.dtype)
+        return xp.zeros((0, *y.shape[1:]), y.dtype)
     counted = weight > 0
     features = xp.where(counted[:, None], features, 0.0)
-    y = xp.where(counted, y, xp.ones_like(y))
+    y = xp.where(across(counted, y), y, xp.ones_like(y))
     # Moderate units; targets have them where the loss says so.
     unit = 1 / power_of_two(xp.max(xp.abs(features)))
     share = 1 / power_of_two(xp.max(weight))
@@ -62,21 +66,26 @@ def best_output_weights(
         beta = beta * target ** (degree - 1)
     features, weight, y, beta = unit * features, share * weight, target * y, unit * share * beta
     start = loss.dual_at(xp.zeros_like(y), y, weight)
-    most = xp.max(xp.abs(start @ features))
-    zero = most <= beta
+    most = xp.max(xp.abs(start.T @ features), axis=-1)
+    zero = xp.all(most <= beta)
     tol = max(_GAP, _GAP_IN_EPS * eps)
 
     def objective(alpha: Array) -> Scalar:
-        return loss(features @ alpha, y, weight) + beta * xp.sum(xp.abs(alpha))
+        penalty = beta * xp.sum(xp.abs(alpha), axis=0)
+        return loss(features @ alpha, y, weight) + xp.sum(penalty)
 
     def fit(state: _State) -> _State:
-        some = xp.where(state.used[None], features, 0.0)
-        fitted = fit_weights(some, y, weight, beta, loss, start, tol)
+        some, penalty = features, beta
+        if loss.couples_outputs:  # a neuron may be of use to some outputs only
+            penalty = xp.where(state.used, beta, xp.maximum(beta, _FORBIDDING * xp.max(most)))
+        else:
+            some = xp.where(state.used[None], features, 0.0)
+        fitted = fit_weights(some, y, weight, penalty, loss, start, tol)
         alpha = xp.where(state.used, fitted.alpha, 0.0)
-        predictions = xp.sqrt(weight @ xp.square(features @ alpha))
-        size = xp.sqrt(weight @ xp.square(features))
+        predictions = xp.max(xp.sqrt(weight @ xp.square(features @ alpha)))
+        size = across(xp.sqrt(weight @ xp.square(features)), alpha)
         reach = xp.abs(alpha) * size / xp.where(predictions > 0, predictions, 1.0)
-        slack = 1 - xp.abs(fitted.dual @ features) / beta
+        slack = 1 - xp.abs(fitted.dual.T @ features).T / beta
         sparse = xp.where(reach > xp.maximum(slack, _NEGLIGIBLE * eps), alpha, 0.0)
         least = xp.minimum(state.value, fitted.value)
         chosen = objective(sparse) <= least + _RISE * tol * xp.abs(least)
@@ -86,7 +95,7 @@ def best_output_weights(
     def goes_on(state: _State) -> Any:
         return ~state.done & (state.rounds < _ROUNDS)
 
-    nothing = xp.zeros_like(features[0])
+    nothing = xp.zeros((features.shape[1], *y.shape[1:]), y.dtype)
     every = nothing == 0
-    state = _State(nothing, objective(nothing), every, zero, xp.zeros_like(beta))
+    state = _State(nothing, objective(nothing), every, zero, xp.zeros((), y.dtype))
     return while_loop(goes_on, fit, state, xp).alpha * unit / target

@@ -16,6 +16,9 @@ every step. Newton's steps solve, with F = √w∘Φ, for q = √w∘dt and dα
 
 of which the larger part is eliminated: Θ and E are diagonal. Where ψ'' = 0, Θ nearly vanishes at
 the samples that sit on a kink; a refinement of the solution makes up for what that costs.
+
+If the loss couples outputs, α is (m, c) and t (n, c), and t sums to zero over the outputs, which
+adds to Newton's equations what `coupled_weights` says.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
-from .._base.cone import definite_solver
 from .._base.control_flow import while_loop
 from .._base.types import Scalar, epsilon, namespace, record, tiny
-from .._loss.base import AbstractLoss
+from .._loss.base import AbstractLoss, across
+from .coupled_weights import coupled_solver, scaled_solver
 
 _MAX_STEPS = 150
 _PATIENCE = 20  # steps in which the gap has to fall by a tenth
@@ -40,17 +43,16 @@ _START_WITHIN = 0.05  # of an interval from its ends
 _START_GAP = 0.05  # complementarity at the start, of the loss of no network
 _FLOOR = 0.1  # of the complementarity that the gap asked for allows
 _REFINEMENTS = 2
-_RIDGE = 4  # units in the last place that the diagonal of a Newton matrix is raised by
 
-Pair = Float[Array, "2 k"]  # of the constraints from above and from below
+Pair = Float[Array, "2 *k"]  # of the constraints from above and from below
 
 
 @record
 class Fitted:
     """A primal and a dual point: `value` − `bound` is at least the distance to the optimum."""
 
-    alpha: Float[Array, " m"]  # no exact zeros
-    dual: Float[Array, " n"]  # λ, |Φᵀλ| ≤ β
+    alpha: Float[Array, "m *c"]  # no exact zeros
+    dual: Float[Array, "n *c"]  # λ, |Φᵀλ| ≤ β
     value: Scalar
     bound: Scalar
 
@@ -61,27 +63,27 @@ class _Fit:
 
     features: Float[Array, "n m"]
     root: Float[Array, " n"]  # √w
-    y: Float[Array, " n"]
-    beta: Scalar
+    y: Float[Array, "n *c"]
+    beta: Float[Array, "..."]  # one, or one for each output, or for each neuron of each
     loss: AbstractLoss
     counted: Bool[Array, " n"]
-    low: Float[Array, " n"]
-    high: Float[Array, " n"]
-    bounded: Bool[Array, "2 n"]  # which ends are finite: high, low
+    low: Float[Array, "n *c"]
+    high: Float[Array, "n *c"]
+    bounded: Bool[Array, "2 n *c"]  # which ends are finite: high, low
 
     @staticmethod
     def of(
         features: Float[Array, "n m"],
-        y: Float[Array, " n"],
+        y: Float[Array, "n *c"],
         weight: Float[Array, " n"],
-        beta: Scalar,
+        beta: Float[Array, "..."],
         loss: AbstractLoss,
     ) -> _Fit:
         xp, counted = namespace(features, y, weight, beta), weight > 0
-        y = xp.where(counted, y, xp.ones_like(y))
+        y = xp.where(across(counted, y), y, xp.ones_like(y))
         features = xp.where(counted[:, None], features, xp.zeros_like(features))
         low, high = loss.interval(y)
-        bounded = xp.stack([xp.isfinite(high), xp.isfinite(low)]) & counted[None]
+        bounded = xp.stack([xp.isfinite(high), xp.isfinite(low)]) & across(counted, y)[None]
         root = xp.sqrt(xp.where(counted, weight, xp.zeros_like(weight)))
         return _Fit(features, root, y, beta, loss, counted, low, high, bounded)
 
@@ -90,38 +92,69 @@ class _Fit:
         """Sample weights."""
         return self.root * self.root
 
-    def room(self, t: Float[Array, " n"]) -> Pair:
+    def room(self, t: Float[Array, "n *c"]) -> Pair:
         """Return hi − t and t − lo, 1 where there is no end."""
         xp = namespace(t)
         return xp.where(self.bounded, xp.stack([self.high - t, t - self.low]), 1.0)
 
-    def within(self, t: Float[Array, " n"], share: float) -> Float[Array, " n"]:
-        """Return the point next to t at least a share of each interval from its ends."""
+    def images(self, alpha: Float[Array, "m *c"]) -> Float[Array, "n *c"]:
+        """Return Φα."""
+        return self.features @ alpha
+
+    def correlations(self, t: Float[Array, "n *c"]) -> Float[Array, "m *c"]:
+        """Return Φᵀλ."""
+        return ((across(self.weight, t) * t).T @ self.features).T
+
+    def factor(self, t: Float[Array, "n *c"]) -> Scalar:
+        """Return the largest c ≤ 1 for which c·|Φᵀλ| ≤ β."""
+        xp, size = namespace(t), namespace(t).abs(self.correlations(t))
+        return xp.minimum(xp.min(self.beta / xp.where(size > 0, size, self.beta)), 1.0)
+
+    def within(self, t: Float[Array, "n *c"], share: float) -> Float[Array, "n *c"]:
+        """Return a point next to t at least a share of each interval from its ends."""
         xp = namespace(t)
+        if self.loss.couples_outputs:
+            center = -self.loss.slope(xp.zeros_like(t), self.y)
+            inside = self.loss.clip_dual(t, self.y, xp.ones_like(self.root))
+            return inside + share * (center - inside)
         width = xp.where(self.bounded[0] & self.bounded[1], self.high - self.low, 1.0)
         low = xp.where(self.bounded[1], self.low + share * width, -xp.inf)
         high = xp.where(self.bounded[0], self.high - share * width, xp.inf)
         return xp.clip(t, low, high)
 
-    def visible(self, t: Float[Array, " n"]) -> Float[Array, " n"]:
+    def balanced(self, t: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
+        """Return t with what rounding has left of its sum over coupled outputs taken away.
+
+        From its largest entry, that of the sample's class.
+        """
+        if not self.loss.couples_outputs:
+            return t
+        xp = namespace(t)
+        others = xp.sum(xp.where(self.y > 0, 0.0, t), axis=1, keepdims=True)
+        return xp.where(self.y > 0, -others, t)
+
+    def visible(self, t: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
         """Return the point next to t at which ψ' is finite: rounding may have put t on an end."""
         xp, eps = namespace(t), epsilon(t.dtype)
         low = xp.where(self.bounded[1], self.low + eps * xp.abs(self.low), -xp.inf)
         high = xp.where(self.bounded[0], self.high - eps * xp.abs(self.high), xp.inf)
-        return xp.where(self.counted, xp.clip(t, low, high), 0.0)
+        return xp.where(across(self.counted, t), xp.clip(t, low, high), 0.0)
 
     def at_ends(self, mu: Scalar) -> Pair:
         """Return μ/w where there is an end, else 0: (hi − t)·z for w·(hi − t) to be the slack."""
         xp = namespace(mu, self.root)
-        return xp.where(self.bounded, mu / xp.where(self.counted, self.weight, 1.0)[None], 0.0)
+        weight = across(xp.where(self.counted, self.weight, 1.0), self.y)
+        return xp.where(self.bounded, mu / weight[None], 0.0)
 
-    def value(self, alpha: Float[Array, " m"]) -> Scalar:
+    def value(self, alpha: Float[Array, "m *c"]) -> Scalar:
         """Return the objective."""
         xp = namespace(alpha)
-        loss = self.loss(self.features @ alpha, self.y, self.weight)
-        return loss + self.beta * xp.sum(xp.abs(alpha))
+        loss, size = self.loss(self.images(alpha), self.y, self.weight), xp.abs(alpha)
+        if self.loss.couples_outputs:
+            return loss + xp.sum(self.beta * size)
+        return loss + self.beta * xp.sum(size)
 
-    def bound(self, t: Float[Array, " n"]) -> Scalar:
+    def bound(self, t: Float[Array, "n *c"]) -> Scalar:
         """Return −Σ w_i ψ(t_i)."""
         xp = namespace(t)
         each = self.loss.conjugate(self.visible(t), self.y)
@@ -132,7 +165,7 @@ class _Fit:
 class _Point:
     """An iterate. Slacks are carried along: computed anew they would drown in rounding errors."""
 
-    t: Float[Array, " n"]
+    t: Float[Array, "n *c"]
     slack: Pair  # β ∓ Φᵀλ, but for ...
     missing: Pair  # ... this, which falls to zero
     parts: Pair  # a±
@@ -143,9 +176,9 @@ class _Point:
 @record
 class _State:
     point: _Point
-    alpha: Float[Array, " m"]  # the best so far ...
+    alpha: Float[Array, "m *c"]  # the best so far ...
     value: Scalar
-    t: Float[Array, " n"]  # ... and its counterpart
+    t: Float[Array, "n *c"]  # ... and its counterpart
     bound: Scalar
     mark: Scalar  # the gap that has to be undercut ...
     waited: Scalar  # ... for so many steps
@@ -155,11 +188,11 @@ class _State:
 
 def fit_weights(
     features: Float[Array, "n m"],
-    y: Float[Array, " n"],
+    y: Float[Array, "n *c"],
     weight: Float[Array, " n"],
-    beta: Scalar,
+    beta: Float[Array, "..."],
     loss: AbstractLoss,
-    start: Float[Array, " n"],
+    start: Float[Array, "n *c"],
     tol: float,
 ) -> Fitted:
     """Minimize Σ w φ(Φα) + β‖α‖₁ to a relative gap, from a dual point λ.
@@ -169,26 +202,26 @@ def fit_weights(
     """
     xp = namespace(features, y, weight, beta, start)
     fit = _Fit.of(features, y, weight, beta, loss)
-    most = xp.max(xp.abs(loss.dual_at(xp.zeros_like(fit.y), fit.y, fit.weight) @ fit.features))
+    most = loss.dual_at(xp.zeros_like(fit.y), fit.y, fit.weight)
+    most = xp.max(xp.abs(most.T @ fit.features))
     beta = xp.maximum(beta, epsilon(y.dtype) ** 4 * most)  # moves the optimum less than rounding
     fit = dataclasses.replace(fit, beta=beta)
-    m, dtype = features.shape[1], y.dtype
+    dtype, zeros = y.dtype, xp.zeros((features.shape[1], *y.shape[1:]), y.dtype)
     ends = xp.sum(xp.where(fit.bounded, 1.0, 0.0).astype(dtype))
     positive = fit.root > 0
-    t = xp.where(positive, start / xp.where(positive, fit.weight, 1.0), 0.0)
-    t = xp.where(fit.counted, fit.within(t, _START_WITHIN), 0.0)
-    correlation = (fit.weight * t) @ fit.features
+    divisor = across(xp.where(positive, fit.weight, 1.0), start)
+    t = xp.where(across(positive, start), start / divisor, 0.0)
+    t = xp.where(across(fit.counted, t), fit.within(t, _START_WITHIN), 0.0)
+    correlation = fit.correlations(t)
     given = xp.stack([beta - correlation, beta + correlation])
     least = xp.maximum((1 - _START_INSIDE) * beta, _START_SLACK * xp.max(xp.abs(correlation)))
     slack, room = xp.maximum(given, least), fit.room(t)
-    nothing = fit.value(xp.zeros((m,), dtype))
-    mu = xp.maximum(_START_GAP * nothing / (2 * m + ends), tiny(dtype))
+    nothing = fit.value(zeros)
+    mu = xp.maximum(_START_GAP * nothing / (slack.size + ends), tiny(dtype))
     push = fit.at_ends(mu) / room
     point = _Point(t, slack, given - slack, mu / slack, room, push)
     zero = xp.zeros((), dtype)
-    state = _State(
-        point, xp.zeros((m,), dtype), nothing, t, zero - xp.inf, zero + xp.inf, zero, zero + 1, zero
-    )
+    state = _State(point, zeros, nothing, t, zero - xp.inf, zero + xp.inf, zero, zero + 1, zero)
 
     def goes_on(state: _State) -> Any:
         gap = state.value - state.bound
@@ -200,11 +233,11 @@ def fit_weights(
         )
 
     def advance(state: _State) -> _State:
-        floor = _FLOOR * tol * state.value / (2 * m + ends)
+        floor = _FLOOR * tol * state.value / (state.point.slack.size + ends)
         point, length = _step(fit, state.point, ends, floor)
         alpha = point.parts[0] - point.parts[1]
-        most = xp.max(xp.abs((fit.weight * point.t) @ fit.features))
-        t = point.t * xp.minimum(beta / xp.where(most > 0, most, beta), 1.0)
+        t = fit.balanced(point.t)
+        t = t * fit.factor(t)
         value, bound = fit.value(alpha), fit.bound(t)
         lower, higher = value < state.value, bound > state.bound
         value, bound = xp.where(lower, value, state.value), xp.where(higher, bound, state.bound)
@@ -222,16 +255,16 @@ def fit_weights(
         )
 
     end = while_loop(goes_on, advance, state, xp)
-    return Fitted(end.alpha, fit.weight * end.t, end.value, end.bound)
+    return Fitted(end.alpha, across(fit.weight, end.t) * end.t, end.value, end.bound)
 
 
 def _step(fit: _Fit, point: _Point, ends: Scalar, floor: Scalar) -> tuple[_Point, Scalar]:
     """Take a predictor–corrector step; return its length, too, NaN if a factorization failed."""
     xp = namespace(point.t)
-    count = 2 * point.slack.shape[1] + ends
+    count, weight = point.slack.size + ends, across(fit.weight, point.t)
 
     def mean(point: _Point) -> Scalar:
-        of_ends = xp.sum(fit.weight[None] * point.push * point.room)
+        of_ends = xp.sum(weight[None] * point.push * point.room)
         return (xp.sum(point.parts * point.slack) + of_ends) / count
 
     def along(step: _Point, length: Scalar) -> _Point:
@@ -260,54 +293,42 @@ def _step(fit: _Fit, point: _Point, ends: Scalar, floor: Scalar) -> tuple[_Point
 def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
     """Return the map from changes asked of the products to a step."""
     t, slack, parts, room, push = point.t, point.slack, point.parts, point.room, point.push
-    xp, eps = namespace(t), epsilon(t.dtype)
-    n, m = fit.features.shape
+    xp, counted, root = namespace(t), across(fit.counted, t), across(fit.root, t)
     scaled = fit.root[:, None] * fit.features
     seen = fit.visible(t)
     theta = fit.loss.conjugate_curvature(seen, fit.y) + xp.sum(push / room, axis=0)
-    theta = xp.maximum(xp.where(fit.counted, theta, 1.0), tiny(t.dtype) ** 0.5)
+    theta = xp.maximum(xp.where(counted, theta, 1.0), tiny(t.dtype) ** 0.5)
     gain = xp.sum(parts / slack, axis=0)  # 1/E
     missing, pulled = point.missing, parts / slack * point.missing
     lack = (pulled[0] - pulled[1]) / gain
-    misfit = -fit.loss.conjugate_slope(seen, fit.y) - fit.features @ (parts[0] - parts[1])
-    misfit = xp.where(fit.counted, misfit + push[1] - push[0], 0.0)
-    if n <= m:
-        matrix = xp.diag(theta) + (scaled * gain[None]) @ scaled.T
-    else:
-        matrix = xp.diag(1 / gain) + scaled.T @ (scaled / theta[:, None])
-    size = 1 / xp.sqrt(xp.diagonal(matrix))
-    ridge = _RIDGE * eps * xp.eye(len(size), dtype=t.dtype)
-    factored = definite_solver(matrix * size[:, None] * size[None] + ridge)
-
-    def reduced(first: Array, second: Array) -> tuple[Array, Array]:
-        if n <= m:
-            q = size * factored(size * (first + scaled @ (gain * second)))
-            return q, gain * (q @ scaled - second)
-        change = size * factored(size * ((first / theta) @ scaled - second))
-        return (first - scaled @ change) / theta, change
+    misfit = -fit.loss.conjugate_slope(seen, fit.y) - fit.images(parts[0] - parts[1])
+    misfit = xp.where(counted, misfit + push[1] - push[0], 0.0)
+    coupled = fit.loss.couples_outputs
+    reduced = (coupled_solver if coupled else _single_solver)(scaled, theta, gain)
 
     def solve(first: Array, second: Array) -> tuple[Array, Array]:
         q, change = reduced(first, second)
         for _ in range(_REFINEMENTS):
-            more = reduced(first - theta * q - scaled @ change, second - q @ scaled + change / gain)
+            left = first - theta * q - scaled @ change
+            more = reduced(left, second - (q.T @ scaled).T + change / gain)
             q, change = q + more[0], change + more[1]
         return q, change
 
     def direction(asked: Pair, asked_push: Pair) -> _Point:
         pull, lean = asked / slack, asked_push / room
-        first = fit.root * (misfit + lean[1] - lean[0])
+        first = root * (misfit + lean[1] - lean[0])
         second = lack - (pull[0] - pull[1]) / gain
         q, change = solve(first, second)
-        rises = q @ scaled  # Φᵀdλ
+        rises = (q.T @ scaled).T  # Φᵀdλ
         slack_step = xp.stack([-rises, rises]) + missing
         parts_step = pull - parts * slack_step / slack
         # What rounding errors the solution has go where they do the least harm.
         error = (change - parts_step[0] + parts_step[1]) / gain
         parts_step = parts_step + parts / slack * xp.stack([error, -error])
-        t_step = xp.where(fit.counted, q / xp.where(fit.counted, fit.root, 1.0), 0.0)
+        t_step = xp.where(counted, q / xp.where(counted, root, 1.0), 0.0)
         room_step = xp.where(fit.bounded, xp.stack([-t_step, t_step]), 0.0)
         return _Point(
-            t_step,
+            fit.balanced(t_step),
             slack_step,
             -missing,
             parts_step,
@@ -316,6 +337,28 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
         )
 
     return direction
+
+
+def _single_solver(
+    scaled: Float[Array, "n m"], theta: Float[Array, " n"], gain: Float[Array, " m"]
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """Return the map from (first, second) to the (q, a) with Θq + Sa = first, Sᵀq − a/gain = second."""
+    xp, (n, m) = namespace(theta), scaled.shape
+    if n <= m:
+        by_samples = scaled_solver(xp.diag(theta) + (scaled * gain[None]) @ scaled.T)
+
+        def solve(first: Array, second: Array) -> tuple[Array, Array]:
+            q = by_samples(first + scaled @ (gain * second))
+            return q, gain * (q @ scaled - second)
+
+    else:
+        by_neurons = scaled_solver(xp.diag(1 / gain) + scaled.T @ (scaled / theta[:, None]))
+
+        def solve(first: Array, second: Array) -> tuple[Array, Array]:
+            change = by_neurons((first / theta) @ scaled - second)
+            return (first - scaled @ change) / theta, change
+
+    return solve
 
 
 def _longest(point: _Point, step: _Point) -> Scalar:
