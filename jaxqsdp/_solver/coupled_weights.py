@@ -3,7 +3,7 @@
     Θ∘q + SA − ν1ᵀ = first,   q1 = 0,   Sᵀq − A/gain = second
 
 for q (n, c), A (m, c) and ν (n,), with Θ (n, c) and gain (m, c) positive. What such a loss adds to
-the equations of a single output is that q sums to zero over the outputs, and ν. Without either it is
+the equations of a single output is that q sums to zero over the outputs, and ν. With ν eliminated
 
     q_i = L(1/Θ_i)(first − SA)_i,   L(g) = diag g − g gᵀ/1ᵀg,
 

@@ -10,9 +10,9 @@ from typing import Any
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.types import Scalar, epsilon, highest_precision, namespace, record
+from .._base.types import Scalar, across, epsilon, highest_precision, namespace, record
 from .._exact.powers import power_of_two
-from .._loss.base import AbstractLoss, across
+from .._loss.base import AbstractLoss
 from .predictor_corrector import fit_weights
 
 _GAP = 1e-10  # relative, or ...
@@ -25,9 +25,9 @@ _FORBIDDING = 2  # times the penalty that leaves nothing, for weights that are t
 
 @record
 class _State:
-    alpha: Float[Array, "m *c"]  # the best so far
+    alpha: Float[Array, "m ..."]  # the best so far
     value: Scalar
-    used: Bool[Array, "m *c"]  # what is fitted next
+    used: Bool[Array, "m ..."]  # what is fitted next
     done: Bool[Array, ""]
     rounds: Scalar
 
@@ -35,11 +35,11 @@ class _State:
 @highest_precision
 def best_output_weights(
     features: Float[Array, "n m"],
-    y: Float[Array, "n *c"],
+    y: Float[Array, "n ..."],
     weight: Float[Array, " n"],
     beta: Float[Array, "*c"],
     loss: AbstractLoss,
-) -> Float[Array, "m *c"]:
+) -> Float[Array, "m ..."]:
     """Return the α that minimizes Σ w φ(Φα) + β‖α‖₁, zero where the minimizer is.
 
     For one output, or for all of them where the loss couples them: then the penalty is
@@ -58,7 +58,7 @@ def best_output_weights(
     # Moderate units; targets have them where the loss says so.
     unit = 1 / power_of_two(xp.max(xp.abs(features)))
     share = 1 / power_of_two(xp.max(weight))
-    target = xp.ones_like(beta)
+    target = xp.ones_like(share)
     degree = loss.degree
     if degree is not None:
         target = 1 / power_of_two(xp.max(xp.where(counted, xp.abs(y), 0.0)))
@@ -75,17 +75,18 @@ def best_output_weights(
         return loss(features @ alpha, y, weight) + xp.sum(penalty)
 
     def fit(state: _State) -> _State:
-        some, penalty = features, beta
         if loss.couples_outputs:  # a neuron may be of use to some outputs only
-            penalty = xp.where(state.used, beta, xp.maximum(beta, _FORBIDDING * xp.max(most)))
+            forbidding = xp.maximum(each, _FORBIDDING * xp.max(most))
+            penalty = xp.where(state.used, each, forbidding)
+            fitted = fit_weights(features, y, weight, penalty, loss, start, tol)
         else:
             some = xp.where(state.used[None], features, 0.0)
-        fitted = fit_weights(some, y, weight, penalty, loss, start, tol)
+            fitted = fit_weights(some, y, weight, beta, loss, start, tol)
         alpha = xp.where(state.used, fitted.alpha, 0.0)
         predictions = xp.max(xp.sqrt(weight @ xp.square(features @ alpha)))
         size = across(xp.sqrt(weight @ xp.square(features)), alpha)
         reach = xp.abs(alpha) * size / xp.where(predictions > 0, predictions, 1.0)
-        slack = 1 - xp.abs(fitted.dual.T @ features).T / beta
+        slack = 1 - xp.abs(fitted.dual.T @ features).T / each
         sparse = xp.where(reach > xp.maximum(slack, _NEGLIGIBLE * eps), alpha, 0.0)
         least = xp.minimum(state.value, fitted.value)
         chosen = objective(sparse) <= least + _RISE * tol * xp.abs(least)
@@ -96,6 +97,6 @@ def best_output_weights(
         return ~state.done & (state.rounds < _ROUNDS)
 
     nothing = xp.zeros((features.shape[1], *y.shape[1:]), y.dtype)
-    every = nothing == 0
+    every, each = nothing == 0, xp.broadcast_to(beta, nothing.shape)
     state = _State(nothing, objective(nothing), every, zero, xp.zeros((), y.dtype))
     return while_loop(goes_on, fit, state, xp).alpha * unit / target

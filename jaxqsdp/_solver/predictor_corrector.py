@@ -30,8 +30,8 @@ from typing import Any
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.types import Scalar, epsilon, namespace, record, tiny
-from .._loss.base import AbstractLoss, across
+from .._base.types import Scalar, across, epsilon, namespace, record, tiny
+from .._loss.base import AbstractLoss
 from .coupled_weights import coupled_solver, scaled_solver
 
 _MAX_STEPS = 150
@@ -44,15 +44,15 @@ _START_GAP = 0.05  # complementarity at the start, of the loss of no network
 _FLOOR = 0.1  # of the complementarity that the gap asked for allows
 _REFINEMENTS = 2
 
-Pair = Float[Array, "2 *k"]  # of the constraints from above and from below
+Pair = Float[Array, "2 k ..."]  # of the constraints from above and from below
 
 
 @record
 class Fitted:
     """A primal and a dual point: `value` − `bound` is at least the distance to the optimum."""
 
-    alpha: Float[Array, "m *c"]  # no exact zeros
-    dual: Float[Array, "n *c"]  # λ, |Φᵀλ| ≤ β
+    alpha: Float[Array, "m ..."]  # no exact zeros
+    dual: Float[Array, "n ..."]  # λ, |Φᵀλ| ≤ β
     value: Scalar
     bound: Scalar
 
@@ -63,20 +63,20 @@ class _Fit:
 
     features: Float[Array, "n m"]
     root: Float[Array, " n"]  # √w
-    y: Float[Array, "n *c"]
-    beta: Float[Array, "..."]  # one, or one for each output, or for each neuron of each
+    y: Float[Array, "n ..."]
+    beta: Float[Array, "*k"]  # one, or (m, c)
     loss: AbstractLoss
     counted: Bool[Array, " n"]
-    low: Float[Array, "n *c"]
-    high: Float[Array, "n *c"]
-    bounded: Bool[Array, "2 n *c"]  # which ends are finite: high, low
+    low: Float[Array, "n ..."]
+    high: Float[Array, "n ..."]
+    bounded: Bool[Array, "2 n ..."]  # which ends are finite: high, low
 
     @staticmethod
     def of(
         features: Float[Array, "n m"],
-        y: Float[Array, "n *c"],
+        y: Float[Array, "n ..."],
         weight: Float[Array, " n"],
-        beta: Float[Array, "..."],
+        beta: Float[Array, "*k"],
         loss: AbstractLoss,
     ) -> _Fit:
         xp, counted = namespace(features, y, weight, beta), weight > 0
@@ -92,25 +92,25 @@ class _Fit:
         """Sample weights."""
         return self.root * self.root
 
-    def room(self, t: Float[Array, "n *c"]) -> Pair:
+    def room(self, t: Float[Array, "n ..."]) -> Pair:
         """Return hi − t and t − lo, 1 where there is no end."""
         xp = namespace(t)
         return xp.where(self.bounded, xp.stack([self.high - t, t - self.low]), 1.0)
 
-    def images(self, alpha: Float[Array, "m *c"]) -> Float[Array, "n *c"]:
+    def images(self, alpha: Float[Array, "m ..."]) -> Float[Array, "n ..."]:
         """Return Φα."""
         return self.features @ alpha
 
-    def correlations(self, t: Float[Array, "n *c"]) -> Float[Array, "m *c"]:
+    def correlations(self, t: Float[Array, "n ..."]) -> Float[Array, "m ..."]:
         """Return Φᵀλ."""
         return ((across(self.weight, t) * t).T @ self.features).T
 
-    def factor(self, t: Float[Array, "n *c"]) -> Scalar:
+    def factor(self, t: Float[Array, "n ..."]) -> Scalar:
         """Return the largest c ≤ 1 for which c·|Φᵀλ| ≤ β."""
         xp, size = namespace(t), namespace(t).abs(self.correlations(t))
         return xp.minimum(xp.min(self.beta / xp.where(size > 0, size, self.beta)), 1.0)
 
-    def within(self, t: Float[Array, "n *c"], share: float) -> Float[Array, "n *c"]:
+    def within(self, t: Float[Array, "n ..."], share: float) -> Float[Array, "n ..."]:
         """Return a point next to t at least a share of each interval from its ends."""
         xp = namespace(t)
         if self.loss.couples_outputs:
@@ -122,7 +122,7 @@ class _Fit:
         high = xp.where(self.bounded[0], self.high - share * width, xp.inf)
         return xp.clip(t, low, high)
 
-    def balanced(self, t: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
+    def balanced(self, t: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Return t with what rounding has left of its sum over coupled outputs taken away.
 
         From its largest entry, that of the sample's class.
@@ -133,7 +133,7 @@ class _Fit:
         others = xp.sum(xp.where(self.y > 0, 0.0, t), axis=1, keepdims=True)
         return xp.where(self.y > 0, -others, t)
 
-    def visible(self, t: Float[Array, "n *c"]) -> Float[Array, "n *c"]:
+    def visible(self, t: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Return the point next to t at which ψ' is finite: rounding may have put t on an end."""
         xp, eps = namespace(t), epsilon(t.dtype)
         low = xp.where(self.bounded[1], self.low + eps * xp.abs(self.low), -xp.inf)
@@ -146,7 +146,7 @@ class _Fit:
         weight = across(xp.where(self.counted, self.weight, 1.0), self.y)
         return xp.where(self.bounded, mu / weight[None], 0.0)
 
-    def value(self, alpha: Float[Array, "m *c"]) -> Scalar:
+    def value(self, alpha: Float[Array, "m ..."]) -> Scalar:
         """Return the objective."""
         xp = namespace(alpha)
         loss, size = self.loss(self.images(alpha), self.y, self.weight), xp.abs(alpha)
@@ -154,7 +154,7 @@ class _Fit:
             return loss + xp.sum(self.beta * size)
         return loss + self.beta * xp.sum(size)
 
-    def bound(self, t: Float[Array, "n *c"]) -> Scalar:
+    def bound(self, t: Float[Array, "n ..."]) -> Scalar:
         """Return −Σ w_i ψ(t_i)."""
         xp = namespace(t)
         each = self.loss.conjugate(self.visible(t), self.y)
@@ -165,7 +165,7 @@ class _Fit:
 class _Point:
     """An iterate. Slacks are carried along: computed anew they would drown in rounding errors."""
 
-    t: Float[Array, "n *c"]
+    t: Float[Array, "n ..."]
     slack: Pair  # β ∓ Φᵀλ, but for ...
     missing: Pair  # ... this, which falls to zero
     parts: Pair  # a±
@@ -176,9 +176,9 @@ class _Point:
 @record
 class _State:
     point: _Point
-    alpha: Float[Array, "m *c"]  # the best so far ...
+    alpha: Float[Array, "m ..."]  # the best so far ...
     value: Scalar
-    t: Float[Array, "n *c"]  # ... and its counterpart
+    t: Float[Array, "n ..."]  # ... and its counterpart
     bound: Scalar
     mark: Scalar  # the gap that has to be undercut ...
     waited: Scalar  # ... for so many steps
@@ -188,11 +188,11 @@ class _State:
 
 def fit_weights(
     features: Float[Array, "n m"],
-    y: Float[Array, "n *c"],
+    y: Float[Array, "n ..."],
     weight: Float[Array, " n"],
-    beta: Float[Array, "..."],
+    beta: Float[Array, "*k"],
     loss: AbstractLoss,
-    start: Float[Array, "n *c"],
+    start: Float[Array, "n ..."],
     tol: float,
 ) -> Fitted:
     """Minimize Σ w φ(Φα) + β‖α‖₁ to a relative gap, from a dual point λ.
@@ -205,8 +205,10 @@ def fit_weights(
     most = loss.dual_at(xp.zeros_like(fit.y), fit.y, fit.weight)
     most = xp.max(xp.abs(most.T @ fit.features))
     beta = xp.maximum(beta, epsilon(y.dtype) ** 4 * most)  # moves the optimum less than rounding
-    fit = dataclasses.replace(fit, beta=beta)
     dtype, zeros = y.dtype, xp.zeros((features.shape[1], *y.shape[1:]), y.dtype)
+    if loss.couples_outputs:
+        beta = xp.broadcast_to(beta, zeros.shape)
+    fit = dataclasses.replace(fit, beta=beta)
     ends = xp.sum(xp.where(fit.bounded, 1.0, 0.0).astype(dtype))
     positive = fit.root > 0
     divisor = across(xp.where(positive, fit.weight, 1.0), start)
@@ -215,7 +217,7 @@ def fit_weights(
     correlation = fit.correlations(t)
     given = xp.stack([beta - correlation, beta + correlation])
     least = xp.maximum((1 - _START_INSIDE) * beta, _START_SLACK * xp.max(xp.abs(correlation)))
-    slack, room = xp.maximum(given, least), fit.room(t)
+    slack, room = xp.maximum(given, xp.broadcast_to(least, given.shape)), fit.room(t)
     nothing = fit.value(zeros)
     mu = xp.maximum(_START_GAP * nothing / (slack.size + ends), tiny(dtype))
     push = fit.at_ends(mu) / room
@@ -342,7 +344,7 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
 def _single_solver(
     scaled: Float[Array, "n m"], theta: Float[Array, " n"], gain: Float[Array, " m"]
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Return the map from (first, second) to the (q, a) with Θq + Sa = first, Sᵀq − a/gain = second."""
+    """Return what solves Θq + Sa = first, Sᵀq − a/gain = second for (q, a); `scaled` is S."""
     xp, (n, m) = namespace(theta), scaled.shape
     if n <= m:
         by_samples = scaled_solver(xp.diag(theta) + (scaled * gain[None]) @ scaled.T)
