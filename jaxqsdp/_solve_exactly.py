@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ from scipy.linalg import block_diag
 
 from ._base.plot import axes_for
 from ._base.text import shape_of
-from ._base.types import check_count, check_positive, is_concrete
+from ._base.types import across, check_count, check_positive, is_concrete
 from ._bound.signs import MOST_FEATURES, enumerate_signs
 from ._certify import Certificate, certify
 from ._host.blas import with_one_blas_thread
@@ -29,6 +29,7 @@ from ._relaxation.solution import Solution, check_solution
 from ._round import round
 from ._run.on_host import solve_once
 from ._search.columns import Round, Task, generate
+from ._search.target import largest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,7 +88,8 @@ def solve_exactly(
 
     **Arguments:**
 
-    - `problem`: a `Problem` of at most 26 features. Each of c outputs is solved by itself.
+    - `problem`: a `Problem` of at most 26 features. Each of c outputs is solved by itself, unless
+        the loss couples them.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
     - `max_rounds`, `time_limit` (seconds): where to stop early, after a round, with the gap proven
@@ -116,9 +118,9 @@ def solve_exactly(
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
     core, solved = Core.of(problem), []
     with progress_bar(None, progress, "round") as advance:
-        for index in range(problem.num_outputs):
-            dual = np.asarray(solution.dual, np.float64).reshape(core.y.shape)[:, index]
-            task = Task.of(core, index)
+        duals = np.asarray(solution.dual, np.float64).reshape(core.y.shape)
+        together = core.loss.couples_outputs
+        for task, dual in zip(Task.all_of(core), [duals] if together else duals.T, strict=True):
             first = np.asarray(drawn.u, np.float64), np.asarray(drawn.v, np.float64)
             rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), float(tol))
             history = []
@@ -133,7 +135,7 @@ def solve_exactly(
 
 @dataclasses.dataclass(frozen=True)
 class _Output:
-    """What was found for one output."""
+    """What was found for one output, or for all together."""
 
     u: NDArray[np.float64]
     v: NDArray[np.float64]
@@ -147,26 +149,35 @@ class _Output:
         columns = task.columns(last.u, last.v)
         target = task.target
         sizes = target.sizes(columns)
-        least = _NEGLIGIBLE * np.linalg.norm(np.sqrt(target.weight) * target.y)
+        least = _NEGLIGIBLE * np.linalg.norm(across(np.sqrt(target.weight), target.y) * target.y)
         kept, alpha = np.arange(len(sizes)), last.alpha
+
+        def counts(alpha: NDArray[np.float64], sizes: NDArray[np.float64]) -> Any:
+            return np.abs(alpha) * across(sizes, alpha) > least
+
         for _ in range(2):
-            kept = kept[np.abs(alpha[kept]) * sizes[kept] > least]
+            kept = kept[largest(counts(alpha[kept], sizes[kept]))]
             if len(kept) == 0:
                 break
             some = columns[:, kept]
-            basis = np.flatnonzero(target.basic_weights(some, alpha[kept]))
+            basis = np.flatnonzero(largest(target.basic_weights(some, alpha[kept]) != 0))
             kept = kept[basis]
             fitted = target.restricted(some[:, basis], last.dual, _FIT)
             alpha[kept] = fitted.alpha
+        if alpha.ndim == 2:  # a neuron may be of use to some outputs only
+            alpha = np.where(counts(alpha, sizes), alpha, 0)
         dual = task.restore_dual(last.dual)
         return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> ExactResult:
-    """Put the outputs together: each has its own neurons."""
+    """Put the outputs together: each has its own neurons, if they are not fitted together."""
     dtype = problem.X.dtype
-    alpha = block_diag(*(output.alpha[:, None] for output in outputs))
-    dual = np.stack([output.dual for output in outputs], axis=1)
+    if problem.loss.couples_outputs:
+        alpha, dual = outputs[0].alpha, outputs[0].dual
+    else:
+        alpha = block_diag(*(output.alpha[:, None] for output in outputs))
+        dual = np.stack([output.dual for output in outputs], axis=1)
     if problem.y.ndim == 1:
         alpha, dual = alpha[:, 0], dual[:, 0]
     u, v = (

@@ -43,7 +43,7 @@ def test_columns_of_zeros(y):
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_a_task_of_nothing(name):
-    task = Task.of(Core.of(qs.Problem(*NOTHING[name], 1.0)), 0)
+    task = Task.all_of(Core.of(qs.Problem(*NOTHING[name], 1.0)))[0]
     assert task.target.beta == pytest.approx(1.0, rel=100)
     signs = np.ones((2, D))
     assert np.all(np.isfinite(task.columns(signs, signs)))

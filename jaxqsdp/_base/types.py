@@ -90,7 +90,7 @@ def over_leading(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
 
-def across(each: Array, like: Array) -> Array:
+def across(each: Any, like: Any) -> Any:
     """Return what each sample has one of, (n,), for each of its outputs if there are several."""
     return each[..., None] if each.ndim < like.ndim else each
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from .._base.types import in_float64
+from .._base.types import across, in_float64
 from .._loss.base import AbstractLoss
 from .problem import Problem
 
@@ -79,13 +79,14 @@ class Core:
         return float(np.ldexp(value, -self._of_value))
 
     def restore_dual(self, dual: NDArray) -> NDArray:
-        """A dual point (n,) back to the units of the problem."""
-        return np.ldexp(self.root * dual, -self._of_dual)
+        """A dual point (n,) or (n, c) back to the units of the problem."""
+        return np.ldexp(across(self.root, dual) * dual, -self._of_dual)
 
     def scale_dual(self, dual: NDArray) -> NDArray:
         """Inverse of `restore_dual`."""
         dual = np.ldexp(dual, self._of_dual)
-        return np.divide(dual, self.root, out=np.zeros_like(dual), where=self.root > 0)
+        root = across(self.root, dual)
+        return np.divide(dual, root, out=np.zeros_like(dual), where=root > 0)
 
     def padded(self, shape: tuple[int, int], dtype: np.dtype) -> Core:
         """Add zero samples and features, which change nothing, and round to a dtype."""

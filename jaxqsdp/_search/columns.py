@@ -19,7 +19,7 @@ from .._bound.signs import Signs
 from .._network.bilinear import neurons
 from .._problem.core import Core, exponent_of
 from .pricing import distinct, partners
-from .target import Target
+from .target import Points, Target
 
 _EACH_ROUND = 150  # neurons added at most
 _TOWARDS_BEST = 0.7  # where pricing looks, between λ and the best dual point
@@ -35,7 +35,8 @@ Pricing = Callable[[NDArray[np.float64], int], tuple[Vector, Signs]]
 class Task:
     """One output of a problem on the host, in the units of its core but for y″ = 2^k·y'.
 
-    Where there are more samples than entries of Z, and the loss is quadratic, samples are rotated.
+    All outputs together where the loss couples them. Where there are more samples than entries of
+    Z, and the loss is quadratic, samples are rotated.
     """
 
     core: Core
@@ -43,13 +44,17 @@ class Task:
     target: Target  # what the rows fit, Qᵀy
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
     rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
-    outside: Vector  # (n,) y − QQᵀy
+    outside: Points  # y − QQᵀy
     factor: Vector  # (D,) 1 on the diagonal of Z, √2 off it
 
     @staticmethod
-    def of(core: Core, output: int) -> Task:
-        """Prepare."""
-        X, target = core.X, Target.of(core, output)
+    def all_of(core: Core) -> list[Task]:
+        """Prepare one for each target of the core."""
+        return [Task._of(core, target) for target in Target.all_of(core)]
+
+    @staticmethod
+    def _of(core: Core, target: Target) -> Task:
+        X = core.X
         k = 0 if core.loss.degree is None else -exponent_of(target.y)
         target = target.rescaled(k)
         i, j = np.triu_indices(X.shape[1])
@@ -66,7 +71,7 @@ class Task:
     @property
     def rest(self) -> float:
         """The loss that no network can avoid, ½‖y − QQᵀy‖²."""
-        return 0.5 * float(self.outside @ self.outside)
+        return 0.5 * float(np.vdot(self.outside, self.outside))
 
     @property
     def _degree(self) -> int:
@@ -76,17 +81,17 @@ class Task:
         """Values back to the units of the problem."""
         return self.core.restore_value(float(np.ldexp(value, -self._degree * self.exponent)))
 
-    def restore_alpha(self, alpha: Vector) -> Vector:
+    def restore_alpha(self, alpha: Points) -> Points:
         """Output weights back to the units of the problem."""
         return self.core.restore_alpha(np.ldexp(alpha, -self.exponent))
 
-    def restore_dual(self, dual: Vector) -> Vector:
+    def restore_dual(self, dual: Points) -> Points:
         """A dual point (k,) as one of the problem, (n,)."""
         inside = dual if self.left is None else self.left @ dual
         dual = np.ldexp(inside + self.outside, -(self._degree - 1) * self.exponent)
         return self.core.restore_dual(dual)
 
-    def scale_dual(self, dual: Vector) -> Vector:
+    def scale_dual(self, dual: Points) -> Points:
         """Inverse of `restore_dual`."""
         inside = np.ldexp(self.core.scale_dual(dual), (self._degree - 1) * self.exponent)
         return inside if self.left is None else inside @ self.left
@@ -99,8 +104,11 @@ class Task:
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T
 
-    def gram(self, dual: Vector) -> NDArray[np.float64]:
-        """Return G = Xᵀ diag(λ) X for a dual point (k,)."""
+    def grams(self, dual: Points) -> list[NDArray[np.float64]]:
+        """Return G = Xᵀ diag(λ) X for a dual point (k,), or for each output's (k, c)."""
+        return [self._gram(one) for one in np.atleast_2d(dual.T)]
+
+    def _gram(self, dual: Vector) -> NDArray[np.float64]:
         entries = (dual @ self.rows) / self.factor
         d = self.num_features
         i, j = np.triu_indices(d)
@@ -120,8 +128,8 @@ class Round:
 
     u: Signs
     v: Signs
-    alpha: Vector
-    dual: Vector  # (k,) the best dual point, scaled so that no neuron found violates it
+    alpha: Points
+    dual: Points  # the best dual point, scaled so that no neuron found violates it
     value: float  # objective of the network
     bound: float  # the dual value, a lower bound on the optimum if pricing was exact
 
@@ -132,7 +140,7 @@ class Round:
 
 
 def generate(
-    task: Task, price: Pricing, u: Signs, v: Signs, dual: Vector, tol: float
+    task: Task, price: Pricing, u: Signs, v: Signs, dual: Points, tol: float
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them and a dual point.
 
@@ -141,15 +149,17 @@ def generate(
     target, columns = task.target, task.columns(u, v)
     best, bound, value, early = np.zeros_like(target.y), -np.inf, np.inf, _EARLY
 
-    def price_at(point: Vector) -> tuple[Signs, Signs]:
+    def price_at(point: Points) -> tuple[Signs, Signs]:
         """Price, and keep the point if its bound is better."""
         nonlocal best, bound
-        gram = task.gram(point)
-        norms, candidates = price(gram, _EACH_ROUND)
-        scaled, gained = target.best_dual(point, norms[0])
+        grams = task.grams(point)
+        priced = [price(gram, _EACH_ROUND) for gram in grams]
+        scaled, gained = target.best_dual(point, np.array([norms[0] for norms, _ in priced]))
         if gained + task.rest > bound:
             best, bound = scaled, gained + task.rest
-        return candidates, partners(gram, candidates)
+        found = [u for _, u in priced]
+        others = [partners(gram, u) for gram, u in zip(grams, found, strict=True)]
+        return np.concatenate(found), np.concatenate(others)
 
     price_at(dual)
     while True:
@@ -164,9 +174,9 @@ def generate(
             return
         new_u, new_v = (np.concatenate(parts) for parts in zip(*found, strict=True))
         new = task.columns(new_u, new_v)
-        violation = np.abs(point @ new)
+        violation = target.correlation(point, new)
         order = np.argsort(-violation, kind="stable")
-        order = order[violation[order] > target.beta * (1 + 1e-9)]
+        order = order[violation[order] > target.limit * (1 + 1e-9)]
         order = order[distinct(new_u[order], new_v[order], _EACH_ROUND)]
         if len(order) == 0:  # all that is left is in the restricted problem
             if accuracy <= _EARLY * tol:
@@ -174,7 +184,7 @@ def generate(
             early *= _EARLY
             continue
         if columns.shape[1] > _MANY * len(target.y):
-            kept = np.abs(point @ columns) >= _KEPT * target.beta
+            kept = target.correlation(point, columns) >= _KEPT * target.limit
             columns, u, v = columns[:, kept], u[kept], v[kept]
         columns = np.concatenate([columns, new[:, order]], axis=1)
         u, v = np.concatenate([u, new_u[order]]), np.concatenate([v, new_v[order]])

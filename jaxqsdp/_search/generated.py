@@ -39,7 +39,7 @@ def generate_and_prune(
         norms, found = search_signs(gram, np.concatenate([u, random]))
         return norms[:count], found[:count]
 
-    tasks = [Task.of(core, output) for output in range(core.y.shape[1])]
+    tasks = Task.all_of(core)
     # Outputs share the neurons, and each gets its share of the rounds.
     most_rounds = min(max_neurons // (2 * len(tasks)) + _MORE_ROUNDS, _MOST_ROUNDS)
     parts = []

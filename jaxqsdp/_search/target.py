@@ -50,7 +50,7 @@ class Target:
         return Target(
             np.ldexp(self.y, exponent) if exponent else self.y,
             self.weight,
-            float(np.ldexp(self.beta, (degree - 1) * exponent)),
+            np.ldexp(self.beta, (degree - 1) * exponent),
             self.loss.rescaled(unit),
         )
 
@@ -64,9 +64,14 @@ class Target:
         loss = self.loss(columns @ alpha, self.y, self.weight)
         return float(loss + np.dot(self.beta, np.abs(alpha).sum(axis=0)))
 
-    def violation(self, dual: Points, columns: Columns) -> Vector:
-        """Return the largest |φᵀλ|/β over the outputs, for each column φ."""
-        return _largest(np.abs(dual.T @ columns).T / self.beta)
+    @property
+    def limit(self) -> float:
+        """What `correlation` may be: the largest β."""
+        return float(np.max(self.beta))
+
+    def correlation(self, dual: Points, columns: Columns) -> Vector:
+        """Return |φᵀλ| of each column φ, of outputs together the largest, as if β were the same."""
+        return largest(np.abs(dual.T @ columns).T * (self.limit / self.beta))
 
     def sizes(self, columns: Columns) -> Vector:
         """Return the norm of each column, samples weighted."""
@@ -92,7 +97,7 @@ class Target:
         data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):
             alpha: Any = best_output_weights(*data)
-        used = np.flatnonzero(_largest(np.abs(alpha)))
+        used = np.flatnonzero(largest(np.abs(alpha)))
         if not _depend(columns[:, used]):
             return alpha
         fewer = np.zeros_like(alpha)
@@ -130,8 +135,8 @@ class Target:
             return scaled, float(self.loss.dual_value(scaled, *data))
 
 
-def _largest(each: Points) -> Vector:
-    """Return the largest entry over the outputs."""
+def largest(each: Points) -> Vector:
+    """Return the largest entry over the outputs, if there are several."""
     return each if each.ndim == 1 else each.max(axis=1)
 
 
