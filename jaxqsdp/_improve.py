@@ -152,11 +152,12 @@ def improve_within(
         return interrupted
 
     def modelled(predictions: NDArray[np.float64]) -> Core:
-        """Return the padded core with a squared loss, close to the given one at predictions."""
-        if core.loss.is_quadratic:
-            return padded
-        scaled = core.scale_predictions(predictions)
-        return quadratic_model(core, scaled).padded(padded_shape(n, d), problem.X.dtype)
+        """Return the core with a squared loss, close to the given one at predictions."""
+        return quadratic_model(core, core.scale_predictions(predictions))
+
+    def prepared(model: Core) -> Core:
+        """Return it padded."""
+        return padded if model is core else model.padded(padded_shape(n, d), problem.X.dtype)
 
     def consider(networks: list[tuple[NDArray, NDArray]]) -> None:
         """Fit output weights with the true loss, and keep what is better."""
@@ -173,10 +174,13 @@ def improve_within(
         report = functools.partial(advance, 0)
         starts = [_signs(_largest(problem, start, max_neurons))]
         report("column generation")
+        squared = modelled(relaxed_predictions(problem, solution))
         if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
-            starts.append(generate_and_prune(core, solution, rng, max_neurons, report, is_late))
+            # Outputs that share neurons but no loss are priced and fitted one by one.
+            separate = squared if core.loss.couples_outputs else core
+            starts.append(generate_and_prune(separate, solution, rng, max_neurons, report, is_late))
         advance(1, "descents on latent weights")
-        model = modelled(relaxed_predictions(problem, solution))
+        model = prepared(squared)
         u, v = descend_from_many(model, solution, rng, max_neurons, num_starts, num_steps, slots)
         count = searched_networks(slots, d) - len(starts)
         filled = [_filled(signs, (u[:1], v[:1])) for signs in starts]
@@ -195,7 +199,7 @@ def improve_within(
             if is_late() or best.num_neurons == 0:
                 break
             report(f"local search, model {index + 2} of the loss")
-            model = modelled(predictions(problem, best))
+            model = prepared(modelled(predictions(problem, best)))
             given_again = _filled(_signs(_largest(problem, best, max_neurons)), (u[:1], v[:1]))
             u, v = (
                 np.concatenate([one, some[:count]])

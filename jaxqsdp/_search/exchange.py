@@ -16,10 +16,10 @@ from .._network.bilinear import neurons
 from .._problem.core import Core
 from .pricing import partners, search_signs
 from .restricted import Restricted
-from .target import Target
+from .target import Points, Target
 
 _STARTS = 16  # of pricing, at random
-_TRIED = 6  # of what it finds, for each output
+_TRIED = 6  # of what it finds, for each target
 _FIT = 1e-5  # relative gap of a fit, which a better network has to gain
 _MOST_SWEEPS = 6
 
@@ -28,7 +28,7 @@ Signs = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class _Fitted:
-    """Neurons (m, d), and a fit for each output."""
+    """Neurons (m, d), and a fit for each target."""
 
     u: Signs
     v: Signs
@@ -49,10 +49,10 @@ def exchange(
     """Exchange neurons (m, d) one at a time until that helps none of them."""
     targets = Target.all_of(core)
 
-    def fitted(u: Signs, v: Signs, old: list[Restricted]) -> _Fitted:
+    def fitted(u: Signs, v: Signs, old: list[Restricted], cutoff: float = np.inf) -> _Fitted:
         columns = neurons(core.X, u, v)
         fits = [
-            target.restricted(columns, fit.dual, _FIT)
+            target.refitted(columns, fit, _FIT, cutoff)
             for target, fit in zip(targets, old, strict=True)
         ]
         return _Fitted(u, v, fits)
@@ -60,7 +60,9 @@ def exchange(
     def replaced(network: _Fitted, place: int) -> _Fitted:
         """Return the network with the best neuron found in this place, or the network itself."""
         other_u, other_v = (np.delete(a, place, axis=0) for a in (network.u, network.v))
-        others = fitted(other_u, other_v, network.fits)
+        without = [fit.at(lambda alpha: np.delete(alpha, place, axis=0)) for fit in network.fits]
+        others = fitted(other_u, other_v, without)
+        again = [fit.at(lambda alpha: np.insert(alpha, place, 0, axis=0)) for fit in others.fits]
         best = network
         for target, fit in zip(targets, others.fits, strict=True):
             random = rng.choice((-1.0, 1.0), (_STARTS, u.shape[1]))
@@ -68,8 +70,9 @@ def exchange(
             for new in _candidates(core, target, fit.dual, signs, random):
                 new_u, new_v = network.u.copy(), network.v.copy()
                 new_u[place], new_v[place] = new
-                candidate = fitted(new_u, new_v, others.fits)
-                if candidate.value < best.value * (1 - _FIT):
+                enough = best.value * (1 - _FIT)
+                candidate = fitted(new_u, new_v, again, enough)
+                if candidate.value < enough:
                     best = candidate
         return best
 
@@ -92,27 +95,35 @@ def exchange(
 def _candidates(
     core: Core,
     target: Target,
-    dual: NDArray[np.float64],
+    dual: Points,
     network: tuple[Signs, Signs],
     starts: Signs,
 ) -> list[tuple[Signs, Signs]]:
     """Return the best by (|φᵀλ| − β)₊/‖φ‖ of what pricing finds, the network has, or is close."""
-    gram = core.X.T @ (dual[:, None] * core.X)
+    chosen: dict[float, tuple[Signs, Signs]] = {}  # equal neurons have equal worth
+    for one, beta in zip(np.atleast_2d(dual.T), np.atleast_1d(target.beta), strict=True):
+        u, v = _priced(core.X.T @ (one[:, None] * core.X), network, starts)
+        columns = neurons(core.X, u, v)
+        size = np.maximum(target.sizes(columns), np.finfo(np.float64).tiny)
+        worth = np.maximum(np.abs(one @ columns) - beta, 0) / size
+        found = len(chosen)
+        for index in np.argsort(-worth, kind="stable"):
+            if worth[index] > 0 and len(chosen) < found + _TRIED:
+                chosen.setdefault(round(float(worth[index]), 12), (u[index], v[index]))
+    return [chosen[worth] for worth in sorted(chosen, reverse=True)[:_TRIED]]
+
+
+def _priced(
+    gram: NDArray[np.float64], network: tuple[Signs, Signs], starts: Signs
+) -> tuple[Signs, Signs]:
+    """Return the neurons of the network, those that pricing finds, and all that are a sign away."""
     found = search_signs(gram, np.concatenate([*network, starts]))[1]
     u, v = (
         np.concatenate(pair) for pair in zip(network, (found, partners(gram, found)), strict=True)
     )
     flips = 1 - 2 * np.eye(u.shape[1])
     flipped_u, flipped_v = ((signs[:, None] * flips).reshape(-1, len(flips)) for signs in (u, v))
-    u, v = (
+    return (
         np.concatenate([u, flipped_u, np.repeat(u, len(flips), axis=0)]),
         np.concatenate([v, np.repeat(v, len(flips), axis=0), flipped_v]),
     )
-    columns = neurons(core.X, u, v)
-    size = np.maximum(target.sizes(columns), np.finfo(np.float64).tiny)
-    worth = np.maximum(np.abs(dual @ columns) - target.beta, 0) / size
-    chosen: dict[float, int] = {}  # equal neurons have equal worth
-    for index in np.argsort(-worth, kind="stable"):
-        if worth[index] > 0 and len(chosen) < _TRIED:
-            chosen.setdefault(round(float(worth[index]), 12), int(index))
-    return [(u[index], v[index]) for index in chosen.values()]

@@ -3,7 +3,8 @@
 About predictions ŷ the loss φ is replaced by ½ω(z − ŷ + φ'/ω)², whose slope at ŷ is that of φ. Its
 curvature ω is the largest of (φ'(ŷ + h) − φ'(ŷ − h))/2h over some h, so that z may go far: where φ
 is linear on both sides of a kink at distance r, that is its jump over 2r, the weight of iteratively
-reweighted least squares. Outputs share their neurons, and so a sample has one ω, the largest.
+reweighted least squares. Outputs share their neurons, and so a sample has one ω, the largest. Where
+the loss couples outputs h goes along one of them at a time: a shift of all may leave φ as it is.
 
 Source: Hunter & Lange, *A tutorial on MM algorithms* (2004).
 """
@@ -42,8 +43,9 @@ def quadratic_model(core: Core, predictions: NDArray[np.float64]) -> Core:
     y = np.where(counted[:, None], core.y, 1.0)
     curvature = np.zeros_like(predictions)
     for width in _WIDTHS * (size if size > 0 else 1.0):
-        rise = loss.slope(predictions + width, y) - loss.slope(predictions - width, y)
-        curvature = np.maximum(curvature, rise / (2 * width))
+        for along in np.eye(y.shape[1]) if loss.couples_outputs else np.ones((1, y.shape[1])):
+            there, back = (loss.slope(predictions + end * along, y) for end in (width, -width))
+            curvature = np.maximum(curvature, along * (there - back) / (2 * width))
     omega = np.where(counted, curvature.max(axis=1), 0.0)[:, None]
     step = np.divide(loss.slope(predictions, y), omega, where=omega > 0, out=np.zeros_like(y))
     root = np.sqrt(core.weight[:, None] * omega)

@@ -38,6 +38,10 @@ class Restricted:
     value: float
     bound: float
 
+    def at(self, change: Callable[[Vector], Vector]) -> Restricted:
+        """Return it with other weights."""
+        return dataclasses.replace(self, alpha=change(self.alpha))
+
 
 def solve_restricted(
     columns: NDArray[np.float64], y: Vector, beta: float, start: Vector, tol: float

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .._problem.core import Core
 from .._solver.output_weights import best_output_weights
 from .._solver.predictor_corrector import fit_weights
+from .projected_newton import refitted
 from .restricted import Restricted, basic_weights, best_weights, solve_restricted
 
 _DEPENDENT = 1e-8  # columns
@@ -89,6 +90,22 @@ class Target:
         with np.errstate(all="ignore"):  # steps that are not taken may overflow
             fitted: Any = fit_weights(*(*data, start, tol))
         return Restricted(fitted.alpha, fitted.dual, float(fitted.value), float(fitted.bound))
+
+    def refitted(
+        self, columns: Columns, start: Restricted, tol: float, cutoff: float = np.inf
+    ) -> Restricted:
+        """Solve for these columns, from a solution for some that are nearly the same.
+
+        No further than it takes to know that the objective is above the cutoff, where that is known
+        on the way.
+        """
+        if self.loss.couples_outputs:
+            with np.errstate(all="ignore"):
+                data = columns, self.y, self.weight, self.beta, self.loss
+                found = refitted(*data, start.alpha, tol, cutoff)
+            if found is not None:
+                return found
+        return self.restricted(columns, start.dual, tol)
 
     def best_weights(self, columns: Columns) -> Points:
         """Return the best output weights, zero where they are, few of them not where they can."""
