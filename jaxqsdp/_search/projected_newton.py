@@ -90,11 +90,11 @@ def _shifted(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Shift each neuron's weights by one of them, to the least penalty; return which are left.
 
-    Of several that are as good, the one whose |φᵀλ| is least.
+    Of several that are as good, the one whose |φᵀλ| is farthest below β.
     """
-    penalty = np.abs(alpha[:, :, None] - alpha[:, None, :]).transpose(0, 2, 1) @ beta
+    penalty = np.abs(alpha[:, :, None] - alpha[:, None, :]) @ beta
     least = penalty.min(axis=1, keepdims=True, initial=np.inf)
-    place = np.where(penalty <= least * (1 + _EQUAL), correlation, np.inf).argmin(axis=1)
+    place = np.where(penalty <= least * (1 + _EQUAL), correlation - beta, np.inf).argmin(axis=1)
     shifted = alpha - np.take_along_axis(alpha, place[:, None], axis=1)
     return shifted, place[:, None] != np.arange(alpha.shape[1])
 
