@@ -45,7 +45,8 @@ _FEW_NEURONS = 8  # below which column generation is left out; it is for many of
 _NUM_STARTS, _NUM_STEPS = 24, 1000  # of descents
 _MODELS = 3  # of a loss that is not squared, after the first
 _CONSIDERED = 4  # networks that are fitted with the true loss, of each model
-_RANDOM_STARTS = 2  # of that, if there are few
+_RANDOM_STARTS = 2  # of that, if there are few, and ...
+_RANDOM_STARTS_TOGETHER = 6  # ... where a loss couples outputs: it is fast, but easily caught
 _MOST_EXCHANGED = 32  # neurons, beyond which that takes long
 _FEW_SLOTS = 16  # to which fewer neurons are padded, so that they share programs
 
@@ -213,7 +214,9 @@ def improve_within(
             ours = _signs(_largest(problem, best, max_neurons))
             starts = [ours]
             if max_neurons < _FEW_NEURONS:
-                shape = (_RANDOM_STARTS, 2, max_neurons, d)
+                together = core.loss.couples_outputs
+                count = _RANDOM_STARTS_TOGETHER if together else _RANDOM_STARTS
+                shape = (count, 2, max_neurons, d)
                 starts += list(rng.choice((-1.0, 1.0), shape))
             consider([exchange(core, *signs, rng, is_late) for signs in starts])
         advance(1, f"objective {lowest:.6g}")
