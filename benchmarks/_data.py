@@ -1,4 +1,4 @@
-"""Real data sets that need no internet: features as they come, targets ±1 or real."""
+"""Real data sets that need no internet: features as they come, targets ±1, classes or real."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import numpy as np
 from sklearn import datasets
 
 SKLEARN = ("wine", "diabetes", "breast_cancer", "digits 3/8")
+CLASSES = {"wines": datasets.load_wine, "digits": datasets.load_digits}  # three and ten
 KEEL = ("ionosphere", "sonar")  # also has wdbc, which is breast_cancer again
 MLXTEND = ("autompg",)
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return features (n, d) and targets (n,); "wine 1" is its second class against the others.
+    """Return features (n, d) and targets (n,), of more than two classes integers from 0.
+
+    "wine 1" is its second class against the others.
 
     **Raises:** `ImportError` where an optional package has the data; it says how to install it.
     """
@@ -19,6 +22,8 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
         return _keel(name)
     if name in MLXTEND:
         return _autompg()
+    if name in CLASSES:
+        return CLASSES[name](return_X_y=True)
     if name == "digits 3/8":
         X, y = datasets.load_digits(return_X_y=True)
         chosen = (y == 3) | (y == 8)

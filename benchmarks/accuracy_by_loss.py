@@ -1,0 +1,173 @@
+"""Which loss makes one-bit networks predict classes best, and what do their probabilities say?
+
+    python -m benchmarks.accuracy_by_loss --json accuracy_by_loss.json
+    python -m benchmarks.accuracy_by_loss --json accuracy_by_loss.json --only hinge --data wines
+    python -m benchmarks.accuracy_by_loss --read accuracy_by_loss.json
+
+Test accuracy, and log-loss where a loss has probabilities, mean ± standard error over splits, of
+networks of at most 8, 32 and 128 neurons for
+
+- squared and hinge: two classes as ±1, more of them as a column ±1 each;
+- logistic for two classes, softmax for more;
+
+beside the linear model (logistic regression) and the float32 MLP of `benchmarks.accuracy`, which
+has the data, the splits and the bits, too. Penalty and constant are chosen by cross-validation of
+the relaxation by the loss itself, on digits with fewer candidates, see `_SEARCH`; then one
+relaxation serves the networks of all sizes, which `qs.improve` looks for. What the JSON file has
+already is not measured again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.metrics import log_loss
+
+import jaxqsdp as qs
+
+from ._report import arguments, environment, markdown
+from .accuracy import Row, Split, choose, fill, linear, mean_and_error, mlp
+
+DATA = ("breast_cancer", "ionosphere", "wines", "digits")
+NEURONS = (8, 32, 128)
+LOSSES: dict[str, qs.AbstractLoss] = {
+    "squared": qs.SquaredLoss(),
+    "hinge": qs.HingeLoss(),
+    "logistic": qs.LogisticLoss(),
+    "softmax": qs.SoftmaxLoss(),
+}
+KINDS = ("linear", "MLP", *LOSSES)
+COLUMNS = ("linear", "MLP", "squared", "hinge", "logistic/softmax")
+
+
+def _search(data: Split) -> Row:
+    """Return the options of the cross-validation: fewer where a solve takes seconds."""
+    if data.outputs * len(data.y) < 1000:
+        return {}
+    return {"folds": 3, "num_betas": 4, "ratio": 1e-2, "constants": (1.0,)}
+
+
+def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator[tuple[str, Row]]:
+    """Yield the figures of networks of several sizes for one loss."""
+    loss, key, start = LOSSES[name], jax.random.key(seed), time.perf_counter()
+    targets = data.labels if loss.couples_outputs else data.y
+    beta, constant = choose(data, key, y=targets, loss=loss, **_search(data))
+    scale = constant * float(qs.with_constant(data.X[0])[-1])
+    X, test_X = (qs.with_constant(part, scale) for part in (data.X, data.test_X))
+    problem = qs.Problem(X, targets, beta, loss)
+    chosen = time.perf_counter()
+    solution = qs.solve(problem, throw=False)
+    solved = time.perf_counter()
+    for m in neurons:
+        begun = time.perf_counter()
+        drawn = qs.round(problem, solution, num_neurons=m, key=key)
+        network = qs.improve(
+            problem, drawn, max_neurons=m, key=key, solution=solution, progress=False
+        )
+        improved = time.perf_counter()
+        outputs = np.asarray(jax.vmap(network)(test_X))
+        row = {
+            "score": data.score(outputs),
+            "bits": network.num_bits + 32 * network.alpha.size,
+            "gap": float(qs.certify(problem, network, solution).gap),
+            "beta": beta,
+            "constant": constant,
+            "seconds": {
+                "choice": chosen - start,
+                "relaxation": solved - chosen,
+                "networks": improved - begun,
+            },
+        }
+        if loss.has_probabilities:
+            chances = np.asarray(loss.predict_proba(outputs))
+            row["log_loss"] = log_loss(data.test_labels, chances)
+        yield f"{name} {m}", row
+
+
+def measure(
+    only: list[str], neurons: list[int], data: Split, seed: int, known: set[str]
+) -> Iterator[tuple[str, Row]]:
+    """Yield model and figures of one split, but for the models that are known."""
+    if "linear" in only and "linear" not in known:
+        yield "linear", linear(data)
+    for m in neurons if "MLP" in only else []:
+        if f"MLP {m}" not in known:
+            yield f"MLP {m}", mlp(data, seed, m)
+    for name in ("squared", "hinge", "logistic" if data.outputs == 1 else "softmax"):
+        missing = [m for m in neurons if f"{name} {m}" not in known]
+        if name in only and missing:
+            yield from quantized(data, seed, name, missing)
+
+
+def table(rows: list[Row], field: str) -> list[Row]:
+    """Return a line for each data set and size, of the splits that all its models have seen."""
+    lines = []
+    sizes = sorted({int(row["model"].split()[1]) for row in rows if " " in row["model"]})
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for m in sizes:
+            models = {kind: {} for kind in COLUMNS}
+            for row in rows:
+                kind, *size = row["model"].split()
+                if row["data"] == data and field in row and size in ([], [str(m)]):
+                    column = next(column for column in COLUMNS if kind in column.split("/"))
+                    models[column][row["split"]] = row[field]
+            models = {column: of_split for column, of_split in models.items() if of_split}
+            splits = set.intersection(*map(set, models.values())) if models else ()
+            line: Row = {"data": data, "neurons": m, "splits": len(splits)}
+            for column in COLUMNS if splits else ():
+                some = [models[column][split] for split in splits] if column in models else []
+                line[column] = _shown(field, some) if some else None
+            lines += [line] if splits else []
+    return lines
+
+
+def _shown(field: str, some: list[float]) -> str:
+    if field == "bits":
+        return f"{np.median(some):,.0f}"
+    if field == "gap":
+        return f"{100 * np.median(some):.1f} %"
+    mean, error = mean_and_error(some)
+    return f"{mean:.4f} ± {error:.4f}"
+
+
+def report(rows: list[Row], measured_in: dict[str, str]) -> None:
+    """Print the tables, and where they were measured."""
+    titles = {
+        "score": "test accuracy",
+        "log_loss": "test log-loss",
+        "bits": "bits, median",
+        "gap": "certified gap, median",
+    }
+    for field, title in titles.items():
+        if lines := table(rows, field):
+            print(f"{title}\n\n{markdown(lines)}\n")
+    print(", ".join(f"{key} {value}" for key, value in measured_in.items()))
+
+
+def main() -> None:
+    parser = arguments((__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
+    parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, help="models to measure")
+    parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--read", type=Path, help="show a JSON file, measure nothing")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    if options.read is not None:
+        content = json.loads(options.read.read_text())
+        report(content["rows"], content["environment"])
+        return
+    of_split = functools.partial(measure, list(options.only), list(options.neurons))
+    rows = fill(options.json, list(options.data), options.splits, of_split)
+    report(rows, environment())
+
+
+if __name__ == "__main__":
+    main()
