@@ -48,6 +48,8 @@ class AbstractLoss(eqx.Module):
     is_quadratic: ClassVar[bool] = False
     # Targets are ±1.
     takes_labels: ClassVar[bool] = False
+    # Targets are rows that are 1 at the class and 0 elsewhere.
+    takes_classes: ClassVar[bool] = False
     # φ depends on all outputs of a sample: the last axis of predictions, targets and dual points,
     # which `value` and `conjugate` sum over. The outputs are one problem then, not one each.
     couples_outputs: ClassVar[bool] = False

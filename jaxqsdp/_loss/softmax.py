@@ -49,6 +49,7 @@ class SoftmaxLoss(AbstractLoss):
 
     num_classes: int | None = eqx.field(default=None, static=True, converter=_count)
 
+    takes_classes: ClassVar[bool] = True
     couples_outputs: ClassVar[bool] = True
 
     def __repr__(self) -> str:

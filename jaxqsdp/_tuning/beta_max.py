@@ -5,10 +5,17 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from .._base.mesh import on_any_mesh
-from .._base.types import Scalar, highest_precision, in_float64, namespace, tiny
+from .._base.types import (
+    Scalar,
+    highest_precision,
+    in_float64,
+    namespace,
+    over_leading,
+    tiny,
+)
 from .._bound.max_norm import dual_norm
 from .._bound.relaxation import rounded_below
 from .._exact.powers import is_subnormal
@@ -33,7 +40,9 @@ def beta_max(
         min 1ᵀp   s.t.   Diag(p) ± G ⪰ 0,   G = Xᵀ diag(λ) X,   λ = −∇ℓ(0)
 
     For any β of at least that, λ is feasible in the dual and the relaxation's optimum is Z = 0,
-    ρ = 0, with value ℓ(0). With squared loss λ = w·y. It is the dual of the max-norm at G, in units
+    ρ = 0, with value ℓ(0). With squared loss λ = w·y. A loss that couples outputs, such as softmax,
+    has a column of λ and a G for each; Z = 0 is optimal if every output's β is at least its own
+    minimum, and the result is the largest. It is the dual of the max-norm at G, in units
     of X² λ. The result is about 1e-7 (float64) or 1e-4 (float32; 1e-3 at d = 100) too large,
     relative, and never too small but for the rounding of λ. Works under `jit` and `vmap`; the cost
     is a few dozen factorizations of d × d matrices.
@@ -41,8 +50,8 @@ def beta_max(
     Where φ has a kink at 0, as absolute and quantile losses have for y_i = 0, any subgradient gives
     a λ_i that proves Z = 0, and 0 is taken: a smaller β may do then.
 
-    **Arguments:** X (n, d), y (n,), sample_weight (n,) or None and loss, as those of `Problem`; or
-    a `Problem` in place of X, whose penalty does not matter.
+    **Arguments:** X (n, d), y (n,) or what the loss takes for classes, sample_weight (n,) or None
+    and loss, as those of `Problem`; or a `Problem` in place of X, whose penalty does not matter.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
@@ -70,15 +79,20 @@ def _beta_max(problem: Problem) -> Scalar:
     xp = namespace(X, y, weight)
     # Rows that G is without may not decide its units.
     pulled = (loss.slope(xp.zeros_like(y), y) != 0) | is_subnormal(y)
+    pulled = xp.any(pulled.reshape(len(y), -1), axis=1)
     samples = moderate(xp.where(pulled[:, None], X, 0), weight)
     units = samples.units_for(y, loss.degree)
     targets = samples.scale_targets(y, units, loss.any_target)
     dual = loss.rescaled(units.target).dual_at(xp.zeros_like(y), targets, samples.weight)
-    # Error-free, as a plain float32 sum is wrong by more than what is left after cancellation.
-    left, rows = weighted_rows(dual, samples.X)
-    gram, error = inner(left, rows)
-    budget = xp.maximum(units.restore_diagonal(dual_norm(gram, error)), tiny(gram.dtype))
-    result = xp.where(xp.any(gram != 0), budget, 0)
+
+    def budget_of(dual: Float[Array, " n"]) -> Scalar:
+        # Error-free, as a plain float32 sum is wrong by more than is left after cancellation.
+        left, rows = weighted_rows(dual, samples.X)
+        gram, error = inner(left, rows)
+        budget = xp.maximum(units.restore_diagonal(dual_norm(gram, error)), tiny(gram.dtype))
+        return xp.where(xp.any(gram != 0), budget, 0)
+
+    result = budget_of(dual) if dual.ndim == 1 else xp.max(over_leading(budget_of, dual.T))
     return xp.where(problem.is_valid, result, xp.nan)
 
 

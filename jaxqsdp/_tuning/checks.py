@@ -47,12 +47,12 @@ def check_options(problem: Problem, score: str, num_neurons: int | None, metric:
     if num_neurons is not None:
         check_count(num_neurons, "num_neurons")
     y, loss = problem.y, problem.loss
-    if metric == "mse" and loss.takes_labels:
+    if metric == "mse" and (loss.takes_labels or loss.takes_classes):
         raise ValueError(
             f'`metric="mse"` is for numbers, and {type(loss).__name__} takes labels; use "loss" or '
             '"accuracy".'
         )
-    if metric == "accuracy" and is_concrete(y):
+    if metric == "accuracy" and is_concrete(y) and not loss.takes_classes:
         if not np.all(np.abs(np.asarray(y)) == 1):
             raise ValueError('`y` must hold only −1 and +1 for metric="accuracy"; use "loss".')
         if y.ndim == 2 and y.shape[1] > 1 and np.any(np.sum(np.asarray(y) > 0, axis=1) != 1):

@@ -175,9 +175,9 @@ def cross_validate(
     - `score`: what predicts: "relaxation" (ŷ = xᵀZx, deterministic and cheap) or "network", the
         one of `num_neurons` neurons that `round` draws and refits.
     - `metric`: "loss", φ of the loss, or "mse", the squared error, each the mean over the columns
-        of y; or "accuracy": of the sign for targets ±1; for targets (n, c) with 1 for the sample's
-        class and −1 for the others, of the column with the largest prediction. None means "mse"
-        with squared loss, which is twice that, and "loss" with any other.
+        of y that the loss does not couple; or "accuracy": of the sign for targets ±1; for classes,
+        also as targets (n, c) with 1 for the sample's class and −1 for the others, of the largest
+        output. None means "mse" with squared loss, which is twice that, and "loss" with any other.
     - `solver`, `max_steps`: as those of `solve`. Failed solves do not raise, see `status`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
@@ -231,12 +231,14 @@ def _largest_betas(
     def largest(constant: Any) -> Scalar:
         features = prepared(problem.X, problem.weight, standardize, constant)
 
-        def of_column(y: Array) -> Scalar:
+        def of_targets(y: Array) -> Scalar:
             if isinstance(features, np.ndarray):
                 return beta_max_on_host(problem.with_numbers(X=features, y=y))
             return beta_max_traced(problem.with_numbers(X=features, y=y))
 
-        each = over_leading(of_column, problem.columns.y.T)
+        if problem.loss.couples_outputs:
+            return of_targets(problem.y)
+        each = over_leading(of_targets, problem.columns.y.T)
         return namespace(each).max(each)
 
     with np.errstate(all="ignore"):

@@ -35,8 +35,8 @@ def data_of(
 
 
 def check_one_target(problem: Problem) -> None:
-    """Raise `ValueError` for targets (n, c)."""
-    if problem.y.ndim != 1:
+    """Raise `ValueError` for targets (n, c), unless the loss makes one problem of them."""
+    if problem.y.ndim != 1 and not problem.loss.couples_outputs:
         raise ValueError(
             f"`y` must have shape (n,), got {problem.y.shape}. Outputs have penalties of their "
             "own: call this once per column."

@@ -25,6 +25,7 @@ from .._base.types import (
     namespace,
     over_leading,
 )
+from .._host.programs import on_host
 from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, Stats, outputs_first
@@ -50,6 +51,9 @@ class Path(eqx.Module):
     - `betas`, `value`, `lower_bound`, `scale` (k,): the penalties, descending, and ρ.
     - `loss` (k,): the data term ℓ(ŷ, y) = value − βρ.
     - `quadratic_form` (k, d, d), `predictions` (n, k), `status` and `stats`.
+
+    With a loss that couples c outputs, `problems` has y (n, c) once, and `solutions` is a stack of
+    those of k problems: `scale` is (k, c), `quadratic_form` (k, c, d, d), `predictions` (k, n, c).
     """
 
     problems: Problem
@@ -83,9 +87,12 @@ class Path(eqx.Module):
             return losses
         y, weight, loss = self.problems.y, self.problems.weight[:, None], self.problems.loss
         xp = namespace(self.predictions, y, weight)
+        if loss.couples_outputs:
+            each = loss.value(self.predictions, xp.broadcast_to(y, self.predictions.shape)).T
+        else:
+            each = loss.value(self.predictions, y)
         # Where samples do not count predictions may overflow.
-        terms = xp.where(weight > 0, weight * loss.value(self.predictions, y), 0)
-        return xp.sum(terms, axis=0)
+        return xp.sum(xp.where(weight > 0, weight * each, 0), axis=0)
 
     @property
     def quadratic_form(self) -> Float[Array, "k d d"]:
@@ -108,16 +115,16 @@ class Path(eqx.Module):
         return self.solutions.stats
 
     def problem(self, index: int) -> Problem:
-        """Return the problem of one penalty, y (n,), such as `round` and `certify` take."""
-        index = self._checked(index)
-        return dataclasses.replace(
-            self.problems, y=self.problems.y[:, index], beta=self.problems.beta[index]
-        )
+        """Return the problem of one penalty, such as `round` and `certify` take."""
+        index, problems = self._checked(index), self.problems
+        y = problems.y if problems.loss.couples_outputs else problems.y[:, index]
+        return dataclasses.replace(problems, y=y, beta=problems.beta[index])
 
     def solution(self, index: int) -> Solution:
-        """Return the solution of one penalty, of the shapes that `solve` gives for y (n,)."""
-        index = self._checked(index)
-        return jax.tree.map(operator.itemgetter(index), outputs_first(self.solutions))
+        """Return the solution of one penalty, of the shapes that `solve` gives for its problem."""
+        index, solutions = self._checked(index), self.solutions
+        lanes = solutions if self.problems.loss.couples_outputs else outputs_first(solutions)
+        return jax.tree.map(operator.itemgetter(index), lanes)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot value, lower bound, loss and scale against β; return the axes of the first three.
@@ -146,18 +153,20 @@ class Path(eqx.Module):
         if len(shape) > 1:
             return f"Path(stacked={shape[:-1]}, {len(self)} betas)"
         stats = self.solutions.stats
-        vectors = numbers_of(self.betas, self.value, self.lower_bound, self.scale, stats.gap)
-        tables = numbers_of(self.problems.y, self.predictions)
+        vectors = numbers_of(self.betas, self.value, self.lower_bound, stats.gap)
+        tables = numbers_of(self.problems.y, self.predictions, self.scale)
         if vectors is None or tables is None or shape_of(self.problems.X) is None:
             return outline(self)
-        if len(shape) != 1 or any(array.shape[-1:] != shape for array in [*vectors, *tables]):
+        coupled = self.problems.loss.couples_outputs
+        counts = [array.shape[-1:] for array in [*vectors, *(() if coupled else tables)]]
+        if len(shape) != 1 or any(count != shape for count in counts):
             return outline(self)
         columns = {
             "beta": self.betas,
             "value": self.value,
             "lower bound": self.lower_bound,
             "loss": jax.device_get(self).loss,  # without a program for it
-            "scale": self.scale,
+            "scale": _total_scale(self),
             "gap": self.stats.gap,
         }
         rows = np.unique(np.linspace(0, len(self) - 1, _ROWS).round().astype(int))
@@ -183,13 +192,14 @@ def path(
 ) -> Path:
     """Solve the relaxation for a grid of penalties that share X and its factorization.
 
-    It is one problem whose outputs are copies of y. Never raises `SolveError`: how each penalty
-    ended is in `Path.status`, and the bounds hold in any case. Works under `jit` and `vmap`.
+    It is one problem whose outputs are copies of y, or with a loss that couples outputs one problem
+    for each penalty, which all outputs share. Never raises `SolveError`: how each penalty ended is
+    in `Path.status`, and the bounds hold in any case. Works under `jit` and `vmap`.
 
     **Arguments:**
 
-    - `X`, `y`, `loss`, `sample_weight`: as those of `Problem`, with y of shape (n,); or a `Problem`
-        in place of X, whose penalty does not matter.
+    - `X`, `y`, `loss`, `sample_weight`: as those of `Problem`, with y of shape (n,) unless the loss
+        couples outputs; or a `Problem` in place of X, whose penalty does not matter.
     - `betas`: penalties (k,) in any order. Default: `num_betas` from β_max, the `beta_max` of the
         data, where ρ = 0, down to `ratio`·β_max in equal ratios.
     - `num_betas`, `ratio`: of the default grid; 0 < ratio < 1.
@@ -203,8 +213,23 @@ def path(
     check_one_target(problem)
     largest = functools.partial(beta_max, problem)
     grid = grid_of(betas, num_betas, ratio, problem.X.dtype, largest)
+    of = functools.partial(solve, solver=solver, max_steps=max_steps, throw=False)
+    if problem.loss.couples_outputs:
+        lanes: Any = np.asarray(grid) if on_host(problem, grid) else grid
+        solutions = jax.device_put(solutions_at(problem, lanes, of))
+        return Path(problem.with_numbers(beta=grid), solutions)
     problems = repeated(problem, grid)
-    return Path(problems, solve(problems, solver, max_steps=max_steps, throw=False))
+    return Path(problems, of(problems))
+
+
+def solutions_at(
+    problem: Problem, betas: Float[Array, " k"], solve: Callable[[Problem], Solution]
+) -> Solution:
+    """Solve for one penalty after the other, which a loss that couples outputs needs: a stack.
+
+    All outputs of a problem have the penalty.
+    """
+    return over_leading(lambda beta: solve(problem.with_numbers(beta=beta)), betas)
 
 
 def repeated(problem: Problem, betas: Float[Array, " k"]) -> Problem:
@@ -249,6 +274,12 @@ def grid_of(
     return jnp.multiply.outer(top, jnp.asarray(ratio**exponents, dtype))
 
 
+def _total_scale(path: Path) -> np.ndarray:
+    """Return ρ of each penalty, summed over outputs if the loss couples several."""
+    scale = np.asarray(path.scale)
+    return scale.sum(axis=-1) if path.problems.loss.couples_outputs else scale
+
+
 def plot_path(path: Path, ax: Axes | None = None) -> Axes:
     """Plot value, bound and loss of a path, and its scale on a second axis."""
     ax = axes_for(ax)
@@ -259,7 +290,7 @@ def plot_path(path: Path, ax: Axes | None = None) -> Axes:
     ax.set_ylim(bottom=0)
     ax.set_ylabel("objective and loss")
     twin = ax.twinx()
-    twin.plot(betas, np.asarray(path.scale), ":", color="C2", label="scale ρ (right)")
+    twin.plot(betas, _total_scale(path), ":", color="C2", label="scale ρ (right)")
     twin.set_ylim(bottom=0)
     twin.set_ylabel("scale ρ")
     twin.spines["top"].set_visible(False)

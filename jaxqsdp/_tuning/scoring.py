@@ -4,6 +4,8 @@ A lane is a fold with a constant. Its penalties are outputs of one problem:
 
     features, prepared by the training samples ──► solutions ──► predictions ──► scores
 
+With a loss that couples outputs each penalty is a problem of its own.
+
 Where numbers are traced the lanes follow each other in one program, and held-out samples have zero
 weight. On the host they are left out, and as many lanes are worked at as there are cores.
 """
@@ -35,7 +37,7 @@ from .._run.on_host import come_often, numbers, threads_for_solves
 from .._run.padding import padded_shape
 from .._solve import solve
 from .._solver import AbstractSolver
-from .path import repeated
+from .path import repeated, solutions_at
 
 
 class _Training(NamedTuple):
@@ -72,20 +74,22 @@ class Scoring:
         self, problem: Problem, num_betas: int, num_constants: int, folds: int
     ) -> _Training:
         """Start to compile what the scores of a problem take on the host, 0 for no constant."""
-        n, d, outputs = *problem.X.shape, problem.num_outputs * num_betas
+        (n, d), outputs = problem.X.shape, problem.num_outputs
+        coupled = problem.loss.couples_outputs
         # Folds differ by a sample: all get the shape of those that hold out fewer.
         shape = padded_shape(n - n // folds, d + (num_constants > 0))
 
         def zeros(*sizes: int) -> Any:
             return np.zeros(sizes, problem.X.dtype)
 
+        columns = outputs if coupled else outputs * num_betas
         like = problem.with_numbers(
             X=zeros(*shape),
-            y=zeros(shape[0], outputs),
-            beta=zeros(outputs),
+            y=zeros(shape[0], columns),
+            beta=zeros() if coupled else zeros(columns),
             sample_weight=zeros(shape[0]),
         )
-        lanes = folds * max(num_constants, 1)
+        lanes = folds * max(num_constants, 1) * (num_betas if coupled else 1)
         often = come_often(like, shape, self.solver, self.max_steps, lanes)
         return _Training(shape, often)
 
@@ -140,7 +144,7 @@ class Scoring:
         single = problem.with_numbers(
             X=features[rows], y=problem.y[rows], sample_weight=train[rows]
         )
-        solution = self._solve(repeated(single, scaled), training)
+        solution = self._solve(single, scaled, training)
         targets, held_out = columns[tested], held_out[tested]
         predictions = self._predictions(single, solution, scaled, key, features[tested])
         point_scores = scores_of_points(predictions, targets, self.metric, problem.loss)
@@ -153,27 +157,37 @@ class Scoring:
         invalid = worst == Status.invalid_data
         return xp.where(invalid, xp.nan, score), worst, solution.stats.gap
 
-    def _solve(self, problem: Problem, training: _Training | None) -> Solution:
-        if training is not None:
-            limits = self.solver, self.max_steps
-            return numbers(problem, training.shape, *limits, often=training.often)
-        return solve(problem, self.solver, max_steps=self.max_steps, throw=False)
+    def _solve(
+        self, problem: Problem, betas: Float[Array, " b"], training: _Training | None
+    ) -> Solution:
+        """Return the solutions of all penalties, a lane per output unless the loss couples them."""
+
+        def solved(problem: Problem) -> Solution:
+            if training is not None:
+                limits = self.solver, self.max_steps
+                return numbers(problem, training.shape, *limits, often=training.often)
+            return solve(problem, self.solver, max_steps=self.max_steps, throw=False)
+
+        if problem.loss.couples_outputs:
+            return solutions_at(problem, betas, solved)
+        return outputs_first(solved(repeated(problem, betas)))
 
     def _predictions(
         self,
         problem: Problem,
-        solution: Solution,
+        lanes: Solution,
         betas: Float[Array, " b"],
         key: PRNGKeyArray | None,
         X: Float[Array, "n d"],
     ) -> Float[Array, "b n c"]:
         """Return what is predicted for X with each penalty."""
-        xp, several = namespace(X, betas), problem.y.ndim == 2
-        outputs = problem.num_outputs
-        lanes = outputs_first(solution)
+        xp, coupled = namespace(X, betas), problem.loss.couples_outputs
+        several = problem.y.ndim == 2 and not coupled
+        outputs, d = problem.num_outputs, problem.num_features
 
         if self.num_neurons is None:
-            predictions = over_leading(lambda form: quadratic_forms(X, form), lanes.quadratic_form)
+            forms = lanes.quadratic_form.reshape(-1, d, d)
+            predictions = over_leading(lambda form: quadratic_forms(X, form), forms)
             return xp.moveaxis(predictions.reshape(len(betas), outputs, len(X)), 1, 2)
 
         def drawn(beta: Scalar, solution: Solution) -> Float[Array, "n c"]:
@@ -224,7 +238,7 @@ def scores_of_points(
         return xp.mean(xp.square(predictions - targets[None]), axis=2)
     if metric == "loss":
         each = loss.value(predictions, xp.broadcast_to(targets[None], predictions.shape))
-        return xp.mean(xp.asarray(each), axis=2)
+        return xp.asarray(each) if loss.couples_outputs else xp.mean(xp.asarray(each), axis=2)
     if targets.shape[1] == 1:
         right = (predictions[..., 0] >= 0) == (targets[:, 0] > 0)[None]
     else:
