@@ -11,8 +11,8 @@ import jaxqsdp as qs
 
 N, D, C = 24, 4, 3
 LOSS = qs.SoftmaxLoss()
-KEY = jax.random.key(3)
-PLAIN = {"key": KEY, "folds": 3, "standardize": False, "constant": False}
+LIMIT = {"max_steps": 1000}  # the same everywhere, so that programs are shared
+PLAIN = {"key": jax.random.key(3), "folds": 4, "standardize": False, "constant": False, **LIMIT}
 
 
 def data(dtype=np.float64):
@@ -30,7 +30,7 @@ def problem_of(dtype=np.float64, beta=1.0):
 
 
 def solved(problem):
-    return qs.solve(problem, throw=False)
+    return qs.solve(problem, **LIMIT, throw=False)
 
 
 def predicted(X, solution):
@@ -60,8 +60,8 @@ def test_beta_max_is_the_largest_of_the_outputs(dtype):
     result = qs.beta_max(X, y, weight, loss=LOSS)
     assert result.shape == ()
     assert result.dtype == dtype
-    expected, slack = smallest().max(), max(BELOW[dtype], 1e-7 if dtype == np.float32 else 0)
-    assert expected * (1 - slack) <= result <= expected * (1 + ABOVE[dtype])
+    expected, slack = float(smallest().max()), max(1e-7, BELOW[dtype])
+    assert expected * (1 - slack) <= float(result) <= expected * (1 + ABOVE[dtype])
     np.testing.assert_allclose(jax.jit(qs.beta_max)(problem_of(dtype)), result, rtol=ABOVE[dtype])
     np.testing.assert_array_equal(qs.beta_max(problem_of(dtype, beta=7.0)), result)
 
@@ -75,9 +75,6 @@ def test_nothing_is_best_from_beta_max_on():
     assert above.lower_bound >= nothing * (1 - 1e-6)
     assert below.value < nothing * (1 - 1e-6)
     assert np.all(above.scale <= 1e-3 * below.scale.max())
-    # With penalties of their own, each at its smallest, nothing stays best.
-    each = solved(problem_of(beta=1.001 * smallest()))
-    assert each.lower_bound >= nothing * (1 - 1e-6)
 
 
 def test_beta_max_follows_units_and_rows():
@@ -95,18 +92,19 @@ def test_beta_max_follows_units_and_rows():
 
 @functools.cache
 def path():
-    return qs.path(problem_of(), betas=float(smallest().max()) * np.array([0.03, 1.01, 0.3]))
+    betas = float(smallest().max()) * np.array([0.03, 1.01, 0.3])
+    return qs.path(problem_of(), betas=betas, **LIMIT)
 
 
 def test_a_path_holds_the_solution_of_each_penalty():
     found, (X, y, weight) = path(), data()
-    assert found.betas.shape == found.value.shape == found.status.shape == (3,)
+    assert found.betas.shape == found.value.shape == found.stats.gap.shape == (3,)
     assert np.all(np.diff(found.betas) < 0)
     assert found.scale.shape == (3, C)
     assert found.predictions.shape == (3, N, C)
     assert np.all(found.lower_bound <= found.value)
     for index in (1, 2):
-        assert found.status[index] == qs.Status.solved
+        assert (found.status == qs.Status.solved)[index]
         expected = solved(problem_of(beta=float(found.betas[index])))
         np.testing.assert_allclose(found.value[index], expected.value, rtol=1e-6)
         problem, solution = found.problem(index), found.solution(index)
@@ -115,7 +113,7 @@ def test_a_path_holds_the_solution_of_each_penalty():
         for one, other in zip(jax.tree.leaves(solution), jax.tree.leaves(expected), strict=True):
             assert one.shape == other.shape
         network = qs.QuantizedNetwork.from_weights(*np.ones((2, 1, D)), np.zeros((1, C)))
-        certificate = qs.certify(problem, network, solution)
+        certificate = qs.certify(problem, network, solution, kind="relaxation")
         np.testing.assert_allclose(certificate.lower_bound, found.lower_bound[index], rtol=1e-6)
         terms = direct(predicted(X, solution), y)
         np.testing.assert_allclose(found.loss[index], weight @ terms, rtol=1e-9)
@@ -127,12 +125,12 @@ def test_a_path_holds_the_solution_of_each_penalty():
 
 
 def test_a_path_begins_at_beta_max_by_default():
-    found = qs.path(problem_of(), num_betas=3, ratio=0.1, max_steps=10)
+    found = qs.path(problem_of(), num_betas=3, ratio=0.1, **LIMIT)
     np.testing.assert_allclose(found.betas, qs.beta_max(problem_of()) * np.geomspace(1, 0.1, 3))
 
 
 def test_a_path_inside_jit():
-    found = jax.jit(lambda problem, betas: qs.path(problem, betas=betas))(
+    found = jax.jit(lambda problem, betas: qs.path(problem, betas=betas, **LIMIT))(
         problem_of(), path().betas
     )
     assert jax.tree.structure(found) == jax.tree.structure(path())
@@ -156,9 +154,10 @@ def validated():
     return qs.cross_validate(problem_of(), betas=smallest().max() * np.array([0.3, 0.05]), **PLAIN)
 
 
-def held_out(result, index):
+def held_out(result, index, y=None):
     """Outputs and classes of the samples held out, and weights, for each penalty."""
-    X, y, weight = data()
+    X, classes, weight = data()
+    y = classes if y is None else y
     train, test = result.fold != index, result.fold == index
     share = weight[train].sum() / weight.sum()
     for beta in result.betas:
@@ -169,7 +168,8 @@ def held_out(result, index):
 def test_held_out_scores_are_the_mean_loss():
     result = validated()
     assert result.metric == "loss"
-    assert result.scores.shape == result.status.shape == (3, 2)
+    assert result.scores.shape == (4, 2)
+    assert np.all(result.status == qs.Status.solved)
     expected = [np.average(direct(f, y), weights=weight) for f, y, weight in held_out(result, 1)]
     np.testing.assert_allclose(result.scores[1], expected, rtol=1e-3)
     assert result.best_beta == result.betas[np.argmin(result.mean)]
@@ -185,23 +185,24 @@ def test_accuracy_is_that_of_the_largest_output():
 
 def test_scores_inside_jit():
     """Where samples held out have zero weight instead."""
-    found = jax.jit(
-        lambda problem, betas: qs.cross_validate(problem, betas=betas, **PLAIN)
-    )(problem_of(), validated().betas)
+    found = jax.jit(lambda problem, betas: qs.cross_validate(problem, betas=betas, **PLAIN))(
+        problem_of(), validated().betas
+    )
     np.testing.assert_allclose(found.scores, validated().scores, rtol=1e-3)
 
 
 def test_a_fold_may_lack_a_class():
     """There are as many outputs as classes in all of y."""
-    X, y, _ = data()
+    X, y, weight = data()
     y = np.where(y == 2, 0, y)
     y[0] = 2
-    result = qs.cross_validate(X, y, betas=[0.5, 4.0], loss=LOSS, **PLAIN)
-    assert np.all(np.isfinite(result.scores))
-    index = int(result.fold[0])
-    # No sample in training is of that class, and the one held out is expensive.
-    others = np.delete(np.asarray(result.scores), index, axis=0)
-    assert np.all(result.scores[index] > others.max(axis=0))
+    options = {"loss": LOSS, "sample_weight": weight, **PLAIN}
+    result = qs.cross_validate(X, y, betas=validated().betas, **options)
+    index = int(result.fold[0])  # whose training lacks it
+    expected = [
+        np.average(direct(f, y), weights=weight) for f, y, weight in held_out(result, index, y)
+    ]
+    np.testing.assert_allclose(result.scores[index], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -247,11 +248,13 @@ def test_layers_predict_scores_of_classes():
         layer(X, y + 0.5)
 
 
-def test_layers_under_jit_take_rows_or_the_number_of_classes():
+def test_layers_under_transforms_take_rows_or_the_number_of_classes():
     X, y, weight = data()
-    _, expected = qs.RelaxationLayer(2.0, loss=LOSS)(X, y, None, weight)
-    call = jax.jit(lambda layer, y: layer(X, y, None, weight)[1])
-    found = call(qs.RelaxationLayer(2.0, loss=LOSS), np.eye(C)[y])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+    def outputs(loss, y):
+        layer = qs.RelaxationLayer(2.0, loss=loss)
+        return jax.eval_shape(lambda y: layer(X, y, X[:5], weight)[1], y)
+
+    assert outputs(LOSS, np.eye(C)[y]).shape == outputs(qs.SoftmaxLoss(C), y).shape == (5, C)
     with pytest.raises(ValueError, match="number of classes is unknown"):
-        call(qs.RelaxationLayer(2.0, loss=LOSS), y)
+        outputs(LOSS, y)
