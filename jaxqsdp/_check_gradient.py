@@ -80,6 +80,11 @@ def check_gradient(
     **Raises:** `TypeError` or `ValueError` naming the argument; `SolveError`.
     """
     check_single(problem)
+    if problem.loss.couples_outputs:
+        raise ValueError(
+            f"`problem` has {type(problem.loss).__name__}, which couples outputs; derivatives of a "
+            "single output can be checked."
+        )
     if problem.y.ndim != 1:
         raise ValueError(
             f"`problem` has targets of shape {problem.y.shape}; check one column at a time."

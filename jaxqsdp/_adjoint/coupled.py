@@ -75,7 +75,8 @@ def with_change_of_level(change: Data, level: Float[Array, " n"]) -> Data:
 def separate_lanes(numbers: Solution) -> Solution:
     """Return the numbers of a solution with the outputs first, what they share repeated."""
     count = numbers.scale.shape[0]
-    shared = dict(value=numbers.value, lower_bound=numbers.lower_bound, stats=numbers.stats)
+    names = ("value", "lower_bound", "stats", "status")
+    shared = {name: getattr(numbers, name) for name in names}
     repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), shared)
     return dataclasses.replace(outputs_first(numbers), **repeated)
 

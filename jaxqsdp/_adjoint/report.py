@@ -17,6 +17,7 @@ from .._host.programs import program
 from .._problem.problem import Problem, check_single
 from .._relaxation.solution import Solution, check_solution, outputs_first
 from .conditions import Central, Linearization
+from .coupled import separate_lanes, separated
 from .data import Data
 from .implicit import Implicit, Scaling, data_of, each_output, is_usable, linearization
 
@@ -80,7 +81,7 @@ def adjoint_report(
 
     Reverse mode cannot return a status; this does. It computes derivatives in a few random
     directions twice, with the smoothing of `adjoint` and with three times as much. Works under
-    `jit` and `vmap`.
+    `jit` and `vmap`. Outputs that the loss couples are looked at one by one.
 
     **Arguments:**
 
@@ -107,8 +108,11 @@ def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointR
     def one(data: Data, solution: Solution) -> AdjointReport:
         return _report_output(data, solution, adjoint)
 
+    data = data_of(problem)
+    if problem.loss.couples_outputs:
+        return each_output(one, separated(data, solution), separate_lanes(solution))
     lanes = outputs_first(solution) if solution.multi_output else solution
-    return each_output(one, data_of(problem), lanes)
+    return each_output(one, data, lanes)
 
 
 @highest_precision

@@ -15,7 +15,7 @@ _EACH = 4  # samples of a class, on average, or the numbers are not taken for la
 
 _REMEDY = (
     "code two classes as ±1, `np.where(y == positive, 1.0, -1.0)`, and more of them as one such "
-    "column each, shape (n, c)"
+    "column each, shape (n, c), or pass `loss=SoftmaxLoss()`"
 )
 
 

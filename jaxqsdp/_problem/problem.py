@@ -45,7 +45,7 @@ class Problem(eqx.Module):
     with any number of neurons and ℓ(ŷ, y) = Σ_i w_i φ(ŷ_i, y_i), a sum over samples, by default
     ½ Σ_i w_i (ŷ_i − y_i)². Append a constant feature to X to let the network have linear and
     constant terms. For targets with c columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the
-    problem separates into c that share X.
+    problem separates into c that share X, unless the loss couples them, as `SoftmaxLoss` does.
 
     A `Problem` is a pytree of arrays, β included, so problems are stacked by
     `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
@@ -53,13 +53,14 @@ class Problem(eqx.Module):
     **Arguments:**
 
     - `X`: samples, shape (n, d).
-    - `y`: targets, shape (n,) or (n, c): numbers, and two classes coded as ±1. Text and truth
-        values are refused, and integers 0, 1, … that look like labels get a warning.
+    - `y`: targets, shape (n,) or (n, c): numbers, and two classes coded as ±1; for `SoftmaxLoss`
+        classes 0, 1, …, which become rows of 0 and 1. Text and truth values are refused, and
+        integers 0, 1, … that look like labels of other losses get a warning.
     - `beta`: the penalty β > 0, a scalar or shape (c,). (cX, y, c²β) is the same problem for any
         loss; with squared loss (X, cy, cβ) has c² times the value.
     - `loss`: any `AbstractLoss`, default `SquaredLoss()`. `HingeLoss`, `SquaredHingeLoss` and
-        `LogisticLoss` are for targets ±1, `AbsoluteLoss`, `QuantileLoss(q)` and `HuberLoss(delta)`
-        for numbers.
+        `LogisticLoss` are for targets ±1, `SoftmaxLoss` for more classes, `AbsoluteLoss`,
+        `QuantileLoss(q)` and `HuberLoss(delta)` for numbers.
     - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
 
     β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
