@@ -13,6 +13,7 @@ from jaxtyping import ArrayLike
 
 from ._base.mesh import on_any_mesh
 from ._base.types import as_float_array
+from ._check_coupled_loss import check_coupled_loss
 from ._loss.base import AbstractLoss
 
 _CASES, _GRID = 64, 64  # suprema, each searched on so many points at once
@@ -67,7 +68,8 @@ def check_loss(loss: AbstractLoss, targets: ArrayLike | None = None, seed: int =
     supremum of −tz − φ(z), by a search over z, convex, with φ(ŷ) + ψ(t) ≥ −tŷ and equality at
     t = −φ'(ŷ); `conjugate_slope` and `conjugate_curvature` are its derivatives; `prox` minimizes
     φ(z) + (z − center)²/(2·step); `value_above` and `conjugate_above` are above, and not by much;
-    and `rescaled` and `degree` agree. A few seconds, most of them for compilation.
+    and `rescaled` and `degree` agree. A few seconds, most of them for compilation. `SoftmaxLoss`,
+    which couples outputs, is tried on the like of these.
 
     **Arguments:**
 
@@ -82,6 +84,8 @@ def check_loss(loss: AbstractLoss, targets: ArrayLike | None = None, seed: int =
     if not isinstance(loss, AbstractLoss):
         raise TypeError(f"`loss` must be an `AbstractLoss`, got {type(loss).__name__}.")
     with jax.enable_x64(True):
+        if loss.couples_outputs:
+            return check_coupled_loss(loss, targets, seed)
         given = None if targets is None else np.ravel(as_float_array(targets, "targets"))
         if given is not None and not given.size:
             raise ValueError("`targets` is empty; pass at least one number.")

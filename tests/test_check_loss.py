@@ -275,3 +275,45 @@ def test_arguments():
         qs.testing.check_loss(qs.SquaredLoss(), [1.0, np.nan])
     with pytest.raises(TypeError, match="`targets` must be an array of real numbers"):
         qs.testing.check_loss(qs.SquaredLoss(), "abc")
+
+
+def coupled(**functions):
+    """Return `SoftmaxLoss` with some functions replaced, by functions of the right ones."""
+    methods = {
+        name: lambda self, *inputs, _name=name, _change=change: _change(
+            getattr(qs.SoftmaxLoss, _name)(self, *inputs)
+        )
+        for name, change in functions.items()
+    }
+    return type("Wrong", (qs.SoftmaxLoss,), methods)()
+
+
+COUPLED = {
+    "negative": (coupled(value=lambda x: x - 1), "`value` is negative"),
+    "one number an output": (coupled(slope=lambda x: x[:, 0]), "`slope` is not one number"),
+    "another slope": (coupled(slope=lambda x: 1.01 * x), "`slope` is not the derivative"),
+    "another curvature": (coupled(curvature=lambda x: 1.01 * x), "`curvature` is not"),
+    "another dtype": (coupled(value=lambda x: x.astype(np.float64)), "does not keep float32"),
+    "interval": (coupled(interval=lambda ends: [end / 2 for end in ends]), "too narrow"),
+    "a smaller conjugate": (coupled(conjugate=lambda x: x - 1e-3), "≥ −tŷ|= −tŷ"),
+    "a larger conjugate": (coupled(conjugate=lambda x: x + 1e-3), "= −tŷ at t"),
+    "prox": (coupled(prox=lambda x: x + 1e-4), "`prox` does not minimize"),
+    "clipped": (coupled(clip_dual=lambda x: 0.9 * x), "`clip_dual` moves"),
+    "probabilities": (coupled(predict_proba=lambda x: 2 * x), "`slope`|`predict_proba`"),
+    "a bound below": (coupled(value_above=lambda x: 0.999 * x), "`value_above` is below"),
+    "a bound far above": (coupled(value_above=lambda x: 2 * x), "`value_above` is far above"),
+}
+
+
+def test_softmax_is_sound():
+    qs.testing.check_loss(qs.SoftmaxLoss())
+    qs.testing.check_loss(qs.SoftmaxLoss(7), np.arange(30) % 5, seed=1)
+    with pytest.raises(ValueError, match="classes 0, 1, …"):
+        qs.testing.check_loss(qs.SoftmaxLoss(), [0.5, 1.0])
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_wrong_coupled_losses_are_found_out(name):
+    loss, message = COUPLED[name]
+    with pytest.raises(AssertionError, match=message):
+        qs.testing.check_loss(loss)

@@ -414,3 +414,21 @@ def test_derivatives_outside_jit(outputs_of):
     np.testing.assert_allclose(
         jax.grad(value)(beta), jax.jit(jax.jacrev(outputs, argnums=1))(*point)[0], rtol=1e-5
     )
+
+
+def test_reports_and_checks():
+    problem = problem_of()
+    report = qs.adjoint_report(problem, qs.solve(problem))
+    np.testing.assert_array_equal(report.status == qs.AdjointStatus.trusted, [True] * C)
+    with pytest.raises(ValueError, match="SoftmaxLoss, which couples outputs"):
+        qs.check_gradient(problem)
+    with pytest.raises(ValueError, match="SoftmaxLoss; models are written for `SquaredLoss`"):
+        problem.to_cvxpy(0)
+
+
+def test_other_losses_do_not_couple_outputs():
+    class Mine(qs.SoftmaxLoss):
+        pass
+
+    with pytest.raises(TypeError, match=r"only `SoftmaxLoss\(\)` itself can"):
+        qs.Problem(*data()[:2], 1.0, Mine())

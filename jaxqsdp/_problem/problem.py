@@ -26,6 +26,7 @@ from .._base.types import (
 )
 from .._exact.powers import is_negative
 from .._loss.base import AbstractLoss
+from .._loss.softmax import SoftmaxLoss
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
@@ -255,6 +256,10 @@ def check_loss(loss: AbstractLoss) -> AbstractLoss:
         raise TypeError(
             f"`loss` must be `SquaredLoss()` itself or another loss, got {loss!r}, "
             "a subclass of it; subclass `AbstractLoss`."
+        )
+    if loss.couples_outputs and type(loss) is not SoftmaxLoss:  # its derivatives would be others
+        raise TypeError(
+            f"`loss` couples outputs, which only `SoftmaxLoss()` itself can, got {loss!r}."
         )
     return loss
 
