@@ -1,0 +1,98 @@
+"""Is a bound ever above the optimum: a thousand small problems of every loss, with all neurons.
+
+    python -m benchmarks.brute_force
+    python -m benchmarks.brute_force --losses hinge softmax --count 100
+
+Random problems of 2 to 4 features and 14 samples, weights, penalties over three decades, both
+dtypes. The optimum of training is that of the output weights of all neurons, at once.
+Counted are problems where the bound of the relaxation or the combinatorial one is above that, or an
+objective is below it, and how far bound and optimum are apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxqsdp as qs
+from tests.losses import LOSSES, made
+
+from ._report import arguments, environment, markdown
+
+_SAMPLES, _FEATURES, _CLASSES = 14, (2, 3, 4), 3
+_NEURONS = 4
+_ROUNDING = {np.float64: 1e-9, np.float32: 1e-5}  # of the optimum's own value
+
+
+def problem(name: str, index: int, dtype: Any) -> qs.Problem:
+    """Return one of the random problems of a loss."""
+    d, fraction = _FEATURES[index % 3], 10.0 ** -(index % 4)
+    options: Any = {"fraction": fraction, "seed": index, "dtype": dtype}
+    if name != "softmax":
+        X, y, beta, weight = made(name, _SAMPLES, d, **options)
+        return qs.Problem(X, y, beta, LOSSES[name], weight)
+    X, y, beta, weight = made("squared", _SAMPLES, d, **options, outputs=_CLASSES)
+    classes = np.argmax(y, axis=1)
+    return qs.Problem(X, classes, beta, qs.SoftmaxLoss(_CLASSES), weight)
+
+
+def all_neurons(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return u and v of all neurons, one of each pair that differ in signs."""
+    half = np.array([(1, *rest) for rest in itertools.product([1, -1], repeat=d - 1)], float)
+    return np.repeat(half, len(half), 0), np.tile(half, (len(half), 1))
+
+
+def compare(name: str, dtype: Any, count: int) -> dict[str, Any]:
+    """Solve so many problems, prove, and compare with the optimum."""
+    problems = [problem(name, index, dtype) for index in range(count)]
+    solutions = qs.solve_batch(problems)
+    above = below = 0
+    weakness = []
+    for index, (one, solution) in enumerate(zip(problems, solutions, strict=True)):
+        u, v = all_neurons(one.num_features)
+        alpha = np.ones((len(u), *one.y.shape[1:]), dtype)
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), one)
+        best = qs.refit(wide, qs.QuantizedNetwork.from_weights(u, v, alpha.astype(np.float64)))
+        optimum = float(wide.objective(best))
+        network = qs.round(one, solution, num_neurons=_NEURONS, key=jax.random.key(index))
+        proofs = [qs.certify(one, network, solution, kind=kind) for kind in ("relaxation", "best")]
+        bound = max(float(proof.lower_bound) for proof in proofs)
+        # No more than its rounding is the optimum below what it is computed to be.
+        above += bound > optimum * (1 + 1e-12)
+        room = optimum * (1 - _ROUNDING[dtype])
+        below += min(float(one.objective(network)), float(proofs[0].objective)) < room
+        weakness.append(1 - bound / optimum if optimum > 0 else 0.0)
+    return {
+        "loss": name,
+        "dtype": np.dtype(dtype).name,
+        "problems": count,
+        "bound above the optimum": int(above),
+        "objective below it": int(below),
+        "bound's distance, median": float(np.median(weakness)),
+        "largest": float(np.max(weakness)),
+    }
+
+
+def main() -> None:
+    names = [*LOSSES, "softmax"]
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--losses", nargs="+", choices=names, default=names)
+    parser.add_argument("--count", type=int, default=1000, help="problems a loss and dtype")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    rows = []
+    for name, dtype in itertools.product(options.losses, (np.float64, np.float32)):
+        rows.append(compare(name, dtype, options.count))
+        print(markdown(rows[-1:]), flush=True)
+        if options.json is not None:
+            text = json.dumps({"environment": environment(), "rows": rows}, indent=1)
+            options.json.write_text(text + "\n")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
