@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from . import _improve
 from ._adjoint.implicit import Implicit
@@ -34,7 +34,7 @@ class FitResult(eqx.Module):
     `interrupted`: whether `time_limit` ended the solve or the improvement before it was done.
 
     The network's output for a sample, `jax.vmap(result.network)(X)` for many, is a number, or a
-    score for losses that take labels; `predict` and `predict_proba` say what it means.
+    score for losses that take labels or classes; `predict` and `predict_proba` say what it means.
     """
 
     network: QuantizedNetwork
@@ -43,11 +43,12 @@ class FitResult(eqx.Module):
     problem: Problem
     interrupted: bool = eqx.field(default=False, static=True)
 
-    def predict(self, X: ArrayLike) -> Float[Array, " n"] | Float[Array, "n c"]:
+    def predict(self, X: ArrayLike) -> Float[Array, " n"] | Float[Array, "n c"] | Int[Array, " n"]:
         """Return what is predicted for samples (n, d): numbers, or for labels the class, ±1.
 
         With squared and other losses for numbers these are the network's outputs, also if the
-        targets were ±1: then the sign is the class. Outputs (n, c) are predicted each by itself.
+        targets were ±1: then the sign is the class. Outputs (n, c) are predicted each by itself,
+        but with softmax loss one class is, 0 … c − 1, shape (n,).
 
         **Raises:** `TypeError` or `ValueError` naming the argument.
         """
@@ -55,6 +56,8 @@ class FitResult(eqx.Module):
 
     def predict_proba(self, X: ArrayLike) -> Float[Array, " n"] | Float[Array, "n c"]:
         """Return the probability of the class 1 for samples (n, d), if the loss has that.
+
+        With softmax loss those of all classes, (n, c), which add up to 1.
 
         **Raises:** `TypeError` for a loss without probabilities; what `predict` raises.
         """
@@ -113,7 +116,7 @@ def fit(
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate`, `.problem` and
     `.interrupted`, whether the time limit cut it short.
-    Predict with `result.predict(X)`, and with logistic loss `result.predict_proba(X)`.
+    Predict with `result.predict(X)`, and with logistic or softmax loss `result.predict_proba(X)`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """

@@ -116,8 +116,9 @@ class RelaxationLayer(eqx.Module):
     ) -> tuple[Solution, Float[Array, " m"] | Float[Array, "m c"]]:
         """Solve, and predict for `query` (m, d), or for X if that is left out.
 
-        Returns the `Solution` and predictions (m,), or (m, c) for y of shape (n, c). A failed solve
-        does not raise: look at `solution.status`. With invalid data the predictions are zero.
+        Returns the `Solution` and predictions (m,), or (m, c) for y of shape (n, c) and for c
+        classes, whose scores they are. A failed solve does not raise: look at `solution.status`.
+        With invalid data the predictions are zero.
 
         **Arguments:** `X`, `y`, `sample_weight`: as those of `Problem`; `key`: not used, layers of
         Equinox take one.

@@ -140,7 +140,7 @@ def raise_if_failed(solution: Solution, *, in_time: bool = True) -> None:
         failed = np.atleast_1d(has_status(solution, failure))
         if np.any(failed):
             outputs = ""
-            if solution.multi_output:
+            if np.ndim(solution.value):
                 outputs = f" (outputs {', '.join(map(str, np.flatnonzero(failed)))})"
             gap = np.max(np.atleast_1d(np.asarray(solution.stats.gap))[failed])
             message = f"{status_text(failure)}{outputs} [relative gap {gap:.1e}]"

@@ -154,7 +154,11 @@ def validated():
     return qs.cross_validate(problem_of(), betas=smallest().max() * np.array([0.3, 0.05]), **PLAIN)
 
 
-def held_out(result, index, y=None):
+def of_relaxation(problem, X):
+    return predicted(X, solved(problem))
+
+
+def held_out(result, index, y=None, predict=of_relaxation):
     """Outputs and classes of the samples held out, and weights, for each penalty."""
     X, classes, weight = data()
     y = classes if y is None else y
@@ -162,7 +166,7 @@ def held_out(result, index, y=None):
     share = weight[train].sum() / weight.sum()
     for beta in result.betas:
         problem = qs.Problem(X[train], y[train], beta * share, qs.SoftmaxLoss(C), weight[train])
-        yield predicted(X[test], solved(problem)), y[test], weight[test]
+        yield predict(problem, X[test]), y[test], weight[test]
 
 
 def test_held_out_scores_are_the_mean_loss():
@@ -205,6 +209,20 @@ def test_a_fold_may_lack_a_class():
     np.testing.assert_allclose(result.scores[index], expected, rtol=1e-3)
 
 
+def test_networks_are_scored_by_the_loss():
+    betas = validated().betas
+    result = qs.cross_validate(problem_of(), betas=betas, score="network", num_neurons=5, **PLAIN)
+    key = jax.random.split(jax.random.split(PLAIN["key"])[1], 4)[0]
+
+    def outputs(problem, X):
+        network = qs.round(problem, solved(problem), num_neurons=5, key=key)
+        return np.asarray(jax.vmap(network)(X))
+
+    found = held_out(result, 0, predict=outputs)
+    expected = [np.average(direct(f, y), weights=weight) for f, y, weight in found]
+    np.testing.assert_allclose(result.scores[0], expected, rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
@@ -231,7 +249,30 @@ def test_paths_refuse_what_is_no_class(find):
         find(X, y + 0.5, sample_weight=weight, loss=LOSS)
 
 
-# The layer
+# Everything in one call, and the layer
+
+
+def test_a_fit_predicts_classes_and_their_probabilities():
+    X, y, weight = data()
+    options = {"beta": 2.0, "num_neurons": 6, "key": PLAIN["key"], "improve": False, **LIMIT}
+    result = qs.fit(X, y, loss=LOSS, sample_weight=weight, **options)
+    outputs = np.asarray(jax.vmap(result.network)(X))
+    assert outputs.shape == (N, C)
+    found, chances = result.predict(X), np.asarray(result.predict_proba(X))
+    np.testing.assert_array_equal(found, outputs.argmax(axis=1))
+    assert np.mean(found == y) > 1.2 * np.bincount(y).max() / N
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(-np.log(chances[np.arange(N), y]), direct(outputs, y), rtol=1e-9)
+    certificate, penalty = result.certificate, 2.0 * np.abs(result.network.alpha).sum()
+    objective = weight @ direct(outputs, y) + penalty
+    np.testing.assert_allclose(certificate.objective, objective, rtol=1e-9)
+    assert certificate.lower_bound <= objective < weight.sum() * np.log(C)
+
+
+def test_failures_name_no_outputs_where_there_is_one_problem():
+    with pytest.raises(qs.SolveError) as caught:
+        qs.solve(problem_of(beta=float(smallest().max())), max_steps=10)
+    assert "outputs" not in str(caught.value)
 
 
 def test_layers_predict_scores_of_classes():
