@@ -90,7 +90,8 @@ def test_own_table(capsys, tmp_path, classes, labels, metric):
 
 
 @pytest.mark.parametrize(
-    ("classes", "loss"), [(2, "logistic"), (3, "squared-hinge"), (0, "absolute")]
+    ("classes", "loss"),
+    [(2, "logistic"), (3, "squared-hinge"), (0, "absolute"), (2, "softmax"), (3, "softmax")],
 )
 def test_losses(capsys, tmp_path, classes, loss):
     path = write_csv(tmp_path / "own.csv", *table(classes=classes))
@@ -101,8 +102,8 @@ def test_losses(capsys, tmp_path, classes, loss):
     assert 0 < facts["lower_bound"] <= facts["objective"]
     assert facts["relaxation_value"] * (1 - 1e-6) <= facts["objective"]
     # That of the network that has no neurons, which no choice of the penalty changes.
-    rows, worst = facts["data"]["train_rows"] * max(classes, 1), np.log(2)
-    if loss == "logistic":
+    rows, worst = facts["data"]["train_rows"], np.log(max(classes, 2))
+    if loss in ("logistic", "softmax"):
         assert facts["objective"] <= rows * worst
         assert 0 < facts["log_loss"]["network"]["train"] <= worst
     else:
@@ -112,11 +113,14 @@ def test_losses(capsys, tmp_path, classes, loss):
     assert json.loads(other)["objective"] != facts["objective"]
 
 
-@pytest.mark.parametrize(("loss", "slope"), [(qs.SquaredLoss(), 1), (qs.LogisticLoss(), 0.5)])
+@pytest.mark.parametrize(
+    ("loss", "slope"),
+    [(qs.SquaredLoss(), 1), (qs.LogisticLoss(), 0.5), (qs.SoftmaxLoss(), 2**0.5 / 3)],
+)
 def test_a_rule_where_choosing_would_take_long(monkeypatch, tmp_path, loss, slope):
     """By the size of the slopes at predictions of zero."""
     data = prepare.split(
-        read(write_csv(tmp_path / "own.csv", *table(classes=3)), None, None, []), 0
+        read(write_csv(tmp_path / "own.csv", *table(classes=3)), None, None, []), 0, loss
     )
     monkeypatch.setattr(train, "_MOST_WORK", 0)
     _, beta, how = train._choice(data, loss, None, None, jax.random.key(0))
@@ -171,6 +175,7 @@ def test_says_that_the_smallest_penalty_was_the_best(capsys, tmp_path):
         ("a,kind\n" + "1,0\n1,1\n" * 20, (), "no column varies"),
         ("a,kind\n" + "1,yes\n2,no\n" * 10, ("--task", "numbers"), "'yes' in line 2"),
         ("a,kind\n" + "1,2.5\n2,3.5\n" * 10, ("--loss", "hinge"), "--loss hinge is for classes"),
+        ("a,kind\n" + "1,2.5\n2,3.5\n" * 10, ("--loss", "softmax"), "there are squared, absolute"),
         ('a,kind\n1,"\x1b[31m\nred"\n' + "1,2.5\n" * 20, (), "\\x1b[31m\\nred' in line 2"),
     ],
 )

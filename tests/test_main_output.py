@@ -59,17 +59,19 @@ def test_json_has_the_numbers_of_the_text(capsys, monkeypatch, table, tmp_path):
     assert (code, again, err) == (0, facts, "")
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_log_losses_are_those_of_the_probabilities(capsys, monkeypatch, tmp_path, classes):
-    """Of the network's columns, each for its class against the others, and of scikit-learn's."""
+@pytest.mark.parametrize(
+    ("classes", "loss"), [(2, "logistic"), (3, "logistic"), (2, "softmax"), (3, "softmax")]
+)
+def test_log_losses_are_those_of_the_probabilities(capsys, monkeypatch, tmp_path, classes, loss):
+    """Of the network's columns, one for each class but for logistic of two; of scikit-learn's."""
     path = tmp_path / "own.csv"
     rows = [f"{k % 7},{k % 5},{k % classes}" for k in range(40)]
     path.write_text("\n".join(["a,b,y", *rows]) + "\n")
-    arguments = path, "--output", tmp_path, "--loss", "logistic"
+    arguments = path, "--output", tmp_path, "--loss", loss
     facts = json.loads(run(capsys, monkeypatch, *arguments, "--json", "-")[1])
     data = prepare.split(read(path, None, None, []), 0)
     outputs = np.sum(data.test_X, axis=1) ** 2  # of one neuron of ones, for each class
-    if classes == 2:
+    if (classes, loss) == (2, "logistic"):
         expected = np.mean(np.log1p(np.exp(-data.test_y * outputs)))
     else:
         expected = np.log(classes)
@@ -82,7 +84,7 @@ def test_log_losses_are_those_of_the_probabilities(capsys, monkeypatch, tmp_path
     text = run(capsys, monkeypatch, *arguments)[1]
     assert re.search(r"log-loss, this network +[0-9.]+ train, [0-9.]+ test\n", text)
     assert re.search(r"log-loss, logistic regression +[0-9.]+ train, [0-9.]+ test\n", text)
-    assert re.search(r"\n  loss +logistic\n", text)
+    assert re.search(rf"\n  loss +{loss}\n", text)
     assert "log-loss" not in run(capsys, monkeypatch, *arguments[:-1], "hinge")[1]
 
 

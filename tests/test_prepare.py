@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import jaxqsdp as qs
 from jaxqsdp._cli.errors import DataError
 from jaxqsdp._cli.prepare import _rows as held_out
 from jaxqsdp._cli.prepare import split
@@ -158,6 +159,15 @@ def test_three_classes_are_three_columns():
     data = split(table_of(numbers(60), target, ("a", "b", "c")), seed=0)
     assert data.train_y.shape == (42, 3)
     np.testing.assert_array_equal(data.train_y.sum(1), -1)
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c")])
+def test_losses_that_take_classes_get_a_column_each(classes):
+    target = np.arange(60) % len(classes)
+    table = table_of(numbers(60), target, classes)
+    data, (train, test) = split(table, 0, qs.SoftmaxLoss()), held_out(table, 0)
+    np.testing.assert_array_equal(data.train_y, np.eye(len(classes))[target[train]])
+    np.testing.assert_array_equal(data.test_y, np.eye(len(classes))[target[test]])
 
 
 def test_seeds_split_differently():

@@ -18,7 +18,9 @@ LOSSES: dict[str, qs.AbstractLoss] = {
     "hinge": qs.HingeLoss(),
     "squared-hinge": qs.SquaredHingeLoss(),
     "logistic": qs.LogisticLoss(),
+    "softmax": qs.SoftmaxLoss(),
 }
+_FOR_CLASSES = {name for name, loss in LOSSES.items() if loss.takes_labels or loss.takes_classes}
 
 
 def default_loss(table: Table) -> str:
@@ -32,8 +34,8 @@ def loss_for(table: Table, name: str | None) -> str:
     **Raises:** `DataError` if it is not for such a target.
     """
     name = default_loss(table) if name is None else name
-    if LOSSES[name].takes_labels and not table.classes:
-        others = ", ".join(other for other, loss in LOSSES.items() if not loss.takes_labels)
+    if name in _FOR_CLASSES and not table.classes:
+        others = ", ".join(other for other in LOSSES if other not in _FOR_CLASSES)
         raise DataError(
             f"--loss {name} is for classes, but the target {quoted(table.target_name)} holds "
             f"numbers; for those there are {others}"

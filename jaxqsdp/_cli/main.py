@@ -59,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "--loss",
         choices=LOSSES,
         help=(
-            "what training minimizes beside the penalty; hinge, squared-hinge and logistic are for "
-            "classes, and logistic gives their probabilities (default: squared)"
+            "what training minimizes beside the penalty; hinge, squared-hinge, logistic and "
+            "softmax are for classes, and the latter two give their probabilities, logistic those "
+            "of each against the others (default: squared)"
         ),
     )
     parser.add_argument(
@@ -168,7 +169,7 @@ def _main(options: argparse.Namespace) -> int:
         else:
             data = table.read(options.file, options.target, options.task, options.drop)
         loss = loss_for(data, options.loss)
-        split = prepare.split(data, options.seed)
+        split = prepare.split(data, options.seed, LOSSES[loss])
         _check_places(options)
     except DataError as error:
         return console.complain(str(error))

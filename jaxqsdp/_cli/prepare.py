@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._loss.base import AbstractLoss
+from .._loss.squared import SQUARED
 from .._problem.features import with_constant
 from .encode import encode
 from .errors import DataError, quoted
@@ -21,7 +23,7 @@ class Split:
 
     Features are encoded and standardized by the training rows, a constant one is appended. Targets
     are ±1 for two classes, one ±1 column a class for more, and standardized numbers for a
-    regression.
+    regression; for a loss that takes classes one column a class, 1 there and 0 elsewhere.
 
     `units` has what it takes to do the same with other rows, as arrays for the network's file;
     `left_out` the columns that are not used, and why; `notes` what was done to the others.
@@ -44,13 +46,15 @@ class Split:
         return replace(self, train_X=train_X, test_X=test_X, units=units)
 
 
-def split(table: Table, seed: int) -> Split:
+def split(table: Table, seed: int, loss: AbstractLoss = SQUARED) -> Split:
     """Hold out 30 % of the rows, in proportion to the classes, and prepare by the others.
+
+    Targets are coded as the loss takes them.
 
     **Raises:** `DataError` if the training rows have nothing to learn, or too many features.
     """
     train, test = _rows(table, seed)
-    targets, target_mean, target_scale = _targets(table, train)
+    targets, target_mean, target_scale = _targets(table, train, loss)
     encoded = encode(table, train)
     scaled, varies, mean, scale = _standardized(encoded.values, train)
     columns = [column for column, kept in zip(encoded.columns, varies, strict=True) if kept]
@@ -115,14 +119,17 @@ def _standardized(
     return (values[:, varies] - mean) / scale, varies, mean, scale
 
 
-def _targets(table: Table, train: NDArray[np.intp]) -> tuple[NDArray[np.float64], float, float]:
+def _targets(
+    table: Table, train: NDArray[np.intp], loss: AbstractLoss
+) -> tuple[NDArray[np.float64], float, float]:
     """Return all targets as the network sees them, and mean and scale of the numbers."""
     labels = table.target
-    if len(table.classes) == 2:
-        return np.where(labels == 1, 1.0, -1.0), 0.0, 1.0
     if table.classes:
-        positions = np.arange(len(table.classes))
-        return np.where(labels[:, None] == positions[None, :], 1.0, -1.0), 0.0, 1.0
+        own = labels[:, None] == np.arange(len(table.classes))[None, :]
+        if loss.takes_classes:
+            return own.astype(np.float64), 0.0, 1.0
+        signs = np.where(own, 1.0, -1.0)
+        return signs[:, 1] if len(table.classes) == 2 else signs, 0.0, 1.0
     scaled, varies, mean, scale = _standardized(labels[:, None], train)
     if not varies[0]:
         raise DataError(

@@ -27,6 +27,7 @@ from .progress import Stages
 _FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
 _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
+_STEPS = 300  # of the splitting that takes losses that couple outputs
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
 _CERTIFICATE = "certifying"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
@@ -158,8 +159,9 @@ def _choice(
     if beta is not None:
         return data, beta, f"β given, {rule}"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
-    folds = min(_FOLDS, n)
-    work = folds * _PENALTIES * outputs * float(min(n, d * (d + 1) // 2)) ** 3
+    folds, size = min(_FOLDS, n), float(d * (d + 1) // 2)
+    each = _STEPS * n * size if loss.couples_outputs else min(n, size) ** 3
+    work = folds * _PENALTIES * outputs * each
     constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
     if constant is not None or len(constants) * work > _MOST_WORK:
         constants = [float(data.units["constant"])]
