@@ -258,7 +258,7 @@ def test_a_fit_predicts_classes_and_their_probabilities():
     result = qs.fit(X, y, loss=LOSS, sample_weight=weight, **options)
     outputs = np.asarray(jax.vmap(result.network)(X))
     assert outputs.shape == (N, C)
-    found, chances = result.predict(X), np.asarray(result.predict_proba(X))
+    found, chances = map(np.asarray, (result.predict(X), result.predict_proba(X)))
     np.testing.assert_array_equal(found, outputs.argmax(axis=1))
     assert np.mean(found == y) > 1.2 * np.bincount(y).max() / N
     np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-12)

@@ -27,7 +27,8 @@ from .progress import Stages
 _FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
 _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
-_STEPS = 300  # of the splitting that takes losses that couple outputs
+_STEPS = 300  # of the splitting that takes losses that couple outputs, to choose
+_LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
 _CERTIFICATE = "certifying"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
@@ -180,6 +181,7 @@ def _choice(
         ratio=_RATIO,
         standardize=False,
         constant=constants,
+        solver=_LOOSE if loss.couples_outputs else None,
     )
     result = jax.device_get(result)  # its choices would compile
     beta, constant = float(result.best_beta), float(result.best_constant)
