@@ -19,7 +19,8 @@ from .restricted import Restricted
 from .target import Points, Target
 
 _STARTS = 16  # of pricing, at random
-_TRIED = 6  # of what it finds, for each target
+_TRIED = 6  # of what it finds, for each target ...
+_COMPARED = 100  # ... from so many of largest |φᵀλ|, for each of outputs together
 _FIT = 1e-5  # relative gap of a fit, which a better network has to gain
 _MOST_SWEEPS = 6
 
@@ -102,7 +103,11 @@ def _candidates(
     """Return the best by (|φᵀλ| − β)₊/‖φ‖ of what pricing finds, the network has, or is close."""
     chosen: dict[float, tuple[Signs, Signs]] = {}  # equal neurons have equal worth
     for one, beta in zip(np.atleast_2d(dual.T), np.atleast_1d(target.beta), strict=True):
-        u, v = _priced(core.X.T @ (one[:, None] * core.X), network, starts)
+        gram = core.X.T @ (one[:, None] * core.X)
+        u, v = _priced(gram, network, starts)
+        if dual.ndim == 2:  # for each output all of them would take long
+            first = np.argsort(-np.abs(np.sum((u @ gram) * v, axis=1)), kind="stable")[:_COMPARED]
+            u, v = u[first], v[first]
         columns = neurons(core.X, u, v)
         size = np.maximum(target.sizes(columns), np.finfo(np.float64).tiny)
         worth = np.maximum(np.abs(one @ columns) - beta, 0) / size
