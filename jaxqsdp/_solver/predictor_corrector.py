@@ -18,7 +18,7 @@ of which the larger part is eliminated: Θ and E are diagonal. Where ψ'' = 0, �
 the samples that sit on a kink; a refinement of the solution makes up for what that costs.
 
 If the loss couples outputs, α is (m, c) and t (n, c), and t sums to zero over the outputs, which
-adds to Newton's equations what `coupled_weights` says.
+adds to Newton's equations what `weight_equations` says.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.control_flow import while_loop
 from .._base.types import Scalar, across, epsilon, namespace, record, tiny
 from .._loss.base import AbstractLoss
-from .coupled_weights import coupled_solver, scaled_solver
+from .weight_equations import coupled_solver, single_solver
 
 _MAX_STEPS = 150
 _PATIENCE = 20  # steps in which the gap has to fall by a tenth
@@ -306,7 +306,7 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
     misfit = -fit.loss.conjugate_slope(seen, fit.y) - fit.images(parts[0] - parts[1])
     misfit = xp.where(counted, misfit + push[1] - push[0], 0.0)
     coupled = fit.loss.couples_outputs
-    reduced = (coupled_solver if coupled else _single_solver)(scaled, theta, gain)
+    reduced = (coupled_solver if coupled else single_solver)(scaled, theta, gain)
 
     def solve(first: Array, second: Array) -> tuple[Array, Array]:
         q, change = reduced(first, second)
@@ -339,28 +339,6 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
         )
 
     return direction
-
-
-def _single_solver(
-    scaled: Float[Array, "n m"], theta: Float[Array, " n"], gain: Float[Array, " m"]
-) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Return what solves Θq + Sa = first, Sᵀq − a/gain = second for (q, a); `scaled` is S."""
-    xp, (n, m) = namespace(theta), scaled.shape
-    if n <= m:
-        by_samples = scaled_solver(xp.diag(theta) + (scaled * gain[None]) @ scaled.T)
-
-        def solve(first: Array, second: Array) -> tuple[Array, Array]:
-            q = by_samples(first + scaled @ (gain * second))
-            return q, gain * (q @ scaled - second)
-
-    else:
-        by_neurons = scaled_solver(xp.diag(1 / gain) + scaled.T @ (scaled / theta[:, None]))
-
-        def solve(first: Array, second: Array) -> tuple[Array, Array]:
-            change = by_neurons((first / theta) @ scaled - second)
-            return (first - scaled @ change) / theta, change
-
-    return solve
 
 
 def _longest(point: _Point, step: _Point) -> Scalar:

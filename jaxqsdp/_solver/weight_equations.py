@@ -1,9 +1,13 @@
-"""Newton's equations for output weights under a loss that couples the outputs of a sample.
+"""Newton's equations for output weights, of one output and of all where a loss couples them.
 
-    Θ∘q + SA − ν1ᵀ = first,   q1 = 0,   Sᵀq − A/gain = second
+    Θq + Sa = first,   Sᵀq − a/gain = second
 
-for q (n, c), A (m, c) and ν (n,), with Θ (n, c) and gain (m, c) positive. What such a loss adds to
-the equations of a single output is that q sums to zero over the outputs, and ν. With ν eliminated
+for q (n,) and a (m,), with Θ (n,) and gain (m,) positive, of which the larger part is eliminated;
+and together, for q (n, c), A (m, c) and ν (n,),
+
+    Θ∘q + SA − ν1ᵀ = first,   q1 = 0,   Sᵀq − A/gain = second.
+
+That q sums to zero over the outputs, and ν, is what such a loss adds. With ν eliminated it is
 
     q_i = L(1/Θ_i)(first − SA)_i,   L(g) = diag g − g gᵀ/1ᵀg,
 
@@ -23,8 +27,8 @@ from .._base.types import epsilon, namespace, over_leading
 
 _RIDGE = 4  # units in the last place that the diagonal of a Newton matrix is raised by
 
-Pair = tuple[Float[Array, "n c"], Float[Array, "m c"]]
-Solver = Callable[[Float[Array, "n c"], Float[Array, "m c"]], Pair]
+Pair = tuple[Float[Array, "n ..."], Float[Array, "m ..."]]
+Solver = Callable[[Float[Array, "n ..."], Float[Array, "m ..."]], Pair]
 
 
 def scaled_solver(matrix: Float[Array, "k k"]) -> Callable[[Array], Array]:
@@ -36,10 +40,32 @@ def scaled_solver(matrix: Float[Array, "k k"]) -> Callable[[Array], Array]:
     return lambda right: size * factored(size * right)
 
 
+def single_solver(
+    scaled: Float[Array, "n m"], theta: Float[Array, " n"], gain: Float[Array, " m"]
+) -> Solver:
+    """Return the map from (first, second) to (q, a) for one output; `scaled` is S."""
+    xp, (n, m) = namespace(theta), scaled.shape
+    if n <= m:
+        by_samples = scaled_solver(xp.diag(theta) + (scaled * gain[None]) @ scaled.T)
+
+        def solve(first: Array, second: Array) -> Pair:
+            q = by_samples(first + scaled @ (gain * second))
+            return q, gain * (q @ scaled - second)
+
+    else:
+        by_neurons = scaled_solver(xp.diag(1 / gain) + scaled.T @ (scaled / theta[:, None]))
+
+        def solve(first: Array, second: Array) -> Pair:
+            change = by_neurons((first / theta) @ scaled - second)
+            return (first - scaled @ change) / theta, change
+
+    return solve
+
+
 def coupled_solver(
     scaled: Float[Array, "n m"], theta: Float[Array, "n c"], gain: Float[Array, "m c"]
 ) -> Solver:
-    """Return the map from (first, second) to (q, A); `scaled` is S."""
+    """Return the map from (first, second) to (q, A) for outputs together; `scaled` is S."""
     if len(scaled) <= scaled.shape[1]:
         return _by_samples(scaled, theta, gain)
     return _by_neurons(scaled, theta, gain)
