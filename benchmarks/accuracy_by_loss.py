@@ -15,8 +15,8 @@ has the data, the splits and the bits, too, each of the parameters that its own 
 by accuracy or by log-loss chooses. Penalty and constant of the networks are chosen by 5-fold
 cross-validation of the relaxation by the loss itself, among ten × three, solved to 1 % for softmax;
 on digits by two folds among four × one, and the relaxation of softmax is solved to 1 % there, too.
-One relaxation serves the networks of all sizes, and `qs.improve` looks for each for 20 s at most.
-What the JSON file has already is not measured again.
+One relaxation serves the networks of all sizes, and `qs.improve` looks for each for 20 s at most,
+on digits from few descents. What the JSON file has already is not measured again.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ LOSSES: dict[str, qs.AbstractLoss] = {
 _FRACTIONS = 0.1, 0.03, 0.01, 0.003  # of the largest useful penalty
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # scores hardly change, and steps are a tenth
 _SECONDS = 20.0  # for a network, compilation not counted
+_LITTLE = {"num_starts": 4, "num_steps": 250}  # where descents take longer than that
 KINDS = ("linear", "MLP", *LOSSES)
 COLUMNS = ("linear", "MLP", "squared", "hinge", "logistic/softmax")
 
@@ -80,6 +81,7 @@ def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator
     loose = _LOOSE if loss.couples_outputs and _is_large(data) else None
     solution = qs.solve(problem, loose, throw=False)
     solved = time.perf_counter()
+    effort = _LITTLE if _is_large(data) else {}
     for m in neurons:
         begun = time.perf_counter()
         drawn = qs.round(problem, solution, num_neurons=m, key=key)
@@ -91,6 +93,7 @@ def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator
             solution=solution,
             time_limit=_SECONDS,
             progress=False,
+            **effort,
         )
         improved = time.perf_counter()
         outputs = np.asarray(jax.vmap(network)(test_X))
