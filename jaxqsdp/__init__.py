@@ -104,6 +104,7 @@ __all__ = [
     "QuantileLoss",
     "QuantizedNetwork",
     "RelaxationLayer",
+    "SoftmaxLoss",
     "Solution",
     "SolveError",
     "SquaredHingeLoss",
