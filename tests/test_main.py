@@ -109,8 +109,9 @@ def test_losses(capsys, tmp_path, classes, loss):
     else:
         assert facts["log_loss"] is None
     _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
-    assert json.loads(other)["loss"] == "squared"
-    assert json.loads(other)["objective"] != facts["objective"]
+    default = "softmax" if classes == 3 else "squared"
+    assert json.loads(other)["loss"] == default
+    assert loss == default or json.loads(other)["objective"] != facts["objective"]
 
 
 @pytest.mark.parametrize(

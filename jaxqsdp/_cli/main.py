@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         help=(
             "what training minimizes beside the penalty; hinge, squared-hinge, logistic and "
             "softmax are for classes, and the latter two give their probabilities, logistic those "
-            "of each against the others (default: squared)"
+            "of each against the others (default: softmax for three classes and more, else "
+            "squared)"
         ),
     )
     parser.add_argument(
