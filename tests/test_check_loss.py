@@ -1,5 +1,6 @@
 """The public check of losses passes on right ones, and says what is wrong with wrong ones."""
 
+import inspect
 import re
 
 import jax
@@ -12,11 +13,11 @@ import jaxqsdp as qs
 
 def example():
     """The class in the text of `AbstractLoss`, as a reader would copy it."""
-    lines = qs.AbstractLoss.__doc__.splitlines()
+    lines = inspect.cleandoc(qs.AbstractLoss.__doc__).splitlines()  # as Python 3.13 has it
     start = next(k for k, line in enumerate(lines) if "class SquareRoot" in line)
-    stop = next(k for k in range(start, len(lines)) if lines[k].startswith("    The rest"))
+    stop = next(k for k in range(start, len(lines)) if lines[k].startswith("The rest"))
     names = {"qs": qs, "jnp": jnp}
-    exec("\n".join(line[8:] for line in lines[start:stop]), names)
+    exec("\n".join(line[4:] for line in lines[start:stop]), names)
     return names["SquareRoot"]
 
 

@@ -29,6 +29,7 @@ _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
 _STEPS = 300  # of the splitting that takes losses that couple outputs, to choose
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
+_LARGE = 1e9  # multiplications of a step, times those: where it is enough for the network, too
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
 _CERTIFICATE = "certifying"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
@@ -86,7 +87,7 @@ def train(
         clock.lap("choice")
     problem = qs.Problem(data.train_X, data.train_y, beta, LOSSES[loss])
     with stages.stage(_SOLUTION, f" the relaxation, {n} samples × {d} features"):
-        solution = solve_once(problem)
+        solution = solve_once(problem, _solver(problem))
         clock.lap("solution")
     rounded, objectives = [], []
     for size in sizes:
@@ -117,6 +118,17 @@ def train(
         certificate=certificate,
         seconds=clock.seconds,
     )
+
+
+def _solver(problem: qs.Problem) -> qs.AbstractSolver | None:
+    """Return the solver of the relaxation; a loose one where a tight one would take minutes."""
+    return _LOOSE if problem.loss.couples_outputs and _work_of(problem) > _LARGE else None
+
+
+def _work_of(problem: qs.Problem) -> float:
+    """Return how many multiplications splitting takes, for all outputs."""
+    n, d = problem.X.shape
+    return _STEPS * n * float(d * (d + 1) // 2) * problem.num_outputs
 
 
 def _import_drawing() -> None:
