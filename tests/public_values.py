@@ -42,6 +42,7 @@ def values():
         qs.AbsoluteLoss(),
         qs.QuantileLoss(0.3),
         qs.HuberLoss(0.7),
+        qs.SoftmaxLoss(),
         qs.HingeLoss(),
         qs.SquaredHingeLoss(),
         qs.LogisticLoss(),
