@@ -23,6 +23,7 @@ in parts.
 
 from __future__ import annotations
 
+import argparse
 import collections
 import functools
 import json
@@ -292,17 +293,27 @@ def fill(
     return rows
 
 
+def read_or_measure(
+    parser: argparse.ArgumentParser, report: Callable[[list[Row], dict[str, str]], None]
+) -> argparse.Namespace | None:
+    """Return the options; or show what a file has, if one is to be read, and return None."""
+    parser.add_argument("--read", type=Path, help="show a JSON file, measure nothing")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    if options.read is None:
+        return options
+    content = json.loads(options.read.read_text())
+    report(content["rows"], content["environment"])
+    return None
+
+
 def main() -> None:
     parser = arguments((__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", nargs="+", default=DATA, choices=(*DATA, "sonar", "wine"))
     parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
     parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("--read", type=Path, help="show a JSON file, measure nothing")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    if options.read is not None:
-        content = json.loads(options.read.read_text())
-        report(content["rows"], content["environment"])
+    options = read_or_measure(parser, report)
+    if options is None:
         return
     of_split = functools.partial(measure, list(options.neurons))
     rows = fill(options.json, list(options.data), options.splits, of_split)

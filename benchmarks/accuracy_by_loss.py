@@ -24,10 +24,8 @@ measured again.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -36,7 +34,7 @@ from sklearn.metrics import log_loss
 import jaxqsdp as qs
 
 from ._report import arguments, environment, markdown
-from .accuracy import Row, Split, choose, fill, linear, mean_and_error, mlp
+from .accuracy import Row, Split, choose, fill, linear, mean_and_error, mlp, read_or_measure
 
 DATA = ("breast_cancer", "ionosphere", "wines", "digits")
 NEURONS = (8, 32, 128)
@@ -183,12 +181,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, help="models to measure")
     parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--read", type=Path, help="show a JSON file, measure nothing")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    if options.read is not None:
-        content = json.loads(options.read.read_text())
-        report(content["rows"], content["environment"])
+    options = read_or_measure(parser, report)
+    if options is None:
         return
     of_split = functools.partial(measure, list(options.only), list(options.neurons))
     rows = fill(options.json, list(options.data), options.splits, of_split)

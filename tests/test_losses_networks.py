@@ -5,9 +5,9 @@ import itertools
 
 import cvxpy as cp
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import all_neurons, improve, network_of
 from problems import SMALL, planted
 from test_output_weights import LOSSES
 
@@ -53,18 +53,6 @@ def objective(name, problem, network):
     return np.sum(np.asarray(problem.weight, float) @ each) + float(problem.beta) * np.sum(
         np.abs(alpha)
     )
-
-
-def all_neurons(d):
-    """Return one of each neuron: signs of u and v, and their order, do not matter."""
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
-    signs = signs[signs[:, 0] > 0]
-    first, second = np.triu_indices(len(signs))
-    return signs[first], signs[second]
-
-
-def network_of(u, v, alpha, dtype=np.float64):
-    return qs.QuantizedNetwork.from_weights(*(jnp.asarray(a, dtype) for a in (u, v, alpha)))
 
 
 @pytest.mark.parametrize("outputs", [None, 2])
@@ -143,18 +131,6 @@ def test_improve(name, dtype):
     # What is given is kept where nothing better is found.
     again = improve(problem, better, solution, 4)
     assert float(problem.objective(again)) <= float(problem.objective(better))
-
-
-def improve(problem, network, solution, max_neurons):
-    return qs.improve(
-        problem,
-        network,
-        max_neurons=max_neurons,
-        key=KEY,
-        solution=solution,
-        num_starts=4,
-        num_steps=100,
-    )
 
 
 def test_improve_finds_the_best_pair(name):

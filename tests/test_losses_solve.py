@@ -1,13 +1,13 @@
 """The relaxation under every loss: against Clarabel, and with proofs that brute force confirms."""
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from losses import LOSSES, OTHERS, SquareRoot, cvxpy_value, made, problem_of
+from networks import best_of_all, network_of
 
 import jaxqsdp as qs
 
@@ -113,21 +113,11 @@ def test_several_outputs_are_problems_of_their_own(name):
         np.testing.assert_allclose(solution.value[output], qs.solve(single).value, rtol=1e-8)
 
 
-def all_neurons(d):
-    """All pairs of sign vectors, up to the sign of each."""
-    half = np.array([(1, *rest) for rest in itertools.product([1, -1], repeat=d - 1)], float)
-    u, v = (np.repeat(half, len(half), 0), np.tile(half, (len(half), 1)))
-    return u, v
-
-
 @pytest.mark.parametrize("seed", range(10))
 def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
     d = 2 + seed % 3
     problem = problem_of(name, 14, d, fraction=10.0 ** -(seed % 4), seed=seed, dtype=dtype)
-    u, v = all_neurons(d)
-    everything = qs.QuantizedNetwork.from_weights(u, v, np.ones(len(u), dtype))
-    best = qs.refit(problem, everything)
-    optimum = float(problem.objective(best))
+    optimum, best = best_of_all(problem)
     solution = qs.solve(problem, throw=False)
     network = qs.round(problem, solution, num_neurons=6, key=jax.random.key(seed))
     certificates = [
@@ -141,6 +131,7 @@ def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
         assert optimum <= float(certificate.objective) * (1 + 1e-6)
         assert certificate.objective >= problem.objective(network)
     if name not in ("hinge", "absolute", "quantile"):  # a subgradient need not be the one
+        best = network_of(best.u, best.v, best.alpha, dtype)
         exact = qs.certify(problem, best, solution, kind="combinatorial")
         assert exact.gap <= (1e-6 if dtype == np.float64 else 1e-2)
 

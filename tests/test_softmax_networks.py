@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_losses_networks import all_neurons, network_of
+from networks import all_neurons, improve, network_of
 
 import jaxqsdp as qs
 from jaxqsdp._problem.core import Core
@@ -270,18 +270,6 @@ def test_solve_exactly_with_weights():
     optimum = least_by_cvxpy(*data_of(problem, *all_neurons(3)))
     assert objective_of(problem, result.network) <= optimum * (1 + 3e-6)
     assert float(result.certificate.gap) <= 3e-6
-
-
-def improve(problem, network, solution, max_neurons):
-    return qs.improve(
-        problem,
-        network,
-        max_neurons=max_neurons,
-        key=KEY,
-        solution=solution,
-        num_starts=4,
-        num_steps=100,
-    )
 
 
 @pytest.mark.parametrize("shape", [(24, 3, 3), (24, 2, 3)])

@@ -62,7 +62,7 @@ class AbstractAdjoint(eqx.Module):
 
 def data_of(problem: Problem) -> Data:
     """Return what the relaxation depends on, and can move: labels are no numbers."""
-    has_labels = problem.loss.takes_labels or problem.loss.couples_outputs
+    has_labels = problem.loss.takes_labels or problem.loss.takes_classes
     y = jax.lax.stop_gradient(problem.y) if has_labels else problem.y
     return Data(problem.X, problem.weight, y, problem.beta, problem.loss)
 

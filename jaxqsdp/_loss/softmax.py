@@ -10,14 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._base.control_flow import fori_loop
-from .._base.types import (
-    at_largest,
-    check_count,
-    epsilon,
-    is_concrete,
-    namespace,
-    tiny,
-)
+from .._base.types import at_largest, check_count, epsilon, is_concrete, namespace, tiny
 from .._exact.elementary import log_sum_exp_above, x_log_x_above
 from .._exact.powers import power_of_two
 from .base import AbstractLoss
@@ -60,50 +53,53 @@ class SoftmaxLoss(AbstractLoss):
 
         **Raises:** `TypeError` or `ValueError` naming `y` and the remedy.
         """
-        if is_concrete(targets):
-            given = np.asarray(targets)
-            if given.dtype.kind not in "iuf" or given.ndim == 1:
-                given = self._classes(given)
-            if given.ndim == 1:
-                return np.eye(self._width(given), dtype=np.float32)[given]
-            targets = given
-        elif np.ndim(targets) == 1:
-            if self.num_classes is None:
-                raise ValueError(
-                    "`y` is traced, so that its number of classes is unknown: pass "
-                    "`SoftmaxLoss(num_classes=c)`."
-                )
-            classes = namespace(targets).arange(self.num_classes)
-            return (targets[:, None] == classes[None]).astype(np.float32)
-        self._width(targets)
-        return targets
+        given = np.asarray(targets) if is_concrete(targets) else targets
+        if given.ndim == 1:
+            given = self._classes(given) if is_concrete(given) else given
+            places = namespace(given).arange(self._count_of(given))
+            return (given[:, None] == places[None]).astype(np.float32)
+        if given.ndim == 2:
+            self._check_width(given.shape[1])
+            return given.astype(np.float32) if given.dtype == bool else given
+        return given  # which no problem takes
 
     def _classes(self, targets: np.ndarray) -> np.ndarray:
-        if targets.dtype.kind not in "iuf":
-            kind = {"b": "truth values", "U": "text", "S": "text", "T": "text"}
-            held = kind.get(targets.dtype.kind, f"{targets.dtype} numbers")
+        """Return classes as integers."""
+        kind = targets.dtype.kind
+        if kind not in "iuf":
+            held = {"b": "truth values", "U": "text", "S": "text", "T": "text"}.get(kind, "objects")
             raise TypeError(f"`y` holds {held}; SoftmaxLoss takes integers 0, 1, …: {_REMEDY}.")
         whole = targets.astype(np.int64) if np.all(np.isfinite(targets)) else None
         if whole is None or np.any(whole != targets) or np.any(whole < 0):
             raise ValueError(f"`y` must hold classes 0, 1, … for SoftmaxLoss; {_REMEDY}.")
         return whole
 
-    def _width(self, targets: Any) -> int:
-        """Return the number of classes, or raise `ValueError`."""
-        if np.ndim(targets) != 1:
-            shown = np.shape(targets)[-1] if np.ndim(targets) else 0
-        else:
-            shown = max(int(targets.max(initial=0)) + 1, self.num_classes or 0)
-        if self.num_classes not in (None, shown):
+    def _count_of(self, classes: Any) -> int:
+        """Return the number of classes that integers are of, or raise `ValueError`."""
+        count = self.num_classes
+        if not is_concrete(classes):
+            if count is None:
+                raise ValueError(
+                    "`y` is traced, so that its number of classes is unknown: pass "
+                    "`SoftmaxLoss(num_classes=c)`."
+                )
+            return count
+        shown = int(classes.max(initial=0)) + 1
+        if count is None and shown > max(classes.size, 2):
             raise ValueError(
-                f"`y` has {shown} classes or more, and SoftmaxLoss(num_classes={self.num_classes})"
-                " fewer of them."
-                if shown > (self.num_classes or 0)
-                else f"`y` has {shown} columns, SoftmaxLoss {self.num_classes} classes."
+                f"`y` holds classes up to {shown - 1}, more than there are samples; {_REMEDY}, or "
+                "pass `SoftmaxLoss(num_classes=c)`."
             )
-        if shown < 2:
+        if count is not None and shown > count:
+            raise ValueError(f"`y` has {shown} classes or more, {self!r} fewer of them.")
+        self._check_width(shown if count is None else count)
+        return shown if count is None else count
+
+    def _check_width(self, width: int) -> None:
+        if self.num_classes not in (None, width):
+            raise ValueError(f"`y` has {width} columns, {self!r} as many as it has classes.")
+        if width < 2:
             raise ValueError("`y` has one class; SoftmaxLoss takes two or more.")
-        return shown
 
     @property
     def any_target(self) -> float:

@@ -70,6 +70,11 @@ def _is_one(problem: Problem) -> bool:
     return problem.y.ndim == 1 or problem.loss.couples_outputs
 
 
+def _whole(problem: Problem) -> Problem:
+    """Return a problem that is solved as one, with a penalty for each output if it has several."""
+    return problem if problem.y.ndim == 1 else problem.columns
+
+
 def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
     """Return the samples in moderate units, valid ones in place of invalid ones, and a factor.
 
@@ -128,12 +133,11 @@ def begin(
         start = None if warm_start is None else _start(warm_start, output.units, root)
         return process, process.start(start)
 
-    columns = problem.columns
-    if problem.y.ndim == 1:
-        process, state = begin_output(problem.y, problem.beta, problem.is_valid, warm_start)
-    elif _is_one(problem):
-        process, state = begin_output(columns.y, columns.beta, problem.is_valid, warm_start)
+    if _is_one(problem):
+        one = _whole(problem)
+        process, state = begin_output(one.y, one.beta, one.is_valid, warm_start)
     else:
+        columns = problem.columns
         warm_start = None if warm_start is None else outputs_first(warm_start)
         arguments = columns.y.T, columns.beta, columns.is_valid, warm_start
         process, state = jax.vmap(begin_output)(*arguments)
@@ -233,11 +237,10 @@ def assemble(
         representable = xp.all(xp.stack(finite)) & ~underflown
         return _marked_invalid(solution, ~(output.usable & representable))
 
-    if problem.y.ndim == 1:
-        return assemble_output(problem.y, problem.beta, problem.is_valid, iterates, reports)
-    columns = problem.columns
     if _is_one(problem):
-        return assemble_output(columns.y, columns.beta, problem.is_valid, iterates, reports)
+        one = _whole(problem)
+        return assemble_output(one.y, one.beta, one.is_valid, iterates, reports)
+    columns = problem.columns
     arguments = columns.y.T, columns.beta, columns.is_valid, iterates, reports
     return outputs_last(over_leading(assemble_output, *arguments))
 
