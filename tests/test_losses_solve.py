@@ -33,6 +33,14 @@ def test_encloses_the_value_of_clarabel(name, shape, fraction, dtype):
     assert solution.dual.dtype == solution.value.dtype == dtype
 
 
+def test_small_penalties_are_solved(name, dtype):
+    # From the start of the path, p is a hundred times too large and the residual grows at first.
+    for fraction in (0.05, 0.001):
+        solution = qs.solve(problem_of(name, 200, 8, fraction=fraction, dtype=dtype))
+        assert solution.status == qs.Status.solved
+        assert solution.lower_bound >= solution.value * (1 - 2e-3)
+
+
 def test_admm_agrees(name):
     problem = problem_of(name, 40, 5, fraction=0.3)
     solution, reference = qs.solve(problem, qs.ADMM()), qs.solve(problem, qs.InteriorPoint())

@@ -120,6 +120,10 @@ class _Process(AbstractProcess):
         far = jnp.maximum(gap, residual) > _FAR
         return jnp.where(jnp.isfinite(merit), merit, jnp.inf), residual, far
 
+    def _excess(self, point: Point) -> Scalar:
+        """Return 1ᵀp / β − 1."""
+        return jnp.sum(point.diagonal) / self.core.beta - 1
+
     def start(self, warm: Iterate | None) -> _State:
         """Return the state at the strictly feasible start."""
         point = self.path.start(self.core.X)
@@ -135,8 +139,10 @@ class _Process(AbstractProcess):
         broken = ~jnp.isfinite(merit)
         better = merit < state.merit
         progress = merit < jnp.where(far, _PROGRESS_FAR, _PROGRESS) * state.reference
-        # A gap near 1 says little.
-        progress = progress | (far & (residual < _PROGRESS_FAR * state.residual))
+        # A gap near 1 says little, and the residual may grow while 1ᵀp is far above β.
+        excess, before = self._excess(point), self._excess(state.point)
+        closer = (before > _FAR) & (excess < _PROGRESS_FAR * before)
+        progress = progress | (far & (closer | (residual < _PROGRESS_FAR * state.residual)))
         return _State(
             select(broken, state.point, point),
             select(better, point, state.best),
