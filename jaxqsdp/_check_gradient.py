@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._adjoint.data import Data
 from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
 from ._adjoint.report import checked_adjoint, natural_sizes, norm, random_changes
 from ._base.lift import quadratic_forms
 from ._base.text import numbers_of, outline
 from ._base.types import Scalar, highest_precision
 from ._host.programs import program
+from ._problem.core import Core
 from ._problem.problem import Problem, check_single
 from ._relaxation.solution import Solution
 from ._solve import solve
@@ -123,12 +123,12 @@ def _errors(
         "value": units.restore_value(jnp.square(target_size)),
     }
 
-    def solved(data: Data) -> dict[str, Array]:
+    def solved(data: Core) -> dict[str, Array]:
         problem = Problem(data.X, data.y, data.beta, data.loss, data.weight)
         solution = solve(problem, solver, adjoint=adjoint, throw=False)
         return {name: getattr(solution, name) for name in _OUTPUTS}
 
-    def differenced(data: Data) -> dict[str, Array]:
+    def differenced(data: Core) -> dict[str, Array]:
         scaled = scaling.scale(data)
         central = linearization(adjoint.smoothing, scaled, numbers, scaling).central
         return {
@@ -154,9 +154,9 @@ def _errors(
         )
         for field in inputs.values()
     ]
-    lanes: Data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
+    lanes: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
 
-    def along(direction: Data) -> tuple[dict[str, Array], dict[str, Array]]:
+    def along(direction: Core) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the derivative in one direction and the differences."""
 
         def at(shift: Array) -> dict[str, Array]:

@@ -28,7 +28,7 @@ from ._host.progress import progress_bar
 from ._host.random import generator
 from ._network.bilinear import neurons
 from ._network.network import QuantizedNetwork, pack
-from ._problem.core import Core
+from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers
 from ._relaxation.solution import Solution, check_solution
 from ._round import refit
@@ -136,7 +136,7 @@ def improve_within(
     if not is_concrete(problem, network, key, solution):
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
     check_numbers(problem)
-    core, given = Core.of(problem), operator.index(max_neurons)
+    core, given = HostCore.of(problem), operator.index(max_neurons)
     padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)
     if solution is None:
         solution = solve_once(problem)
@@ -152,11 +152,11 @@ def improve_within(
         interrupted = interrupted or watch.seconds > limit
         return interrupted
 
-    def modelled(predictions: NDArray[np.float64]) -> Core:
+    def modelled(predictions: NDArray[np.float64]) -> HostCore:
         """Return the core with a squared loss, close to the given one at predictions."""
         return quadratic_model(core, core.scale_predictions(predictions))
 
-    def prepared(model: Core) -> Core:
+    def prepared(model: HostCore) -> HostCore:
         """Return it padded."""
         return padded if model is core else model.padded(padded_shape(n, d), problem.X.dtype)
 
@@ -225,12 +225,12 @@ def improve_within(
 
 def prepare_improve(problem: Problem, max_neurons: int) -> None:
     """Start to compile what `improve` runs with default options."""
-    _prepared(problem, Core.of(problem), max_neurons, _NUM_STARTS, _NUM_STEPS)
+    _prepared(problem, HostCore.of(problem), max_neurons, _NUM_STARTS, _NUM_STEPS)
 
 
 def _prepared(
-    problem: Problem, core: Core, max_neurons: int, num_starts: int, num_steps: int
-) -> tuple[Core, int, int]:
+    problem: Problem, core: HostCore, max_neurons: int, num_starts: int, num_steps: int
+) -> tuple[HostCore, int, int]:
     """Return the padded core, the slots for neurons and how many of them to use; compile."""
     n, d = problem.X.shape
     # More are never needed, by Carathéodory's theorem.

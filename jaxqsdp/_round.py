@@ -18,7 +18,7 @@ from ._host.programs import on_host
 from ._host.random import normal_numbers
 from ._network.bilinear import neurons
 from ._network.network import QuantizedNetwork, pack
-from ._problem.core import Core
+from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_single
 from ._relaxation.gaussian import draw
 from ._relaxation.solution import Solution, check_solution
@@ -92,13 +92,13 @@ def _round_on_host(
     alpha: Any
     u, v, alpha = draw(solution, normal_numbers(key, shape, dtype))
     if refit:
-        core = Core.of(problem)
+        core = HostCore.of(problem)
         alpha = best_alpha(core, np.where(u >= 0, 1.0, -1.0), np.where(v >= 0, 1.0, -1.0))
     alpha = alpha.astype(dtype)
     return pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
 
 
-def best_alpha(core: Core, u: NDArray, v: NDArray) -> NDArray[np.float64]:
+def best_alpha(core: HostCore, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
     features = neurons(core.X, u, v)
     alpha = [target.best_weights(features) for target in Target.all_of(core)]
@@ -127,7 +127,7 @@ def _refit_on_host(problem: Problem, network: QuantizedNetwork) -> QuantizedNetw
     kept = np.any(host.alpha_columns != 0, axis=1)
     u, v = (np.asarray(signs, np.float64)[kept] for signs in (host.u, host.v))
     alpha = np.zeros(host.alpha_columns.shape)
-    alpha[kept] = best_alpha(Core.of(problem), u, v)
+    alpha[kept] = best_alpha(HostCore.of(problem), u, v)
     alpha = alpha.reshape(network.alpha.shape).astype(problem.X.dtype)
     return eqx.tree_at(lambda network: network.alpha, network, jnp.asarray(alpha))
 

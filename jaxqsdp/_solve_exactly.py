@@ -23,7 +23,7 @@ from ._certify import Certificate, certify
 from ._host.blas import with_one_blas_thread
 from ._host.progress import progress_bar
 from ._network.network import QuantizedNetwork
-from ._problem.core import Core
+from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
 from ._round import round
@@ -116,7 +116,7 @@ def solve_exactly(
     check_solution(problem, solution)
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
-    core, solved = Core.of(problem), []
+    core, solved = HostCore.of(problem), []
     with progress_bar(None, progress, "round") as advance:
         duals = np.asarray(solution.dual, np.float64).reshape(core.y.shape)
         together = core.loss.couples_outputs

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxqsdp as qs
-from jaxqsdp._problem.core import Core
+from jaxqsdp._problem.host_core import HostCore
 from jaxqsdp._search.columns import Task
 from jaxqsdp._search.restricted import basic_weights, solve_restricted
 
@@ -43,7 +43,7 @@ def test_columns_of_zeros(y):
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_a_task_of_nothing(name):
-    task = Task.all_of(Core.of(qs.Problem(*NOTHING[name], 1.0)))[0]
+    task = Task.all_of(HostCore.of(qs.Problem(*NOTHING[name], 1.0)))[0]
     assert task.target.beta == pytest.approx(1.0, rel=100)
     signs = np.ones((2, D))
     assert np.all(np.isfinite(task.columns(signs, signs)))

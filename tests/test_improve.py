@@ -13,7 +13,7 @@ from problems import SMALL, Data, degenerate, planted
 import jaxqsdp as qs
 import jaxqsdp._improve as module
 from jaxqsdp._host import programs
-from jaxqsdp._problem.core import Core
+from jaxqsdp._problem.host_core import HostCore
 from jaxqsdp._run.padding import pad
 from jaxqsdp._search import kicks
 from jaxqsdp._search.generated import generate_and_prune
@@ -291,7 +291,7 @@ def test_what_does_not_count_may_be_huge(dtype):
 
 def test_outputs_of_different_size():
     def objective(problem, alone):
-        core, solution = Core.of(problem), qs.solve(problem)
+        core, solution = HostCore.of(problem), qs.solve(problem)
         rng = np.random.default_rng(0)
         arguments = core, solution, rng, 8, lambda note: None, lambda: False
         u, v = generate_and_prune(*arguments)
@@ -351,7 +351,7 @@ def test_a_time_limit_ends_the_search_early():
 def test_late_is_late_only_where_work_is_left(monkeypatch):
     """With one batch of networks and too many neurons to kick there is nothing to cut short."""
     monkeypatch.setattr(kicks, "_round", lambda core, batch, *_: batch)
-    core = Core.of(qs.Problem(np.eye(40, 2), np.ones(40), 1.0))
+    core = HostCore.of(qs.Problem(np.eye(40, 2), np.ones(40), 1.0))
     for m, batches, asked in ((33, 1, 0), (33, 3, 2), (32, 1, 1)):
         calls = []
 

@@ -12,7 +12,7 @@ from problems import SMALL, planted
 from test_output_weights import LOSSES
 
 import jaxqsdp as qs
-from jaxqsdp._problem.core import Core
+from jaxqsdp._problem.host_core import HostCore
 from jaxqsdp._search.model import quadratic_model
 from jaxqsdp._search.target import Target
 
@@ -137,7 +137,7 @@ def test_improve_finds_the_best_pair(name):
     """Of all networks of two neurons in three features."""
     problem = problem_of(name, shape=(24, 3), fraction=0.02)
     u, v = all_neurons(3)
-    core = Core.of(problem)
+    core = HostCore.of(problem)
     target, columns = Target.all_of(core)[0], (core.X @ u.T) * (core.X @ v.T)
     pairs = np.array(list(itertools.combinations(range(len(u)), 2)))
     fitted = [target.best_weights(columns[:, pair]) for pair in pairs]
@@ -150,7 +150,7 @@ def test_improve_finds_the_best_pair(name):
 
 def test_a_model_has_the_slope_of_the_loss(name):
     problem = problem_of(name, outputs=2)
-    core = Core.of(problem)
+    core = HostCore.of(problem)
     predictions = np.random.default_rng(0).standard_normal(core.y.shape)
     model = quadratic_model(core, predictions)
     assert model.loss.is_quadratic

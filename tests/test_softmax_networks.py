@@ -12,7 +12,7 @@ import pytest
 from networks import all_neurons, improve, network_of
 
 import jaxqsdp as qs
-from jaxqsdp._problem.core import Core
+from jaxqsdp._problem.host_core import HostCore
 from jaxqsdp._search.model import quadratic_model
 from jaxqsdp._search.projected_newton import refitted
 from jaxqsdp._search.restricted import Restricted
@@ -302,7 +302,7 @@ def test_improve_is_never_worse():
 
 
 def test_a_model_has_the_slope_of_the_loss():
-    core = Core.of(problem_of(30, 4, 3, 0.01))
+    core = HostCore.of(problem_of(30, 4, 3, 0.01))
     predictions = np.random.default_rng(0).standard_normal(core.y.shape)
     model = quadratic_model(core, predictions)
     root, weight = model.root[:, None], core.weight[:, None]

@@ -18,11 +18,12 @@ from .._base.lift import quadratic_forms
 from .._base.trees import select
 from .._base.types import Scalar, epsilon, highest_precision, tiny
 from .._loss.base import least
+from .._problem.core import Core
 from .._solver.central_path import AbstractPath, CentralPath, Point, no_ends
 from .._solver.loss_path import LossPath, finite_ends
 from .._solver.newton import newton_data
 from .conditions import Central, Linearization
-from .data import Data, no_multipliers
+from .stationarity import barred_ends, no_multipliers
 
 _PATIENCE = 12  # steps of Newton's method from the guess, then from scratch; ...
 _STEPS = 52  # ... so many in all
@@ -34,7 +35,7 @@ _LOST = 0.5  # ... and from which there is no central point to speak of
 
 
 @jax.custom_jvp
-def central_point(data: Data, guess: Central, mu: Scalar) -> Central:
+def central_point(data: Core, guess: Central, mu: Scalar) -> Central:
     """Return the point with P·S₊ = N·S₋ = μ·1, by Newton's method from a guess or from scratch.
 
     The guess need not be interior, nor near: it is given up after a dozen steps. NaN where the
@@ -87,7 +88,7 @@ def _central_point_jvp(primals: Any, tangents: Any) -> tuple[Central, Central]:
 class _QuadraticSearch:
     """The path of the squared loss, its weights absorbed, and what is particular to it."""
 
-    def __init__(self, data: Data):
+    def __init__(self, data: Core):
         self.data, self.root = data, jnp.sqrt(data.weight)
         self.rows = jnp.sqrt(self.root)[:, None] * data.X
         self.newton = newton_data(self.rows)
@@ -124,9 +125,9 @@ class _SmoothedPath(LossPath):
 class _Search:
     """The path of any other loss, and what is particular to it."""
 
-    def __init__(self, data: Data, mu: Scalar):
+    def __init__(self, data: Core, mu: Scalar):
         self.data, self.rows, self.mu, self.counted = data, data.X, mu, data.weight > 0
-        self.ends, self.low, self.high = data.ends()
+        self.ends, self.low, self.high = barred_ends(data)
         self.nu = mu * jnp.where(self.ends, 1, _LITTLE)
         self.path: AbstractPath = _SmoothedPath(
             data.X, data.y, data.weight, data.beta, data.loss, self.ends

@@ -38,8 +38,9 @@ from .._base.control_flow import fori_loop
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.mesh import varying_alike
 from .._base.types import Scalar, tiny
+from .._problem.core import Core
 from .._solver.newton import NewtonData, NewtonSystem, newton_data
-from .data import Data
+from .stationarity import barred_ends, end_moves, end_slacks, end_steps, slope_step, target_move
 
 _REFINEMENTS = 3
 _LEAST_ROOM = 1e-3  # times the distance from an end at the central point is left at its limit
@@ -64,7 +65,7 @@ class Central(eqx.Module):
         """V."""
         return (self.primal[0] + self.primal[1]) / 2
 
-    def slack(self, data: Data) -> Float[Array, "2 d d"]:
+    def slack(self, data: Core) -> Float[Array, "2 d d"]:
         """S₊, S₋."""
         return _slack(weighted_gram(data.X, data.weight * self.dual), self.diagonal)
 
@@ -96,19 +97,19 @@ class Linearization(eqx.Module):
     """K at a point, and its approximate inverse."""
 
     central: Central
-    data: Data
+    data: Core
     slack: Float[Array, "2 d d"]
     end_slacks: Float[Array, "2 e"]
     inverse: _Inverse
 
     @staticmethod
-    def of(central: Central, data: Data, mu: Scalar) -> Linearization:
+    def of(central: Central, data: Core, mu: Scalar) -> Linearization:
         """Linearize at a central point."""
         return Linearization._at(central, data, _Inverse.of(central, data, mu))
 
     @staticmethod
-    def _at(central: Central, data: Data, inverse: _Inverse) -> Linearization:
-        slacks = data.end_slacks(central.dual)
+    def _at(central: Central, data: Core, inverse: _Inverse) -> Linearization:
+        slacks = end_slacks(data, central.dual)
         return Linearization(central, data, central.slack(data), slacks, inverse)
 
     def at_limit(self, mu: Scalar) -> Linearization:
@@ -135,32 +136,32 @@ class Linearization(eqx.Module):
         if self.data.loss.is_quadratic:
             return dual
         room = _LEAST_ROOM * self.end_slacks
-        barred, low, high = self.data.ends()
+        barred, low, high = barred_ends(self.data)
         dual = jnp.where(barred[0], jnp.maximum(dual, low + room[0]), dual)
         return jnp.where(barred[1], jnp.minimum(dual, high - room[1]), dual)
 
-    def derivative(self, change: Data) -> Central:
+    def derivative(self, change: Core) -> Central:
         """Return the derivative of the point in the direction of a change of the data."""
         return self._solve(self._asked(change))
 
-    def residual(self, step: Central, change: Data) -> Scalar:
+    def residual(self, step: Central, change: Core) -> Scalar:
         """Return the relative residual of a derivative."""
         asked = _vector(self._asked(change))
         size = jnp.linalg.norm(asked)
         left = jnp.linalg.norm(asked - _vector(self._conditions(step)))
         return left / jnp.where(size > 0, size, 1)
 
-    def predictions(self, step: Central, change: Data) -> Float[Array, " n"]:
+    def predictions(self, step: Central, change: Core) -> Float[Array, " n"]:
         """Return the derivative of ŷ."""
         if self.data.loss.is_quadratic:
             return change.y - step.dual
         return quadratic_forms(self.data.X, step.form) + self._turned(change)
 
-    def _turned(self, change: Data) -> Float[Array, " n"]:
+    def _turned(self, change: Core) -> Float[Array, " n"]:
         """Return the derivative of A(Z) by X."""
         return 2 * jnp.sum((change.X @ self.central.form) * self.data.X, axis=1)
 
-    def _asked(self, change: Data) -> _Conditions:
+    def _asked(self, change: Core) -> _Conditions:
         central, data, X = self.central, self.data, self.data.X
         dual = data.weight * central.dual
         cross = change.X.T @ (dual[:, None] * X)
@@ -168,24 +169,24 @@ class Linearization(eqx.Module):
         zeros = jnp.zeros_like(central.diagonal)
         return _Conditions(
             -_symmetric(central.primal @ _slack(gram, zeros)),
-            data.target_move(central.dual, change) - self._turned(change),
+            target_move(data, central.dual, change) - self._turned(change),
             zeros,
             change.beta,
-            -central.ends * data.end_moves(central.dual, change),
+            -central.ends * end_moves(data, central.dual, change),
         )
 
     def _conditions(self, step: Central) -> _Conditions:
         central, data, primal = self.central, self.data, _symmetric(step.primal)
         slack = _slack(weighted_gram(data.X, data.weight * step.dual), step.diagonal)
         complementarity = _symmetric(primal @ self.slack + central.primal @ slack)
-        fit = data.slope_step(central.dual, step.dual)
+        fit = slope_step(data, central.dual, step.dual)
         fit = fit + quadratic_forms(data.X, (primal[0] - primal[1]) / 2)
         return _Conditions(
             complementarity,
             _pushed(fit, -step.ends),
             jnp.diagonal(primal[0] + primal[1]) / 2 - step.scale,
             jnp.sum(step.diagonal),
-            step.ends * self.end_slacks + central.ends * data.end_steps(step.dual),
+            step.ends * self.end_slacks + central.ends * end_steps(data, step.dual),
         )
 
     def _solve(self, asked: _Conditions) -> Central:
@@ -266,7 +267,7 @@ class _Inverse(eqx.Module):
     system: NewtonSystem
 
     @staticmethod
-    def of(central: Central, data: Data, mu: Scalar) -> _Inverse:
+    def of(central: Central, data: Core, mu: Scalar) -> _Inverse:
         """Factor, at a central point with P·S = μ·1."""
         central, data, mu = jax.lax.stop_gradient((central, data, mu))
         ends = central.ends
@@ -274,7 +275,7 @@ class _Inverse(eqx.Module):
         stiffness, unit_weight = jnp.ones_like(central.dual), data.weight
         if ends.size:
             end_slacks = jnp.where(ends > 0, mu / jnp.where(ends > 0, ends, 1), 1)
-            stiffness = data.slope_step(central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
+            stiffness = slope_step(data, central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
             unit_weight = unit_weight / stiffness
         root = jnp.sqrt(unit_weight)
         rows = newton_data(jnp.sqrt(root)[:, None] * data.X)

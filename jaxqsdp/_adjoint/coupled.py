@@ -19,8 +19,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from .._loss.base import AbstractLoss
+from .._problem.core import Core
 from .._relaxation.solution import Solution, outputs_first, outputs_last
-from .data import Data
 
 
 class NormalizedLoss(AbstractLoss):
@@ -61,13 +61,13 @@ class NormalizedLoss(AbstractLoss):
         return jnp.full_like(targets, -jnp.inf), targets
 
 
-def separated(data: Data, numbers: Solution) -> Data:
+def separated(data: Core, numbers: Solution) -> Core:
     """Return the data with a loss that does not couple outputs any more, next to a solution."""
     level = logsumexp(numbers.predictions, axis=-1)
     return dataclasses.replace(data, loss=NormalizedLoss(level))
 
 
-def with_change_of_level(change: Data, level: Float[Array, " n"]) -> Data:
+def with_change_of_level(change: Core, level: Float[Array, " n"]) -> Core:
     """Return a change of the data and of L."""
     return dataclasses.replace(change, loss=NormalizedLoss(level))
 

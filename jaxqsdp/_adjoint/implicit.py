@@ -26,14 +26,15 @@ from .._base.types import (
 from .._exact.units import Units, moderate
 from .._host.programs import program
 from .._loss.base import AbstractLoss
+from .._problem.core import Core
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, outputs_first, outputs_last, solution_like
 from .._relaxation.status import Status
 from .central import central_point
 from .conditions import Central, Linearization
 from .coupled import joined, separate_lanes, separated, with_change_of_level
-from .data import Data, no_multipliers
 from .linear_program import LinearProgram
+from .stationarity import no_multipliers
 
 # By the bits of the dtype. The point is as exact as eps/smoothing.
 _LEAST = {64: 1e-10, 32: 1e-4}  # smoothing that can be followed
@@ -48,7 +49,7 @@ class AbstractAdjoint(eqx.Module):
     """A way to differentiate a solution with respect to X, y, β and weights."""
 
     @abc.abstractmethod
-    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+    def attach_numbers(self, data: Core, numbers: Solution, status: Status) -> Solution:
         """Return the numbers of a solution, with derivatives for each output that was solved."""
 
     def prepare(self, problem: Problem) -> None:
@@ -60,11 +61,11 @@ class AbstractAdjoint(eqx.Module):
         return eqx.combine(self.attach_numbers(data_of(problem), numbers, solution.status), rest)
 
 
-def data_of(problem: Problem) -> Data:
+def data_of(problem: Problem) -> Core:
     """Return what the relaxation depends on, and can move: labels are no numbers."""
     has_labels = problem.loss.takes_labels or problem.loss.takes_classes
     y = jax.lax.stop_gradient(problem.y) if has_labels else problem.y
-    return Data(problem.X, problem.weight, y, problem.beta, problem.loss)
+    return Core(problem.X, problem.weight, y, problem.beta, problem.loss)
 
 
 def is_usable(status: Status) -> Bool[Array, ...]:
@@ -72,7 +73,7 @@ def is_usable(status: Status) -> Bool[Array, ...]:
     return (status == Status.solved) | (status == Status.dtype_accuracy)
 
 
-def each_output(function: Callable[..., _T], data: Data, *lanes: Any) -> _T:
+def each_output(function: Callable[..., _T], data: Core, *lanes: Any) -> _T:
     """Apply a function of the data of one output to the columns of y (n, c), or to y (n,).
 
     The other arguments, and what is returned, have the outputs first.
@@ -123,7 +124,7 @@ class Implicit(AbstractAdjoint):
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"`smoothing` must be at least 0 and below 1, got {self.smoothing}.")
 
-    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+    def attach_numbers(self, data: Core, numbers: Solution, status: Status) -> Solution:
         """Return the numbers of a solution, with derivatives for each output that was solved."""
         return _with_derivatives(self.smoothing, data, numbers, status)
 
@@ -145,7 +146,7 @@ class Implicit(AbstractAdjoint):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _with_derivatives(smoothing: float, data: Data, numbers: Solution, status: Status) -> Solution:
+def _with_derivatives(smoothing: float, data: Core, numbers: Solution, status: Status) -> Solution:
     """Return the numbers of a solution, a function of the data."""
     return numbers
 
@@ -165,11 +166,11 @@ class _Place(eqx.Module):
     """Where the derivatives of an output are taken: all that they depend on but the change."""
 
     scaling: Scaling
-    data: Data  # in moderate units
+    data: Core  # in moderate units
     linear: Linearization
     is_smooth: bool = eqx.field(static=True)
 
-    def dual_step(self, change: Data) -> Array:
+    def dual_step(self, change: Core) -> Array:
         """Return the derivative of t = λ/w."""
         return self.linear.derivative(self.scaling.scale(change)).dual
 
@@ -183,8 +184,8 @@ class _Places(eqx.Module):
 
 @program(level=0, often=1)
 @highest_precision
-def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> _Places:
-    def place(data: Data, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
+def _places(smoothing: float, data: Core, numbers: Solution, status: Status) -> _Places:
+    def place(data: Core, numbers: Solution, usable: Bool[Array, ""]) -> _Place:
         scaling, data = Scaling.of(data, usable)
         linear = linearization(smoothing, data, numbers, scaling)
         return _Place(scaling, data, linear, smoothing > 0)
@@ -206,7 +207,7 @@ def _places(smoothing: float, data: Data, numbers: Solution, status: Status) -> 
 
 @LinearProgram
 @highest_precision
-def _tangents(fixed: tuple[_Places, Data, Solution], change: Data) -> Solution:
+def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
     """Return the derivative of the numbers by a change of the data, None where there is none."""
     places, data, numbers = fixed
     change = jax.tree.map(
@@ -216,7 +217,7 @@ def _tangents(fixed: tuple[_Places, Data, Solution], change: Data) -> Solution:
         is_leaf=lambda leaf: leaf is None,
     )
 
-    def tangent(change: Data, place: _Place, numbers: Solution) -> Solution:
+    def tangent(change: Core, place: _Place, numbers: Solution) -> Solution:
         change = place.scaling.scale(change)
         step = place.linear.derivative(change)
         value = _envelope(place.data, change, numbers, place.scaling)
@@ -253,7 +254,7 @@ def _lanes(numbers: Solution) -> Solution:
     return outputs_first(numbers) if numbers.multi_output else numbers
 
 
-def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Scalar:
+def _envelope(data: Core, change: Core, numbers: Solution, units: Scaling) -> Scalar:
     """Return the derivative of the value by that of the Lagrangian at the solution."""
     scale = units.units
     predictions = numbers.predictions * scale.target
@@ -269,7 +270,7 @@ def _envelope(data: Data, change: Data, numbers: Solution, units: Scaling) -> Sc
     return value + jnp.sum(data.weight * _other_moves(data, change, predictions, dual))
 
 
-def _other_moves(data: Data, change: Data, predictions: Array, dual: Array) -> Array:
+def _other_moves(data: Core, change: Core, predictions: Array, dual: Array) -> Array:
     """Return what the loss moves φ by, and y beyond what it does where φ is one of ŷ − y."""
     counted = data.weight > 0
     unit = dual / jnp.where(counted, data.weight, 1)
@@ -291,10 +292,10 @@ class Scaling(eqx.Module):
     """The change to moderate units, a constant as far as derivatives are concerned."""
 
     units: Units
-    kept: Data  # of booleans: what may be of any size, as it does not count, is dropped
+    kept: Core  # of booleans: what may be of any size, as it does not count, is dropped
 
     @staticmethod
-    def of(data: Data, usable: Bool[Array, ""]) -> tuple[Scaling, Data]:
+    def of(data: Core, usable: Bool[Array, ""]) -> tuple[Scaling, Core]:
         """Choose the units of `solve`; return the data in them, harmless ones if not usable."""
         fixed = jax.lax.stop_gradient(data)
         samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
@@ -313,13 +314,13 @@ class Scaling(eqx.Module):
             y = jnp.where(usable & samples.counted, y, data.loss.any_target)
         return scaling, dataclasses.replace(data, weight=weight, y=y, beta=beta)
 
-    def scale(self, data: Data) -> Data:
+    def scale(self, data: Core) -> Core:
         """Return data, or a change of them, in these units."""
         scaled = _scaled(data, self.units)
         return jax.tree.map(lambda kept, x: jnp.where(kept, x, 0), self.kept, scaled)
 
 
-def _scaled(data: Data, units: Units) -> Data:
+def _scaled(data: Core, units: Units) -> Core:
     return dataclasses.replace(
         data,
         X=data.X * units.feature,
@@ -331,7 +332,7 @@ def _scaled(data: Data, units: Units) -> Data:
 
 
 def linearization(
-    smoothing: float, data: Data, numbers: Solution, scaling: Scaling, factor: float = 1.0
+    smoothing: float, data: Core, numbers: Solution, scaling: Scaling, factor: float = 1.0
 ) -> Linearization:
     """Linearize the conditions at the point, next to a solution, that is differentiated.
 
@@ -346,7 +347,7 @@ def linearization(
     return linear.at_limit(mu) if smoothing == 0 else linear
 
 
-def _size(data: Data, units: Units, numbers: Solution) -> Scalar:
+def _size(data: Core, units: Units, numbers: Solution) -> Scalar:
     """Return the value, or a small number of its units where that is nothing."""
     value = jnp.where(jnp.isfinite(numbers.value), numbers.value, 0)
     value = value * units.target * units.weight
@@ -357,7 +358,7 @@ def _size(data: Data, units: Units, numbers: Solution) -> Scalar:
     return jnp.maximum(jnp.maximum(value, eps**0.5 * least), tiny(value.dtype) ** 0.5)
 
 
-def _guess(smoothing: float, data: Data, numbers: Solution, scaling: Scaling) -> Central:
+def _guess(smoothing: float, data: Core, numbers: Solution, scaling: Scaling) -> Central:
     """Return the solution, pushed a little into the cones."""
     units, d = scaling.units, data.X.shape[1]
     form, block = units.scale_form(numbers.quadratic_form), units.scale_form(numbers.block)

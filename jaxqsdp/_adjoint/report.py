@@ -14,11 +14,11 @@ from .._base.enumeration import ReadableMeta
 from .._base.text import numbers_of, outline
 from .._base.types import Scalar, highest_precision
 from .._host.programs import program
+from .._problem.core import Core
 from .._problem.problem import Problem, check_single
 from .._relaxation.solution import Solution, check_solution, outputs_first
 from .conditions import Central, Linearization
 from .coupled import separate_lanes, separated
-from .data import Data
 from .implicit import Implicit, Scaling, data_of, each_output, is_usable, linearization
 
 _DIRECTIONS = 4  # random changes of the data that the report tries
@@ -105,7 +105,7 @@ def checked_adjoint(adjoint: Implicit | None) -> Implicit:
 
 @program(level=1)
 def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointReport:
-    def one(data: Data, solution: Solution) -> AdjointReport:
+    def one(data: Core, solution: Solution) -> AdjointReport:
         return _report_output(data, solution, adjoint)
 
     data = data_of(problem)
@@ -116,7 +116,7 @@ def _report(problem: Problem, solution: Solution, adjoint: Implicit) -> AdjointR
 
 
 @highest_precision
-def _report_output(data: Data, solution: Solution, adjoint: Implicit) -> AdjointReport:
+def _report_output(data: Core, solution: Solution, adjoint: Implicit) -> AdjointReport:
     usable = is_usable(solution.status)
     numbers = eqx.filter(solution, eqx.is_inexact_array)
     scaling, data = Scaling.of(data, usable)
@@ -155,7 +155,7 @@ def _report_output(data: Data, solution: Solution, adjoint: Implicit) -> Adjoint
     return AdjointReport(status, jnp.max(residual), condition, complementarity, dependence)
 
 
-def natural_sizes(data: Data) -> tuple[Scalar, Scalar]:
+def natural_sizes(data: Core) -> tuple[Scalar, Scalar]:
     """Return sizes of Z and of √w∘y: what is much smaller is as good as nothing."""
     root = jnp.sqrt(data.weight)
     energy = norm(root * jnp.sum(jnp.square(data.X), axis=1))
@@ -169,7 +169,7 @@ def norm(array: Array) -> Scalar:
     return jnp.linalg.norm(array.ravel())
 
 
-def random_changes(data: Data) -> Data:
+def random_changes(data: Core) -> Core:
     """Return relative changes of size 1 of all that counts, in a few random directions."""
     counted = data.weight > 0
     y, X = jnp.where(counted, data.y, 0), jnp.where(counted[:, None], data.X, 0)
@@ -177,14 +177,14 @@ def random_changes(data: Data) -> Data:
     count = jnp.maximum(jnp.mean(counted, dtype=y.dtype), 1 / y.size)
     keys = jax.random.split(jax.random.key(0), _DIRECTIONS * 4).reshape(_DIRECTIONS, 4)
 
-    def one(key: Array) -> Data:
+    def one(key: Array) -> Core:
         changes = {}
         for index, name in enumerate(("X", "weight", "y", "beta")):
             leaf = getattr(data, name)
             noise = jax.random.normal(key[index], leaf.shape, leaf.dtype)
             changes[name] = noise * norm(leaf) / jnp.sqrt(leaf.size * count)
         moving = jnp.zeros_like(counted) if data.loss.takes_labels else counted
-        return Data(
+        return Core(
             jnp.where(counted[:, None], changes["X"], 0),
             changes["weight"],
             jnp.where(moving, changes["y"], 0),

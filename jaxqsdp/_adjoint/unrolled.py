@@ -14,9 +14,9 @@ from .._base.cone import positive_part
 from .._base.control_flow import scan
 from .._base.lift import quadratic_forms, slacks, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
+from .._problem.core import Core
 from .._relaxation.solution import Solution, outputs_first, outputs_last
 from .._relaxation.status import Status
-from .data import Data
 from .implicit import AbstractAdjoint, Scaling, each_output, is_usable
 
 
@@ -43,7 +43,7 @@ class Unrolled(AbstractAdjoint):
         check_count(self.num_steps, "num_steps")
 
     @highest_precision
-    def attach_numbers(self, data: Data, numbers: Solution, status: Status) -> Solution:
+    def attach_numbers(self, data: Core, numbers: Solution, status: Status) -> Solution:
         """Return the numbers of a solution, with derivatives for each output that was solved."""
         if not data.loss.is_quadratic:
             raise TypeError(
@@ -56,7 +56,7 @@ class Unrolled(AbstractAdjoint):
         lanes = outputs_first(numbers)
         return outputs_last(each_output(self._attach_output, data, lanes, usable))
 
-    def _attach_output(self, data: Data, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
+    def _attach_output(self, data: Core, numbers: Solution, usable: Bool[Array, ""]) -> Solution:
         scaling, data = Scaling.of(data, usable)
         units = scaling.units
         split = _Split.of(data, units.scale_form(numbers.scale))
@@ -98,12 +98,12 @@ class Unrolled(AbstractAdjoint):
 class _Split(eqx.Module):
     """The proximal operator of loss + βρ on {diag(P + N)/2 = ρ·1}, factored."""
 
-    data: Data
+    data: Core
     penalty: Scalar
     factors: tuple[Array, Array]
 
     @staticmethod
-    def of(data: Data, scale: Scalar) -> _Split:
+    def of(data: Core, scale: Scalar) -> _Split:
         """Choose the penalty that balances P and S, and factor 2·penalty·1 + W·AA*."""
         d, n = data.X.shape[1], data.y.size
         penalty = jax.lax.stop_gradient(

@@ -16,7 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from .._base.control_flow import while_loop
 from .._base.lift import outputs_of
@@ -28,20 +28,19 @@ from .._base.types import (
     is_inexact,
     namespace,
     over_leading,
-    record,
     tiny,
 )
 from .._bound.relaxation import dual_bound
 from .._exact.powers import rescaled
 from .._exact.powers import root as root_of
-from .._exact.units import Samples, Units, moderate
-from .._loss.base import AbstractLoss
+from .._exact.units import Units
 from .._problem.problem import Problem
 from .._relaxation.feasible import feasible_point, relative_gap
 from .._relaxation.solution import Solution, Stats, outputs_first, outputs_last
 from .._relaxation.status import Status
 from .._solver import AbstractSolver, Iterate
-from .._solver.base import AbstractProcess, CoreProblem, Report
+from .._solver.base import AbstractProcess, Report
+from .scaled import Scaled, scaled_samples
 
 
 class Running(eqx.Module):
@@ -75,62 +74,21 @@ def _whole(problem: Problem) -> Problem:
     return problem if problem.y.ndim == 1 else problem.columns
 
 
-def _prepared(problem: Problem) -> tuple[Samples, Float[Array, " n"]]:
-    """Return the samples in moderate units, valid ones in place of invalid ones, and a factor.
-
-    The factor is what the solver's X and y absorb of the weights: √w if the loss is quadratic.
-    """
-    X, weight = problem.X, problem.weight
-    xp = namespace(X, weight)
-    valid = xp.all(xp.isfinite(X)) & xp.all(xp.isfinite(weight) & (weight >= 0))
-    samples = moderate(xp.where(valid, X, 0), xp.where(valid, weight, 1))
-    absorbed = problem.loss.is_quadratic
-    return samples, xp.sqrt(samples.weight) if absorbed else xp.ones_like(samples.weight)
-
-
-@record
-class _Output:
-    """One output of a problem in the solver's units, harmless numbers in place of invalid ones.
-
-    Or all outputs, if the loss couples them.
-    """
-
-    y: Float[Array, "n ..."]
-    beta: Float[Array, "*c"]
-    loss: AbstractLoss
-    units: Units
-    usable: Bool[Array, ""]
-
-    @staticmethod
-    def of(samples: Samples, y: Array, beta: Scalar, usable: Array, loss: AbstractLoss) -> _Output:
-        xp = namespace(y, beta)
-        y, beta = xp.where(usable, y, loss.any_target), xp.where(usable, beta, 1)
-        units = samples.units_for(y, loss.degree)
-        y = samples.scale_targets(y, units, loss.any_target)
-        beta = units.scale_beta(beta)
-        usable = usable & xp.all(beta > 0)
-        loss = loss.rescaled(units.target)
-        return _Output(y, xp.where(usable, beta, 1), loss, units, usable)
-
-
 @highest_precision
 def begin(
     problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None = None
 ) -> Running:
     """Prepare a solve: everything before the first step."""
-    samples, root = _prepared(problem)
-    core_X = jnp.sqrt(root)[:, None] * samples.X
-    factorization = solver.factorize(core_X)
+    samples = scaled_samples(problem)
 
     def begin_output(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
     ) -> tuple[AbstractProcess, Any]:
-        output = _Output.of(samples, y, beta, usable, problem.loss)
-        weight = jnp.ones_like(y) if problem.loss.is_quadratic else samples.weight
-        targets = across(root, y) * output.y
-        core = CoreProblem(core_X, targets, weight, output.beta, output.loss)
-        process = solver.bind(core, factorization, max_steps)
-        start = None if warm_start is None else _start(warm_start, output.units, root)
+        scaled = Scaled.of(samples, y, beta, usable, problem.loss)
+        core = scaled.core.absorbed
+        # Of X and weights alone, so that outputs share it under `vmap`.
+        process = solver.bind(core, solver.factorize(core.X), max_steps)
+        start = None if warm_start is None else _start(warm_start, scaled)
         return process, process.start(start)
 
     if _is_one(problem):
@@ -181,7 +139,7 @@ def assemble(
     problem: Problem, solver: AbstractSolver, iterates: Iterate, reports: Report
 ) -> Solution:
     """Build the feasible point, the bound and the status of iterates; in NumPy if all are its."""
-    samples, root = _prepared(problem)
+    samples = scaled_samples(problem)
 
     def left_out(y: Array, form: Array, units: Units) -> Scalar:
         """Loss of samples whose weights are so small that the solver takes them for zero."""
@@ -198,16 +156,17 @@ def assemble(
         y: Array, beta: Scalar, usable: Array, iterate: Iterate, report: Report
     ) -> Solution:
         xp = namespace(y, iterate.dual)
-        output = _Output.of(samples, y, beta, usable, problem.loss)
+        scaled = Scaled.of(samples, y, beta, usable, problem.loss)
         targets = xp.where(usable, y, problem.loss.any_target)
-        y, beta, units, loss = output.y, output.beta, output.units, output.loss
-        dual = across(root, iterate.dual) * iterate.dual
+        core, units = scaled.core, scaled.units
+        X, weight, y, beta, loss = core.X, core.weight, core.y, core.beta, core.loss
+        dual = across(core.root, iterate.dual) * iterate.dual
         plus, minus = iterate.plus, iterate.minus
-        predictions = outputs_of(samples.X, (plus - minus) / 2)
-        point = feasible_point(loss, predictions, y, samples.weight, beta, plus, minus)
+        predictions = outputs_of(X, (plus - minus) / 2)
+        point = feasible_point(loss, predictions, y, weight, beta, plus, minus)
         value = point.value + left_out(targets, point.form, units)
-        bound = dual_bound(samples.X, y, samples.weight, beta, dual, iterate.dual_diagonal, loss)
-        gap = relative_gap(loss, value, bound, y, samples.weight)
+        bound = dual_bound(X, y, weight, beta, dual, iterate.dual_diagonal, loss)
+        gap = relative_gap(loss, value, bound, y, weight)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)
@@ -235,7 +194,7 @@ def assemble(
         numbers = [leaf for leaf in jax.tree.leaves(solution) if is_inexact(leaf)]
         finite = [xp.all(xp.isfinite(number)) for number in numbers]
         representable = xp.all(xp.stack(finite)) & ~underflown
-        return _marked_invalid(solution, ~(output.usable & representable))
+        return _marked_invalid(solution, ~(scaled.usable & representable))
 
     if _is_one(problem):
         one = _whole(problem)
@@ -245,16 +204,17 @@ def assemble(
     return outputs_last(over_leading(assemble_output, *arguments))
 
 
-def _start(solution: Solution, units: Units, root_weight: Float[Array, " n"]) -> Iterate:
+def _start(solution: Solution, scaled: Scaled) -> Iterate:
     """Express a solution as the solver's iterate, in the solver's units."""
+    units = scaled.units
     form, block = units.scale_form(solution.quadratic_form), units.scale_form(solution.block)
     dual = units.scale_dual(solution.dual)
-    root_weight = across(root_weight, dual)
-    counted = root_weight > 0
+    root = across(scaled.core.root, dual)
+    counted = root > 0
     return Iterate(
         plus=block + form,
         minus=block - form,
-        dual=jnp.where(counted, dual / jnp.where(counted, root_weight, 1), 0),
+        dual=jnp.where(counted, dual / jnp.where(counted, root, 1), 0),
         dual_diagonal=units.scale_diagonal(solution.dual_diagonal),
     )
 

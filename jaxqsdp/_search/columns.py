@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .._bound.signs import Signs
 from .._network.bilinear import neurons
-from .._problem.core import Core, exponent_of
+from .._problem.host_core import HostCore, exponent_of
 from .pricing import distinct, partners
 from .target import Points, Target
 
@@ -39,7 +39,7 @@ class Task:
     Z, and the loss is quadratic, samples are rotated.
     """
 
-    core: Core
+    core: HostCore
     exponent: int  # k
     target: Target  # what the rows fit, Qᵀy
     left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
@@ -48,12 +48,12 @@ class Task:
     factor: Vector  # (D,) 1 on the diagonal of Z, √2 off it
 
     @staticmethod
-    def all_of(core: Core) -> list[Task]:
+    def all_of(core: HostCore) -> list[Task]:
         """Prepare one for each target of the core."""
         return [Task._of(core, target) for target in Target.all_of(core)]
 
     @staticmethod
-    def _of(core: Core, target: Target) -> Task:
+    def _of(core: HostCore, target: Target) -> Task:
         X = core.X
         k = 0 if core.loss.degree is None else -exponent_of(target.y)
         target = target.rescaled(k)

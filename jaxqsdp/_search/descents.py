@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .._base.types import highest_precision, tiny
 from .._host.programs import HostProgram
 from .._network.bilinear import neurons
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
 from .latent import descend, loss_of
@@ -25,7 +25,7 @@ Signs = NDArray  # (s, m, d) ±1
 
 
 def descend_from_many(
-    core: Core,
+    core: HostCore,
     solution: Solution,
     rng: np.random.Generator,
     max_neurons: int,
@@ -58,7 +58,7 @@ def descend_from_many(
     return u.astype(core.X.dtype), v.astype(core.X.dtype)
 
 
-def prepare_descents(core: Core, num_starts: int, num_steps: int, slots: int) -> None:
+def prepare_descents(core: HostCore, num_starts: int, num_steps: int, slots: int) -> None:
     """Start to compile what `descend_from_many` runs."""
     latent = jax.ShapeDtypeStruct((num_starts, slots, core.X.shape[1]), np.float32)
     rates = jax.ShapeDtypeStruct((num_starts,), np.float32)

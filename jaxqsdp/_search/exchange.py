@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._network.bilinear import neurons
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .pricing import partners, search_signs
 from .restricted import Restricted
 from .target import Points, Target
@@ -41,7 +41,7 @@ class _Fitted:
 
 
 def exchange(
-    core: Core,
+    core: HostCore,
     u: NDArray,
     v: NDArray,
     rng: np.random.Generator,
@@ -94,7 +94,7 @@ def exchange(
 
 
 def _candidates(
-    core: Core,
+    core: HostCore,
     target: Target,
     dual: Points,
     network: tuple[Signs, Signs],

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
 from .columns import Task, generate
@@ -22,7 +22,7 @@ _FIT = 1e-4  # relative gap of those
 
 
 def generate_and_prune(
-    core: Core,
+    core: HostCore,
     solution: Solution,
     rng: np.random.Generator,
     max_neurons: int,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .._base.trees import select
 from .._base.types import highest_precision
 from .._host.programs import HostProgram
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .local import RANDOM_STARTS, local_search
 
 _NEURONS_SEARCHED = 128  # networks × neurons that are searched side by side, at most, ...
@@ -66,7 +66,7 @@ def searched_networks(slots: int, d: int) -> int:
 
 
 def search(
-    core: Core,
+    core: HostCore,
     u: NDArray,
     v: NDArray,
     rng: np.random.Generator,
@@ -100,7 +100,7 @@ def search(
     return found
 
 
-def prepare_search(core: Core, slots: int) -> None:
+def prepare_search(core: HostCore, slots: int) -> None:
     """Start to compile what `search` runs."""
     d, lanes = core.X.shape[1], side_by_side(slots)
 
@@ -125,7 +125,7 @@ _FIELDS = [field.name for field in dataclasses.fields(Searched)]
 
 
 def _round(
-    core: Core, found: Searched, share: float, rng: np.random.Generator, slots: int
+    core: HostCore, found: Searched, share: float, rng: np.random.Generator, slots: int
 ) -> Searched:
     """Flip a share of the signs of some neurons, search, and keep what is better."""
     lanes, m, d = found.u.shape

@@ -22,14 +22,14 @@ from .._base.lift import quadratic_forms
 from .._loss.squared import SquaredLoss
 from .._network.bilinear import neurons
 from .._network.network import QuantizedNetwork
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution
 
 _WIDTHS = 2.0 ** np.arange(-4, 4)  # of the root mean square of predictions and targets
 
 
-def quadratic_model(core: Core, predictions: NDArray[np.float64]) -> Core:
+def quadratic_model(core: HostCore, predictions: NDArray[np.float64]) -> HostCore:
     """Return a problem with a squared loss that is close to that of the core at predictions (n, c).
 
     Predictions are in the units of the core, and so is α. A squared loss is its own model.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._problem.core import Core
+from .._problem.host_core import HostCore
 from .._solver.output_weights import best_output_weights
 from .._solver.predictor_corrector import fit_weights
 from .projected_newton import refitted
@@ -36,7 +36,7 @@ class Target:
     loss: Any  # AbstractLoss
 
     @staticmethod
-    def all_of(core: Core) -> list[Target]:
+    def all_of(core: HostCore) -> list[Target]:
         """Return the targets of a core: one for each output, or one if the loss couples them."""
         if core.loss.couples_outputs:
             return [Target(core.y, core.weight, core.beta, core.loss)]

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.lift import LiftedMap
 from .._base.types import check_count, epsilon
+from .._problem.core import Core
 from .base import (
     AbstractProcess,
     AbstractSolver,
-    CoreProblem,
     Iterate,
     Report,
     check_limits,
@@ -89,9 +89,7 @@ class ADMM(AbstractSolver):
         """Factor the lifted data, see `least_squares`."""
         return factorize(LiftedMap(X))
 
-    def bind(
-        self, core: CoreProblem, factorization: Factorization, max_steps: int
-    ) -> AbstractProcess:
+    def bind(self, core: Core, factorization: Factorization, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         split: AbstractConeSplit | CoupledSplit

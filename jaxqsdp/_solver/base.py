@@ -11,24 +11,7 @@ import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
 from .._base.types import Scalar, as_number, check_count, check_positive, epsilon
-from .._loss.base import AbstractLoss
-
-
-class CoreProblem(eqx.Module):
-    """The relaxation in the form the solvers see, in moderate units (`_exact.units`).
-
-    min ℓ(A(Z), y) + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
-
-    Where the loss couples outputs, Z and all that belongs to it has a leading axis of them, ŷ and
-    λ a last one. A quadratic loss has its weights absorbed in X and y, and all of them are 1. With
-    others, samples that do not count have weight zero, and rows of zeros.
-    """
-
-    X: Float[Array, "n d"]
-    y: Float[Array, "n ..."]
-    weight: Float[Array, " n"]
-    beta: Float[Array, "*c"]
-    loss: AbstractLoss
+from .._problem.core import Core
 
 
 class Iterate(eqx.Module):
@@ -88,7 +71,7 @@ class AbstractSolver(eqx.Module):
         """Prepare what depends on X alone; problems that share X share it."""
 
     @abc.abstractmethod
-    def bind(self, core: CoreProblem, factorization: Any, max_steps: int) -> AbstractProcess:
+    def bind(self, core: Core, factorization: Any, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem."""
 
 

@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 from .._base.cone import positive_part
 from .._base.lift import diagonal_index, quadratic_forms, smat, svec, weighted_gram
 from .._base.types import Scalar
+from .._problem.core import Core
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
 from .acceleration import norm
-from .base import CoreProblem, Iterate
+from .base import Iterate
 from .least_squares import Factorization, LeastSquares
 from .splitting import AbstractSplit, Point
 
@@ -30,7 +31,7 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
     factor.
     """
 
-    core: eqx.AbstractVar[CoreProblem]
+    core: eqx.AbstractVar[Core]
 
     @property
     @abc.abstractmethod
@@ -131,7 +132,7 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
 class SquaredSplit(AbstractConeSplit):
     """Squared loss: f has it, and Z through the Gram matrix."""
 
-    core: CoreProblem
+    core: Core
     loss: LeastSquares
 
     @property
@@ -161,12 +162,12 @@ class SquaredSplit(AbstractConeSplit):
 class LossSplit(AbstractConeSplit):
     """Any other loss: the variable is (svec Z, svec V, ŷ/unit), g has the loss of ŷ."""
 
-    core: CoreProblem
+    core: Core
     factorization: Factorization
     unit: Scalar
 
     @staticmethod
-    def of(core: CoreProblem, factorization: Factorization) -> LossSplit:
+    def of(core: Core, factorization: Factorization) -> LossSplit:
         """Choose the unit of predictions so that A is about 1 in it, per direction."""
         n, size = factorization.map.shape
         squares = jnp.sum(jnp.square(jnp.sum(jnp.square(core.X), axis=1)))  # ‖A‖² in all

@@ -5,6 +5,7 @@ Everything but the proximal point of the loss is each output's own.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ from jaxtyping import Array, Float
 
 from .._base.lift import diagonal_index, outputs_of, smat
 from .._base.types import Scalar, across
+from .._problem.core import Core
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
-from .base import CoreProblem, Iterate
+from .base import Iterate
 from .cone_splits import LossSplit
 from .least_squares import Factorization
 from .splitting import AbstractSplit, Point
@@ -24,12 +26,12 @@ from .splitting import AbstractSplit, Point
 class CoupledSplit(AbstractSplit[Iterate]):
     """The variable is that of `LossSplit`, one output after the other."""
 
-    core: CoreProblem
+    core: Core
     factorization: Factorization
     unit: Scalar  # of predictions
 
     @staticmethod
-    def of(core: CoreProblem, factorization: Factorization) -> CoupledSplit:
+    def of(core: Core, factorization: Factorization) -> CoupledSplit:
         """Choose the unit of predictions, which depends on X alone."""
         return CoupledSplit(core, factorization, LossSplit.of(core, factorization).unit)
 
@@ -41,7 +43,7 @@ class CoupledSplit(AbstractSplit[Iterate]):
         """Map over outputs a function of the split of one and a lane of arrays."""
 
         def one(y: Array, beta: Scalar, *lane: Any) -> Any:
-            core = CoreProblem(self.core.X, y, self.core.weight, beta, self.core.loss)
+            core = dataclasses.replace(self.core, y=y, beta=beta)
             return function(LossSplit(core, self.factorization, self.unit), *lane)
 
         return jax.vmap(one)(self.core.y.T, self.core.beta, *arrays)

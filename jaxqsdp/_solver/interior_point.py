@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.trees import select
 from .._base.types import Scalar, epsilon
+from .._problem.core import Core
 from .base import (
     AbstractProcess,
     AbstractSolver,
-    CoreProblem,
     Iterate,
     Report,
     check_limits,
@@ -79,14 +79,14 @@ class InteriorPoint(AbstractSolver):
         """Prepare the Newton systems of the squared loss, see `newton`; others do not use it."""
         return newton_data(X)
 
-    def bind(self, core: CoreProblem, factorization: NewtonData, max_steps: int) -> AbstractProcess:
+    def bind(self, core: Core, factorization: NewtonData, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         tol = uncertified(tol, core.y.dtype)
         return _Process(path_of(core, factorization), core, tol, tol_residual, max_steps)
 
 
-def path_of(core: CoreProblem, data: NewtonData) -> AbstractPath:
+def path_of(core: Core, data: NewtonData) -> AbstractPath:
     """Return the central path of a problem."""
     if not core.loss.is_quadratic:
         return LossPath(core.X, core.y, core.weight, core.beta, core.loss)
@@ -108,7 +108,7 @@ class _Process(AbstractProcess):
     """Newton steps, the best point so far, and signs of progress."""
 
     path: AbstractPath
-    core: CoreProblem
+    core: Core
     tol: float = eqx.field(static=True)
     tol_residual: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)

@@ -1,0 +1,105 @@
+"""The problem on the host, as what fits and searches for good neurons takes it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from .._base.types import across, in_float64
+from .._loss.base import AbstractLoss
+from .problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class HostCore:
+    """All outputs of a problem in moderate units, weights absorbed if the loss is quadratic.
+
+    One unit serves all outputs, which share their neurons. With X' = 2^a·X, w' = 2^c·w and, where
+    targets have units, y' = 2^b·y, the loss is 2^(kb+c) times as large, k its degree, and the
+    penalties are 2^(2a+(k−1)b+c)·β.
+    """
+
+    X: NDArray  # (n, d) X', ⁴√w'·X' with weights absorbed
+    y: NDArray  # (n, c) y', √w'·y' with weights absorbed
+    weight: NDArray  # (n,) w', or ones
+    beta: NDArray  # (c,)
+    loss: AbstractLoss  # for y'
+    root: NDArray  # (n,) √w' where weights are absorbed, else 1; zero for samples that do not count
+    exponents: tuple[int, int, int]  # a, b, c
+
+    @staticmethod
+    def of(problem: Problem) -> HostCore:
+        """Change the units, in float64; samples that do not count become zero."""
+        y, beta = np.asarray(problem.y, np.float64), np.asarray(problem.beta, np.float64)
+        y = y.reshape(len(y), -1)
+        beta = np.broadcast_to(beta, y.shape[1])
+        X, given = np.asarray(problem.X, np.float64), problem.sample_weight
+        weight = np.ones(len(X)) if given is None else np.asarray(given, np.float64)
+        c = -exponent_of(weight)
+        weight = np.ldexp(weight, c)
+        counted = weight > 0
+        loss = in_float64(problem.loss)
+        absorbed = weight if loss.is_quadratic else np.where(counted, 1.0, 0.0)
+        root = np.sqrt(absorbed)[:, None]
+        X = np.sqrt(root) * np.where(counted[:, None], X, 0)
+        y = root * np.where(counted[:, None], y, 0)
+        a, b = -exponent_of(X), 0 if loss.degree is None else -exponent_of(y)
+        weight = np.ones(len(X)) if loss.is_quadratic else weight
+        core = HostCore(np.ldexp(X, a), np.ldexp(y, b), weight, beta, loss, root[:, 0], (a, b, c))
+        with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
+            beta = np.ldexp(beta, 2 * a + core._of_dual)
+            loss = loss.rescaled(np.ldexp(1.0, b))
+        return dataclasses.replace(core, beta=beta, loss=loss)
+
+    @property
+    def _of_value(self) -> int:
+        """The exponent of the unit of values, kb + c."""
+        _, b, c = self.exponents
+        return (self.loss.degree or 0) * b + c
+
+    @property
+    def _of_dual(self) -> int:
+        """The exponent of the unit of dual points, (k − 1)b + c."""
+        return self._of_value - self.exponents[1]
+
+    def restore_alpha(self, alpha: NDArray) -> NDArray:
+        """Output weights back to the units of the problem."""
+        a, b, _ = self.exponents
+        return np.ldexp(alpha, 2 * a - b)
+
+    def scale_predictions(self, predictions: NDArray) -> NDArray:
+        """Predictions of the problem in the units of the core."""
+        return np.ldexp(predictions, self.exponents[1])
+
+    def restore_value(self, value: float) -> float:
+        """Values back to the units of the problem."""
+        return float(np.ldexp(value, -self._of_value))
+
+    def restore_dual(self, dual: NDArray) -> NDArray:
+        """A dual point (n,) or (n, c) back to the units of the problem."""
+        return np.ldexp(across(self.root, dual) * dual, -self._of_dual)
+
+    def scale_dual(self, dual: NDArray) -> NDArray:
+        """Inverse of `restore_dual`."""
+        dual = np.ldexp(dual, self._of_dual)
+        root = across(self.root, dual)
+        return np.divide(dual, root, out=np.zeros_like(dual), where=root > 0)
+
+    def padded(self, shape: tuple[int, int], dtype: np.dtype) -> HostCore:
+        """Add zero samples and features, which change nothing, and round to a dtype."""
+        rows, columns = shape[0] - self.X.shape[0], shape[1] - self.X.shape[1]
+        X = np.pad(self.X, ((0, rows), (0, columns)))
+        y = np.pad(self.y, ((0, rows), (0, 0)))
+        weight, root = (np.pad(array, (0, rows)) for array in (self.weight, self.root))
+        X, y, weight, beta, root, loss = jax.tree.map(
+            lambda array: np.asarray(array, dtype), (X, y, weight, self.beta, root, self.loss)
+        )
+        return HostCore(X, y, weight, beta, loss, root, self.exponents)
+
+
+def exponent_of(array: NDArray[np.float64]) -> int:
+    """Return the k for which array / 2^k is below 1 in magnitude."""
+    return int(np.frexp(np.abs(array).max(initial=0))[1])
