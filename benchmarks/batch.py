@@ -27,6 +27,7 @@ from scipy.linalg import lapack
 import jaxqsdp as qs
 from jaxqsdp._base.lift import quadratic_forms
 from jaxqsdp._bound.relaxation import scaled_dual_bound
+from jaxqsdp._problem.core import Core
 from jaxqsdp._relaxation.feasible import feasible_point
 from tests.problems import Data, planted
 
@@ -39,11 +40,10 @@ _FRACTION = 0.1  # β/d
 @jax.jit
 def _gap(X: Any, y: Any, beta: Any, dual: Any, p: Any, plus: Any, minus: Any) -> Any:
     """Relative gap of the feasible point and the bound that a solver's point gives."""
-    weight = jnp.ones_like(y)
-    plus, minus = (_positive(matrix) for matrix in (plus, minus))
-    predictions = quadratic_forms(X, (plus - minus) / 2)
-    value = feasible_point(qs.SquaredLoss(), predictions, y, weight, beta, plus, minus).value
-    return (value - scaled_dual_bound(X, y, weight, beta, dual, p)) / value
+    core = Core(X, jnp.ones_like(y), y, beta, qs.SquaredLoss())
+    blocks = jnp.stack([_positive(matrix) for matrix in (plus, minus)])
+    value = feasible_point(core, quadratic_forms(X, core.layout.form(blocks)), blocks).value
+    return (value - scaled_dual_bound(X, y, core.weight, beta, dual, p)) / value
 
 
 def _positive(matrix: Any) -> Any:

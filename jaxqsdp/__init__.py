@@ -54,10 +54,10 @@ from ._loss.huber import HuberLoss as HuberLoss
 from ._loss.logistic import LogisticLoss as LogisticLoss
 from ._loss.softmax import SoftmaxLoss as SoftmaxLoss
 from ._loss.squared import SquaredLoss as SquaredLoss
+from ._network.bilinear import KRIVINE_CONSTANT as KRIVINE_CONSTANT
 from ._network.network import QuantizedNetwork as QuantizedNetwork
 from ._problem.features import with_constant as with_constant
 from ._problem.problem import Problem as Problem
-from ._relaxation.gaussian import KRIVINE_CONSTANT as KRIVINE_CONSTANT
 from ._relaxation.solution import Solution as Solution
 from ._relaxation.solution import Stats as Stats
 from ._relaxation.status import Status as Status

@@ -167,10 +167,10 @@ def _certify(
 def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
     """Return the bound of the relaxation, summed over outputs."""
     columns, X, weight = problem.columns, problem.X, problem.weight
-    c, xp = columns.y.shape[1], namespace(X, dual)
+    c, xp, layout = columns.y.shape[1], namespace(X, dual), problem.activation.layout
 
     def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
-        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss)
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss, layout)
 
     if problem.loss.couples_outputs:
         bound = bound_of(columns.y, columns.beta, dual, dual_diagonal)

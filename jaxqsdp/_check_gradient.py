@@ -131,11 +131,12 @@ def _errors(
     def differenced(data: Core) -> dict[str, Array]:
         scaled = scaling.scale(data)
         central = linearization(adjoint.smoothing, scaled, numbers, scaling).central
+        form = scaled.layout.form(central.primal)
         return {
-            "quadratic_form": units.restore_form(central.form),
+            "quadratic_form": units.restore_form(form),
             "scale": units.restore_form(central.scale),
             "dual": units.restore_dual(scaled.weight * central.dual),
-            "predictions": units.restore_predictions(quadratic_forms(scaled.X, central.form)),
+            "predictions": units.restore_predictions(quadratic_forms(scaled.X, form)),
             "value": solved(data)["value"],
         }
 

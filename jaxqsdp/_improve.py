@@ -26,7 +26,6 @@ from ._host.blas import with_one_blas_thread
 from ._host.programs import Stopwatch
 from ._host.progress import progress_bar
 from ._host.random import generator
-from ._network.bilinear import neurons
 from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers
@@ -263,7 +262,7 @@ def _largest(problem: Problem, network: QuantizedNetwork, count: int) -> Quantiz
     X, u, v = (np.asarray(a, np.float64) for a in (problem.X, host.u, host.v))
     weight = np.asarray(problem.weight, np.float64)[counted]
     size = np.sum(np.square(np.asarray(host.alpha_columns, np.float64)), axis=1)
-    energy = weight @ np.square(neurons(X[counted], u, v))
+    energy = weight @ np.square(problem.activation.neurons(X[counted], u, v))
     return refit(problem, network.subset(np.sort(np.argsort(-size * energy)[:count])))
 
 

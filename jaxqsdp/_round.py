@@ -16,7 +16,6 @@ from ._base.mesh import on_any_mesh
 from ._base.types import check_count, check_key, highest_precision
 from ._host.programs import on_host
 from ._host.random import normal_numbers
-from ._network.bilinear import neurons
 from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_single
@@ -100,7 +99,7 @@ def _round_on_host(
 
 def best_alpha(core: HostCore, u: NDArray, v: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
-    features = neurons(core.X, u, v)
+    features = core.activation.neurons(core.X, u, v)
     alpha = [target.best_weights(features) for target in Target.all_of(core)]
     return core.restore_alpha(np.column_stack(alpha))
 
@@ -144,7 +143,7 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     u, v = network.u.astype(dtype), network.v.astype(dtype)
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
-    features = neurons(X, u, v) * kept[None, :].astype(dtype)
+    features = problem.activation.neurons(X, u, v) * kept[None, :].astype(dtype)
     if problem.loss.is_quadratic:
         alpha = lasso(features, columns.y, problem.weight, columns.beta)
     elif problem.loss.couples_outputs:

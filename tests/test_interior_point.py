@@ -12,7 +12,8 @@ from referee import check
 
 import jaxqsdp as qs
 from jaxqsdp._solver import default_solver
-from jaxqsdp._solver.newton import CompressedData, NewtonSystem, SampleData
+from jaxqsdp._solver.newton import NewtonSystem
+from jaxqsdp._solver.samples import CompressedSamples, PlainSamples
 from jaxqsdp._solver.scaling import Scaling
 
 
@@ -81,7 +82,9 @@ def dense_newton(data, points):
     return jax.vmap(apply, out_axes=1)(jnp.eye(k + d + 1))
 
 
-@pytest.mark.parametrize("form", [SampleData, CompressedData.of], ids=["samples", "compressed"])
+@pytest.mark.parametrize(
+    "form", [PlainSamples, CompressedSamples.of], ids=["samples", "compressed"]
+)
 def test_newton_systems_solve_the_linearized_conditions(form):
     rng = np.random.default_rng(2)
     X = jnp.asarray(rng.standard_normal((30, 6)))
@@ -100,7 +103,7 @@ def test_compression_is_exact():
     """The equivalent problem has the same A*λ, the same ‖λ‖ and the same inner products with y."""
     rng = np.random.default_rng(3)
     X, y = jnp.asarray(rng.standard_normal((40, 5))), jnp.asarray(rng.standard_normal(40))
-    data, samples = CompressedData.of(X), SampleData(X)
+    data, samples = CompressedSamples.of(X), PlainSamples(X)
     short = data.project(y)
     np.testing.assert_allclose(jnp.linalg.norm(short), jnp.linalg.norm(y), rtol=1e-13)
     form = jnp.asarray(rng.standard_normal((5, 5)))

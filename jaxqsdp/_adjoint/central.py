@@ -7,6 +7,7 @@ What defines the point, and K, is in `conditions.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from .._loss.base import least
 from .._problem.core import Core
 from .._solver.central_path import AbstractPath, CentralPath, Point, no_ends
 from .._solver.loss_path import LossPath, finite_ends
-from .._solver.newton import newton_data
+from .._solver.samples import samples_of
 from .conditions import Central, Linearization
 from .stationarity import barred_ends, no_multipliers
 
@@ -70,11 +71,11 @@ def central_point(data: Core, guess: Central, mu: Scalar) -> Central:
     carry = start, jnp.full_like(mu, jnp.inf), jnp.zeros((), jnp.int32)
     point, _, _ = while_loop(goes_on, step, carry)
     found = distance(point, path.complementarity(point)) <= _LOST
-    plus, minus = jnp.where(found, point.primal, jnp.nan)
-    predictions = quadratic_forms(data.X, (plus - minus) / 2)
+    blocks = jnp.where(found, point.primal, jnp.nan)
+    predictions = quadratic_forms(data.X, data.layout.form(blocks))
     dual, ends = search.dual(point, predictions)
-    scale = jnp.mean(jnp.diagonal(plus + minus)) / 2
-    return Central(jnp.stack([plus, minus]), dual, point.diagonal, scale, ends)
+    scale = jnp.mean(data.layout.diagonal(blocks))
+    return Central(blocks, dual, point.diagonal, scale, ends)
 
 
 @central_point.defjvp
@@ -91,11 +92,9 @@ class _QuadraticSearch:
     def __init__(self, data: Core):
         self.data, self.root = data, jnp.sqrt(data.weight)
         self.rows = jnp.sqrt(self.root)[:, None] * data.X
-        self.newton = newton_data(self.rows)
-        targets = self.root * data.y
-        self.path: AbstractPath = CentralPath(
-            self.newton, self.newton.project(targets), data.beta, data.loss, targets
-        )
+        self.newton = samples_of(self.rows)
+        absorbed = dataclasses.replace(data, X=self.rows, y=self.root * data.y)
+        self.path: AbstractPath = CentralPath.of(absorbed, self.newton)
 
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path."""
@@ -129,14 +128,12 @@ class _Search:
         self.data, self.rows, self.mu, self.counted = data, data.X, mu, data.weight > 0
         self.ends, self.low, self.high = barred_ends(data)
         self.nu = mu * jnp.where(self.ends, 1, _LITTLE)
-        self.path: AbstractPath = _SmoothedPath(
-            data.X, data.y, data.weight, data.beta, data.loss, self.ends
-        )
+        self.path: AbstractPath = _SmoothedPath(data, self.ends)
 
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path, t where that puts it if near an end."""
         loss, y, nu = self.data.loss, self.data.y, self.nu
-        predictions = quadratic_forms(self.data.X, guess.form)
+        predictions = quadratic_forms(self.data.X, self.data.layout.form(guess.primal))
         by_predictions = self._smoothed(jnp.where(self.counted, predictions, 0), nu)
         inside = jnp.all(self.path.end_slacks(guess.dual) >= jnp.sqrt(nu), axis=0)
         dual = jnp.where(self.counted & inside, guess.dual, by_predictions)

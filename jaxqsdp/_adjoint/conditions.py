@@ -35,11 +35,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._base.control_flow import fori_loop
-from .._base.lift import quadratic_forms, slacks, weighted_gram
+from .._base.lift import quadratic_forms, weighted_gram
 from .._base.mesh import varying_alike
 from .._base.types import Scalar, tiny
 from .._problem.core import Core
-from .._solver.newton import NewtonData, NewtonSystem, newton_data
+from .._solver.newton import NewtonSystem
+from .._solver.samples import AbstractSamples, samples_of
 from .stationarity import barred_ends, end_moves, end_slacks, end_steps, slope_step, target_move
 
 _REFINEMENTS = 3
@@ -55,19 +56,9 @@ class Central(eqx.Module):
     scale: Scalar  # ρ
     ends: Float[Array, "2 e"]  # z, 0 where there is no end; e = 0 for the squared loss, else n
 
-    @property
-    def form(self) -> Float[Array, "d d"]:
-        """Z."""
-        return (self.primal[0] - self.primal[1]) / 2
-
-    @property
-    def block(self) -> Float[Array, "d d"]:
-        """V."""
-        return (self.primal[0] + self.primal[1]) / 2
-
     def slack(self, data: Core) -> Float[Array, "2 d d"]:
         """S₊, S₋."""
-        return _slack(weighted_gram(data.X, data.weight * self.dual), self.diagonal)
+        return data.layout.slacks(self.diagonal, weighted_gram(data.X, data.weight * self.dual))
 
 
 class _Conditions(eqx.Module):
@@ -83,10 +74,6 @@ class _Conditions(eqx.Module):
 def _pushed(numbers: Float[Array, " n"], ends: Float[Array, "2 e"]) -> Float[Array, " n"]:
     """Return numbers + z_low − z_high."""
     return numbers + ends[0] - ends[1] if ends.size else numbers
-
-
-def _slack(gram: Float[Array, "d d"], diagonal: Float[Array, " d"]) -> Float[Array, "2 d d"]:
-    return slacks(diagonal, gram) / 2
 
 
 def _symmetric(matrices: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:
@@ -155,11 +142,13 @@ class Linearization(eqx.Module):
         """Return the derivative of ŷ."""
         if self.data.loss.is_quadratic:
             return change.y - step.dual
-        return quadratic_forms(self.data.X, step.form) + self._turned(change)
+        form = self.data.layout.form(step.primal)
+        return quadratic_forms(self.data.X, form) + self._turned(change)
 
     def _turned(self, change: Core) -> Float[Array, " n"]:
         """Return the derivative of A(Z) by X."""
-        return 2 * jnp.sum((change.X @ self.central.form) * self.data.X, axis=1)
+        form = self.data.layout.form(self.central.primal)
+        return 2 * jnp.sum((change.X @ form) * self.data.X, axis=1)
 
     def _asked(self, change: Core) -> _Conditions:
         central, data, X = self.central, self.data, self.data.X
@@ -168,7 +157,7 @@ class Linearization(eqx.Module):
         gram = weighted_gram(X, central.dual * change.weight) + cross + cross.T
         zeros = jnp.zeros_like(central.diagonal)
         return _Conditions(
-            -_symmetric(central.primal @ _slack(gram, zeros)),
+            -_symmetric(central.primal @ data.layout.slacks(zeros, gram)),
             target_move(data, central.dual, change) - self._turned(change),
             zeros,
             change.beta,
@@ -177,15 +166,17 @@ class Linearization(eqx.Module):
 
     def _conditions(self, step: Central) -> _Conditions:
         central, data, primal = self.central, self.data, _symmetric(step.primal)
-        slack = _slack(weighted_gram(data.X, data.weight * step.dual), step.diagonal)
+        layout = data.layout
+        gram = weighted_gram(data.X, data.weight * step.dual)
+        slack = layout.slacks(step.diagonal, gram)
         complementarity = _symmetric(primal @ self.slack + central.primal @ slack)
         fit = slope_step(data, central.dual, step.dual)
-        fit = fit + quadratic_forms(data.X, (primal[0] - primal[1]) / 2)
+        fit = fit + quadratic_forms(data.X, layout.form(primal))
         return _Conditions(
             complementarity,
             _pushed(fit, -step.ends),
-            jnp.diagonal(primal[0] + primal[1]) / 2 - step.scale,
-            jnp.sum(step.diagonal),
+            layout.diagonal(primal) - step.scale,
+            layout.budget(step.diagonal),
             step.ends * self.end_slacks + central.ends * end_steps(data, step.dual),
         )
 
@@ -255,7 +246,7 @@ class _Inverse(eqx.Module):
     a system that is symmetric in √(wΘ)∘dt, and then that of rows times (w/Θ)^¼.
     """
 
-    X: Float[Array, "n d"]
+    data: Core
     root: Float[Array, " n"]  # √(w/Θ)
     stiffness: Float[Array, " n"]  # Θ
     points: Float[Array, "2 d d"]  # W
@@ -263,7 +254,7 @@ class _Inverse(eqx.Module):
     weights: Float[Array, "2 d d"]  # 2/(s_i + s_j)
     ends: Float[Array, "2 e"]  # z
     end_slacks: Float[Array, "2 e"]  # μ/z, 1 where there is no end
-    rows: NewtonData
+    rows: AbstractSamples
     system: NewtonSystem
 
     @staticmethod
@@ -278,29 +269,30 @@ class _Inverse(eqx.Module):
             stiffness = slope_step(data, central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
             unit_weight = unit_weight / stiffness
         root = jnp.sqrt(unit_weight)
-        rows = newton_data(jnp.sqrt(root)[:, None] * data.X)
+        rows = samples_of(jnp.sqrt(root)[:, None] * data.X)
         points = central.primal / jnp.sqrt(mu)
         values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
         slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
         weights = 2 / (slack[:, :, None] + slack[:, None, :])
         system = NewtonSystem.of(rows, points)
         return _Inverse(
-            data.X, root, stiffness, points, basis, weights, ends, end_slacks, rows, system
+            data, root, stiffness, points, basis, weights, ends, end_slacks, rows, system
         )
 
     def __call__(self, asked: _Conditions) -> Central:
         transposed = jnp.swapaxes(self.basis, 1, 2)
         turned = transposed @ _symmetric(asked.complementarity) @ self.basis
         explicit = self.basis @ (self.weights * turned) @ transposed
-        a = asked.fit - quadratic_forms(self.X, (explicit[0] - explicit[1]) / 2)
+        X, layout = self.data.X, self.data.layout
+        a = asked.fit - quadratic_forms(X, layout.form(explicit))
         a = _pushed(a, asked.ends / self.end_slacks)
-        b = asked.sums - jnp.diagonal(explicit[0] + explicit[1]) / 2
+        b = asked.sums - layout.diagonal(explicit)
         inside, outside = self.rows.split(self.root * a)
         inside, diagonal, scale = self.system.solve(inside, b, asked.budget)
         scaled = self.rows.join(inside, outside)  # √(wΘ)∘dt
-        slack = _slack(weighted_gram(self.X, self.root * scaled), diagonal)
+        slack = layout.slacks(diagonal, weighted_gram(X, self.root * scaled))
         implicit = self.points @ slack @ self.points
-        uncounted = a + quadratic_forms(self.X, (implicit[0] - implicit[1]) / 2)
+        uncounted = a + quadratic_forms(X, layout.form(implicit))
         counted = self.root > 0
         dual = jnp.where(counted, scaled / jnp.where(counted, self.root, 1), uncounted)
         dual = dual / self.stiffness

@@ -223,8 +223,9 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
         value = _envelope(place.data, change, numbers, place.scaling)
         zeros = jax.tree.map(jnp.zeros_like, numbers)
         restore, smooth = place.scaling.units, place.is_smooth
-        form = restore.restore_form(step.form)
-        block = restore.restore_form(step.block)
+        layout = place.data.layout
+        form = restore.restore_form(layout.form(step.primal))
+        block = restore.restore_form(layout.block(step.primal))
         central = place.linear.central
         dual = place.data.weight * step.dual + central.dual * change.weight
         diagonal = restore.restore_diagonal(step.diagonal)
@@ -234,7 +235,7 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
             lower_bound=restore.restore_value(value),
             quadratic_form=form,
             scale=restore.restore_form(step.scale),
-            gram=jnp.block([[block, form], [form, block]]) if smooth else zeros.gram,
+            gram=layout.gram(form, block) if smooth else zeros.gram,
             dual=restore.restore_dual(dual),
             dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
             predictions=restore.restore_predictions(place.linear.predictions(step, change)),
@@ -369,5 +370,5 @@ def _guess(smoothing: float, data: Core, numbers: Solution, scaling: Scaling) ->
     dual = units.scale_dual(numbers.dual)
     dual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
     diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
-    primal = jnp.stack([block + form, block - form]) + more
+    primal = data.layout.blocks(form, block) + more
     return Central(primal, dual, diagonal, scale, no_multipliers(dual))

@@ -135,8 +135,12 @@ def _report_output(data: Core, solution: Solution, adjoint: Implicit) -> Adjoint
     def compare(step: Central, other: Central) -> tuple[Array, Array]:
         """Return relative changes of (Z, ρ, λ), and relative sizes."""
         root = jnp.sqrt(data.weight)
+
+        def form(at: Central) -> Array:
+            return data.layout.form(at.primal)
+
         parts = [
-            (step.form, other.form, form_size, norm(central.form)),
+            (form(step), form(other), form_size, norm(form(central))),
             (step.scale, other.scale, form_size, central.scale),
             (root * step.dual, root * other.dual, target_size, target_size),
         ]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 from .._base.cone import positive_part
 from .._base.control_flow import scan
-from .._base.lift import quadratic_forms, slacks, weighted_gram
+from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
 from .._problem.core import Core
 from .._relaxation.solution import Solution, outputs_first, outputs_last
@@ -60,13 +60,12 @@ class Unrolled(AbstractAdjoint):
         scaling, data = Scaling.of(data, usable)
         units = scaling.units
         split = _Split.of(data, units.scale_form(numbers.scale))
-        plus_minus = jnp.stack(
-            [numbers.block + numbers.quadratic_form, numbers.block - numbers.quadratic_form]
-        )
+        layout = data.layout
+        blocks = layout.blocks(numbers.quadratic_form, numbers.block)
         dual = units.scale_dual(numbers.dual)
         gram = weighted_gram(data.X, dual)
-        slack = slacks(units.scale_diagonal(numbers.dual_diagonal), gram) / 2
-        start = jax.lax.stop_gradient(units.scale_form(plus_minus) + slack / split.penalty)
+        slack = layout.slacks(units.scale_diagonal(numbers.dual_diagonal), gram)
+        start = jax.lax.stop_gradient(units.scale_form(blocks) + slack / split.penalty)
 
         def step(s: Array, _: None) -> tuple[Array, None]:
             x = split.fitted(s)[0]
@@ -74,7 +73,7 @@ class Unrolled(AbstractAdjoint):
 
         s, _ = scan(step, start, None, length=self.num_steps)
         x, dual, scale, diagonal = split.fitted(s)
-        form, block = (x[0] - x[1]) / 2, (x[0] + x[1]) / 2
+        form, block = layout.form(x), layout.block(x)
         predictions = quadratic_forms(data.X, form)
         value = data.loss(predictions, data.y, data.weight) + data.beta * scale
         moved = dataclasses.replace(
@@ -83,7 +82,7 @@ class Unrolled(AbstractAdjoint):
             lower_bound=units.restore_value(value),
             quadratic_form=units.restore_form(form),
             scale=units.restore_form(scale),
-            gram=units.restore_form(jnp.block([[block, form], [form, block]])),
+            gram=units.restore_form(layout.gram(form, block)),
             dual=units.restore_dual(dual),
             dual_diagonal=units.restore_diagonal(diagonal),
             predictions=units.restore_predictions(predictions),
@@ -116,16 +115,16 @@ class _Split(eqx.Module):
     def fitted(self, s: Array) -> tuple[Array, Array, Scalar, Array]:
         """Return prox_f(s), and the λ, ρ and p that belong to it."""
         data, d = self.data, s.shape[1]
-        form, block = (s[0] - s[1]) / 2, (s[0] + s[1]) / 2
+        form, block = data.layout.form(s), data.layout.block(s)
         sums = jnp.diagonal(block)
-        scale = jnp.maximum(jnp.mean(sums) - data.beta / (2 * self.penalty * d), 0)
+        scale = data.layout.level(sums, data.beta, self.penalty)
         misfit = data.weight * (data.y - quadratic_forms(data.X, form))
         multiplier = lu_solve(self.factors, misfit)
         form = form + weighted_gram(data.X, multiplier)
         block = jnp.where(jnp.eye(d, dtype=bool), scale, block)
         dual = 2 * self.penalty * multiplier
         return (
-            jnp.stack([block + form, block - form]),
+            data.layout.blocks(form, block),
             dual,
             scale,
             2 * self.penalty * (sums - scale),

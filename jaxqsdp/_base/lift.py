@@ -65,14 +65,6 @@ def weighted_gram(X: Float[Array, "n d"], dual: Float[Array, " n"]) -> Float[Arr
     return X.T @ (dual[:, None] * X)
 
 
-def slacks(diagonal: Float[Array, " d"], gram: Float[Array, "d d"]) -> Float[Array, "2 d d"]:
-    """Diag(p) − G and Diag(p) + G, which the dual constraints want positive semidefinite."""
-    # By broadcasting: XLA of jaxlib 0.12 cannot compile some products of stacks under two vmaps.
-    xp = namespace(diagonal, gram)
-    signs = xp.asarray([-1.0, 1.0], gram.dtype)
-    return xp.diag(diagonal)[None] + signs[:, None, None] * gram[None]
-
-
 def _lifted(X: Float[Array, "n d"]) -> Float[Array, "n D"]:
     """Return svec(x_i x_iᵀ) as rows."""
     rows, columns = _triangle(X.shape[1])

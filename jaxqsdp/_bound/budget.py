@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from jaxtyping import Array, Float
 
-from .._base.lift import slacks
 from .._base.types import Scalar, epsilon, namespace, over_leading
+from .._network.layout import Layout
 from .eigenvalues import norm_above, smallest_eigenvalue_bound
 
 
 def budget_above(
-    diagonal: Float[Array, " d"], gram: Float[Array, "d d"], error: Float[Array, "d d"]
+    layout: Layout,
+    diagonal: Float[Array, " d"],
+    gram: Float[Array, "d d"],
+    error: Float[Array, "d d"],
 ) -> Scalar:
     """Return 1ᵀ(p + t·1), rounded up, for a t ≥ 0 proven to make Diag(p + t·1) ± G ⪰ 0.
 
@@ -19,10 +22,10 @@ def budget_above(
     """
     xp, d = namespace(diagonal, gram, error), diagonal.size
     eps = epsilon(gram.dtype)
-    both = slacks(diagonal, gram)
+    both = layout.constraints(diagonal, gram)
     # Diagonal entries are rounded sums; all entries carry the error of the Gram matrix.
     diagonals = xp.abs(both) * xp.eye(d, dtype=gram.dtype)[None]
     errors = over_leading(norm_above, error[None] + eps * diagonals)
     needed = (errors - over_leading(smallest_eigenvalue_bound, both)) * (1 + 2 * eps)
     shift = xp.maximum(xp.max(needed), 0)
-    return xp.sum(xp.maximum(diagonal + shift, 0)) * (1 + (d + 8) * eps)
+    return layout.budget(xp.maximum(diagonal + shift, 0)) * (1 + (d + 8) * eps)

@@ -9,9 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.cone import definite_solve
 from .._base.control_flow import while_loop
-from .._base.lift import slacks
 from .._base.types import Scalar, namespace, over_leading
 from .._exact.powers import power_of_two
+from .._network.layout import Layout
 from .budget import budget_above
 
 _SHRINK = 0.05  # of the barrier, whenever its minimizer is near
@@ -26,7 +26,7 @@ class _State(eqx.Module):
     done: Bool[Array, ""]
 
 
-def dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
+def dual_norm(layout: Layout, gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
     """Return 1ᵀp of a feasible p that is nearly the best, rounded up.
 
     Newton's method on 1ᵀp − μ log det(Diag p − G) − μ log det(Diag p + G), which is self-concordant
@@ -47,7 +47,7 @@ def dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
 
     def body(state: _State) -> _State:
         p, mu = state.diagonal, state.barrier
-        inverses = over_leading(inverse, slacks(p, gram))
+        inverses = over_leading(inverse, layout.constraints(p, gram))
         gradient = 1 - mu * xp.sum(xp.diagonal(inverses, axis1=1, axis2=2), axis=0)
         hessian = mu * xp.sum(xp.square(inverses), axis=0)
         step = -definite_solve(hessian, gradient)
@@ -66,4 +66,4 @@ def dual_norm(gram: Float[Array, "d d"], error: Float[Array, "d d"]) -> Scalar:
     start = xp.sum(xp.abs(gram), axis=1) + 0.1
     initial = _State(start, xp.sum(start) / (2 * d), xp.zeros((), np.int32), xp.zeros((), bool))
     final = while_loop(lambda s: ~s.done & (s.steps < _MAX_STEPS), body, initial, xp)
-    return budget_above(final.diagonal, gram, error) * size
+    return budget_above(layout, final.diagonal, gram, error) * size

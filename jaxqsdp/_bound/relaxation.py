@@ -20,6 +20,8 @@ from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weigh
 from .._exact.units import moderate
 from .._loss.base import AbstractLoss
 from .._loss.squared import SQUARED
+from .._network.bilinear import BILINEAR
+from .._network.layout import Layout
 from .budget import budget_above
 from .ray import best_below, best_below_of
 
@@ -32,6 +34,7 @@ def dual_bound(
     dual: Float[Array, "n ..."],
     dual_diagonal: Float[Array, "*c d"],
     loss: AbstractLoss = SQUARED,
+    layout: Layout = BILINEAR.layout,
 ) -> Scalar:
     """Bound the optimal value from below, starting from any (λ, p), however inexact.
 
@@ -67,14 +70,14 @@ def dual_bound(
 
         def budget_of(dual: Array, p: Array) -> Scalar:
             gram, error = over_blocks(_gram, dual, X)
-            return budget_above(p, gram, error + flushed)
+            return budget_above(layout, p, gram, error + flushed)
 
         return best_below_of(loss, dual, y, weight, beta, over_leading(budget_of, dual.T, p))
     quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
     sums, error = over_blocks(_sums, dual, X, y, quotient)
     d = p.size
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
-    budget = budget_above(p, gram, gram_error)
+    budget = budget_above(layout, p, gram, gram_error)
 
     if not loss.is_quadratic:
         return best_below_of(loss, dual, y, weight, beta, budget)
@@ -108,6 +111,7 @@ def scaled_dual_bound(
     dual: Float[Array, "n ..."],
     dual_diagonal: Float[Array, "*c d"],
     loss: AbstractLoss = SQUARED,
+    layout: Layout = BILINEAR.layout,
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""
     samples = moderate(X, weight)
@@ -120,6 +124,7 @@ def scaled_dual_bound(
         units.scale_dual(dual),
         units.scale_diagonal(dual_diagonal),
         loss.rescaled(units.target),
+        layout,
     )
     return units.restore_bound(bound)
 
@@ -132,6 +137,7 @@ def bound_on_host(
     dual: ArrayLike,
     dual_diagonal: ArrayLike,
     loss: AbstractLoss = SQUARED,
+    layout: Layout = BILINEAR.layout,
 ) -> np.float64:
     """Return `scaled_dual_bound` of one output for data that can be looked at, in float64.
 
@@ -139,7 +145,7 @@ def bound_on_host(
     is to be rounded down where it is stored in float32.
     """
     given = (X, y, weight, beta, dual, dual_diagonal)
-    arrays: Any = [*(widened(np.asarray(array)) for array in given), in_float64(loss)]
+    arrays: Any = [*(widened(np.asarray(array)) for array in given), in_float64(loss), layout]
     with np.errstate(all="ignore"):  # what overflows gives NaN, and those the bound 0
         return np.float64(scaled_dual_bound(*arrays))
 

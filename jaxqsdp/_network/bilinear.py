@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
+
+from .activation import AbstractActivation
+from .layout import Layout
+
+KRIVINE_CONSTANT = math.pi / (2 * math.asinh(1.0))
+"""K = π/(2 ln(1+√2)) = 1.78221…: p_sdp ≤ optimum ≤ K·p_sdp."""
 
 
-def neurons(X: Any, u: Any, v: Any) -> Any:
-    """Return (xᵀu_j)(xᵀv_j), (n, m), for samples (n, d) and signs (m, d); for one sample, (m,)."""
-    return (X @ u.T) * (X @ v.T)
+class Bilinear(AbstractActivation):
+    """(xᵀu)(xᵀv)."""
+
+    num_vectors: ClassVar[int] = 2
+    layout: ClassVar[Layout] = Layout(gain=0.5)
+    guarantee: ClassVar[float] = KRIVINE_CONSTANT
+
+    def value(self, first: Any, second: Any) -> Any:
+        """Return the product."""
+        return first * second
+
+
+BILINEAR = Bilinear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,7 +16,9 @@ from .._base.fork import check_process
 from .._base.text import outline, shape_of
 from .._base.types import as_float_array, highest_precision, is_concrete, namespace
 from .._host.files import read_arrays, write_arrays
-from .bilinear import neurons
+from .activation import AbstractActivation
+from .bilinear import BILINEAR
+from .levels import ONE_BIT, Levels
 
 _ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
 
@@ -35,6 +37,9 @@ class QuantizedNetwork(eqx.Module):
     packed_v: UInt8[Array, "m bytes"]
     alpha: Float[Array, " m"] | Float[Array, "m c"]
     num_features: int = eqx.field(static=True)
+
+    activation: ClassVar[AbstractActivation] = BILINEAR
+    levels: ClassVar[Levels] = ONE_BIT
 
     @staticmethod
     def from_weights(u: ArrayLike, v: ArrayLike, alpha: ArrayLike) -> QuantizedNetwork:
@@ -57,7 +62,7 @@ class QuantizedNetwork(eqx.Module):
                 f"neuron, got {alpha.shape}."
             )
         for name, signs in (("u", u), ("v", v)):
-            if is_concrete(signs) and not np.all(np.abs(np.asarray(signs)) == 1):
+            if is_concrete(signs) and not QuantizedNetwork.levels.holds(np.asarray(signs)):
                 raise ValueError(f"`{name}` must hold only −1 and +1; quantize it first.")
         if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
             raise ValueError("`alpha` has non-finite values.")
@@ -66,19 +71,12 @@ class QuantizedNetwork(eqx.Module):
     @property
     def u(self) -> Float[Array, "m d"]:
         """First factor of each neuron, ±1."""
-        return self._unpack(self.packed_u)
+        return self.levels.unpack(self.packed_u, self.num_features, self.alpha.dtype)
 
     @property
     def v(self) -> Float[Array, "m d"]:
         """Second factor of each neuron, ±1."""
-        return self._unpack(self.packed_v)
-
-    def _unpack(self, packed: UInt8[Array, "m bytes"]) -> Float[Array, "m d"]:
-        if packed.size == 0:  # no neurons; `unpackbits` refuses empty arrays
-            shape = (*packed.shape[:-1], self.num_features)
-            return namespace(packed).ones(shape, self.alpha.dtype)
-        bits = namespace(packed).unpackbits(packed, axis=-1, count=self.num_features)
-        return 2 * bits.astype(self.alpha.dtype) - 1
+        return self.levels.unpack(self.packed_v, self.num_features, self.alpha.dtype)
 
     @property
     def alpha_columns(self) -> Float[Array, "m c"]:
@@ -93,7 +91,8 @@ class QuantizedNetwork(eqx.Module):
     @property
     def num_bits(self) -> int:
         """Bits that the first-layer weights need: two signs per neuron and feature."""
-        return 2 * self.num_neurons * self.num_features
+        weights = self.activation.num_vectors * self.num_neurons * self.num_features
+        return weights * self.levels.bits
 
     @highest_precision
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""] | Float[Array, " c"]:
@@ -107,7 +106,7 @@ class QuantizedNetwork(eqx.Module):
         # What JAX holds of it: single precision while 64-bit mode is off.
         dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
         x, u, v = x.astype(dtype), self.u.astype(dtype), self.v.astype(dtype)
-        return neurons(x, u, v) @ self.alpha.astype(dtype)
+        return self.activation.neurons(x, u, v) @ self.alpha.astype(dtype)
 
     def prune(self) -> QuantizedNetwork:
         """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
@@ -185,10 +184,10 @@ def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[A
     u, v, alpha = (part.astype(X.dtype) for part in parts)
     xp = namespace(X, alpha)
     if xp is not np:
-        return neurons(X, u, v) @ alpha
+        return network.activation.neurons(X, u, v) @ alpha
     step = max(1, _ENTRIES // max(1, len(alpha)))
     blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([neurons(block, u, v) @ alpha for block in blocks])
+    return xp.concatenate([network.activation.neurons(block, u, v) @ alpha for block in blocks])
 
 
 def _columns(alpha: Any) -> Any:
@@ -197,8 +196,7 @@ def _columns(alpha: Any) -> Any:
 
 def pack(u: Any, v: Any, alpha: Any) -> QuantizedNetwork:
     """Build a network from the positions (m, d) of the +1 weights, of NumPy or JAX, and α."""
-    packbits = namespace(u, v).packbits
-    packed_u, packed_v = (jnp.asarray(packbits(signs, axis=-1)) for signs in (u, v))
+    packed_u, packed_v = (jnp.asarray(QuantizedNetwork.levels.pack(signs)) for signs in (u, v))
     return QuantizedNetwork(packed_u, packed_v, jnp.asarray(alpha), num_features=u.shape[-1])
 
 
@@ -220,14 +218,14 @@ def _checked(
     if num_features.shape != () or num_features.dtype.kind not in "iu" or num_features < 1:
         raise ValueError(f"num_features is {num_features}, which is no positive integer")
     d = int(num_features)
-    m, width = packed_u.shape[:1], -(-d // 8)
+    m, width = packed_u.shape[:1], QuantizedNetwork.levels.bytes_for(d)
     for name, packed in (("packed_u", packed_u), ("packed_v", packed_v)):
         if packed.dtype != np.uint8 or packed.shape != (*m, width) or packed.ndim != 2:
             raise ValueError(
                 f"{name} is {packed.dtype} of shape {packed.shape}, where {d} features take uint8 "
                 f"of shape (neurons, {width})"
             )
-        if d % 8 and np.any(packed[:, -1] & (0xFF >> d % 8)):
+        if QuantizedNetwork.levels.has_rest(packed, d):
             raise ValueError(f"{name} has bits set beyond its {d} features")
     if alpha.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"alpha is {alpha.dtype}; it must be real and floating-point")

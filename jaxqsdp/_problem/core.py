@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from jaxtyping import Array, Float
 
 from .._base.types import across, namespace, record
 from .._loss.base import AbstractLoss
+from .._network.activation import AbstractActivation
+from .._network.bilinear import BILINEAR
+from .._network.layout import Layout
 
 
 @record
 class Core:
     """The data of the relaxation, or a change of them.
 
-        min ℓ(A(Z), y) + βρ  s.t.  Z = (P − N)/2,  diag(P + N)/2 = ρ·1,  P, N ⪰ 0
+        min ℓ(A(Z), y) + βρ  s.t.  diag V = ρ·1,  P, N ⪰ 0
 
-    Where the loss couples outputs, Z and all that belongs to it has a leading axis of them, ŷ and
-    λ a last one.
+    with Z and V made of P and N by `layout`. Where the loss couples outputs, Z and all that belongs
+    to it has a leading axis of them, ŷ and λ a last one.
 
     Solvers are given one in moderate units (`_exact.units`), with weights absorbed where they can
     be; then samples that do not count have weight zero, and rows of zeros.
@@ -28,6 +32,13 @@ class Core:
     y: Float[Array, "n ..."]
     beta: Float[Array, "*c"]
     loss: AbstractLoss
+
+    activation: ClassVar[AbstractActivation] = BILINEAR
+
+    @property
+    def layout(self) -> Layout:
+        """What P, N, Z, V and p are to each other."""
+        return self.activation.layout
 
     @property
     def root(self) -> Float[Array, " n"]:

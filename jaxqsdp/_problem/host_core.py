@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from .._base.types import across, in_float64
 from .._loss.base import AbstractLoss
+from .._network.activation import AbstractActivation
+from .._network.bilinear import BILINEAR
 from .problem import Problem
 
 
@@ -29,6 +32,8 @@ class HostCore:
     loss: AbstractLoss  # for y'
     root: NDArray  # (n,) √w' where weights are absorbed, else 1; zero for samples that do not count
     exponents: tuple[int, int, int]  # a, b, c
+
+    activation: ClassVar[AbstractActivation] = BILINEAR
 
     @staticmethod
     def of(problem: Problem) -> HostCore:

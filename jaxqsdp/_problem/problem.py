@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
@@ -28,6 +28,8 @@ from .._exact.powers import is_negative
 from .._loss.base import AbstractLoss
 from .._loss.softmax import SoftmaxLoss
 from .._loss.squared import SquaredLoss
+from .._network.activation import AbstractActivation
+from .._network.bilinear import BILINEAR
 from .._network.network import QuantizedNetwork
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
 from .export import cvxpy_model, write_sdpa
@@ -84,6 +86,8 @@ class Problem(eqx.Module):
     beta: Float[Array, ""] | Float[Array, " c"]
     sample_weight: Float[Array, " n"] | None
     loss: AbstractLoss
+
+    activation: ClassVar[AbstractActivation] = BILINEAR
 
     def __init__(
         self,

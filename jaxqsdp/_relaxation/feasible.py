@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.lift import slacks, weighted_gram
+from .._base.lift import weighted_gram
 from .._base.types import Scalar, epsilon, namespace, tiny
-from .._loss.base import AbstractLoss
+from .._problem.core import Core
 
 
 class FeasiblePoint(eqx.Module):
@@ -26,38 +26,27 @@ class FeasiblePoint(eqx.Module):
 
 
 def feasible_point(
-    loss: AbstractLoss,
-    predictions: Float[Array, "n ..."],
-    y: Float[Array, "n ..."],
-    weight: Float[Array, " n"],
-    beta: Float[Array, "*c"],
-    plus: Float[Array, "*c d d"],
-    minus: Float[Array, "*c d d"],
+    core: Core, predictions: Float[Array, "n ..."], blocks: Float[Array, "*c 2 d d"]
 ) -> FeasiblePoint:
-    """Build the best feasible point on the ray of (P, N) ⪰ 0 with these predictions A((P − N)/2).
+    """Build the best feasible point on the ray of (P, N) ⪰ 0 with these predictions A(Z).
 
-    Z = (P − N)/2, V = (P + N)/2 with its diagonal raised to ρ = max_k V_kk, all times
-    the best factor for the loss. Raising the diagonal keeps both blocks positive semidefinite.
+    The diagonal of V is raised to ρ = max_k V_kk, and all is multiplied by the best factor for the
+    loss. Raising the diagonal keeps both blocks positive semidefinite.
     """
-    xp = namespace(predictions, y, weight, plus, minus)
-    form, block = (plus - minus) / 2, (plus + minus) / 2
+    xp = namespace(predictions, core.y, core.weight, blocks)
+    form, block = core.layout.form(blocks), core.layout.block(blocks)
     scale = xp.max(xp.diagonal(block, axis1=-2, axis2=-1), axis=-1)
-    factor = loss.best_on_primal_ray(predictions, y, weight, xp.sum(beta * scale))
+    price = xp.sum(core.beta * scale)
+    factor = core.loss.best_on_primal_ray(predictions, core.y, core.weight, price)
     scale, predictions = factor * scale, factor * predictions
     diagonal = xp.broadcast_to(xp.eye(form.shape[-1], dtype=bool), form.shape)
     block = xp.where(diagonal, scale[..., None, None], factor * block)
-    value = loss(predictions, y, weight) + xp.sum(beta * scale)
+    value = core.loss(predictions, core.y, core.weight) + xp.sum(core.beta * scale)
     return FeasiblePoint(value, factor * form, block, scale, predictions)
 
 
 def estimated_bound(
-    loss: AbstractLoss,
-    X: Float[Array, "n d"],
-    y: Float[Array, "n ..."],
-    weight: Float[Array, " n"],
-    beta: Float[Array, "*c"],
-    dual: Float[Array, "n ..."],
-    dual_diagonal: Float[Array, "*c d"],
+    core: Core, dual: Float[Array, "n ..."], dual_diagonal: Float[Array, "*c d"]
 ) -> Scalar:
     """Return `_bound.relaxation.dual_bound` without its allowance for rounding.
 
@@ -65,35 +54,22 @@ def estimated_bound(
     """
 
     def budget(dual: Array, dual_diagonal: Array) -> Scalar:
-        eigenvalues = jnp.linalg.eigvalsh(slacks(dual_diagonal, weighted_gram(X, dual)))
-        shift = jnp.maximum(-jnp.min(eigenvalues), 0)
-        return jnp.sum(dual_diagonal + shift)
+        both = core.layout.constraints(dual_diagonal, weighted_gram(core.X, dual))
+        shift = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(both)), 0)
+        return core.layout.budget(dual_diagonal + shift)
 
-    each = jax.vmap(budget) if loss.couples_outputs else budget
-    return dual_value(loss, y, weight, beta, dual, each(dual.T, dual_diagonal))
-
-
-def dual_value(
-    loss: AbstractLoss,
-    y: Float[Array, "n ..."],
-    weight: Float[Array, " n"],
-    beta: Float[Array, "*c"],
-    dual: Float[Array, "n ..."],
-    budget: Float[Array, "*c"],
-) -> Scalar:
-    """Return the best value on the ray of λ with Diag(p) ± A*λ ⪰ 0 and 1ᵀp = `budget`."""
-    limit = jnp.min(jnp.where(budget > 0, beta / jnp.where(budget > 0, budget, 1), jnp.inf))
-    return loss.best_on_dual_ray(dual, y, weight, limit)
+    each = jax.vmap(budget) if core.loss.couples_outputs else budget
+    return dual_value(core, dual, each(dual.T, dual_diagonal))
 
 
-def relative_gap(
-    loss: AbstractLoss,
-    value: Scalar,
-    lower_bound: Scalar,
-    y: Array,
-    weight: Float[Array, " n"],
-) -> Scalar:
+def dual_value(core: Core, dual: Float[Array, "n ..."], budget: Float[Array, "*c"]) -> Scalar:
+    """Return the best value on the ray of λ whose p has this budget."""
+    limit = jnp.where(budget > 0, core.beta / jnp.where(budget > 0, budget, 1), jnp.inf)
+    return core.loss.best_on_dual_ray(dual, core.y, core.weight, jnp.min(limit))
+
+
+def relative_gap(core: Core, value: Scalar, lower_bound: Scalar) -> Scalar:
     """Return (value − bound) / max(value, 10·eps·ℓ(0), tiny)."""
-    xp = namespace(value, lower_bound, y, weight)
-    floor = 10 * epsilon(value.dtype) * loss(xp.zeros_like(y), y, weight)
+    xp, y = namespace(value, lower_bound, core.y, core.weight), core.y
+    floor = 10 * epsilon(value.dtype) * core.loss(xp.zeros_like(y), y, core.weight)
     return (value - lower_bound) / xp.maximum(xp.maximum(value, floor), tiny(value.dtype))

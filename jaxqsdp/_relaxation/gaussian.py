@@ -11,11 +11,10 @@ from jaxtyping import Array, Float
 
 from .._base.cone import square_root
 from .._base.types import Scalar, namespace, over_leading
+from .._network.bilinear import BILINEAR
 from .solution import Solution
 
 _GAMMA = math.asinh(1.0)  # ln(1 + √2)
-KRIVINE_CONSTANT = math.pi / (2 * _GAMMA)
-"""K = π/(2 ln(1+√2)) = 1.78221…: p_sdp ≤ optimum ≤ K·p_sdp."""
 
 
 def draw(
@@ -41,7 +40,7 @@ def draw(
     neurons = np.arange(num_neurons)
     owned = (owner[:, None] == np.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
     count = xp.maximum(xp.sum(owned, axis=0), 1)
-    alpha = owned * (KRIVINE_CONSTANT * scale / count)[None, :]
+    alpha = owned * (BILINEAR.guarantee * scale / count)[None, :]
     return g_u[owner, neurons], g_v[owner, neurons], alpha
 
 

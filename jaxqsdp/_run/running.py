@@ -159,18 +159,16 @@ def assemble(
         scaled = Scaled.of(samples, y, beta, usable, problem.loss)
         targets = xp.where(usable, y, problem.loss.any_target)
         core, units = scaled.core, scaled.units
-        X, weight, y, beta, loss = core.X, core.weight, core.y, core.beta, core.loss
         dual = across(core.root, iterate.dual) * iterate.dual
-        plus, minus = iterate.plus, iterate.minus
-        predictions = outputs_of(X, (plus - minus) / 2)
-        point = feasible_point(loss, predictions, y, weight, beta, plus, minus)
+        predictions = outputs_of(core.X, core.layout.form(iterate.blocks))
+        point = feasible_point(core, predictions, iterate.blocks)
         value = point.value + left_out(targets, point.form, units)
-        bound = dual_bound(X, y, weight, beta, dual, iterate.dual_diagonal, loss)
-        gap = relative_gap(loss, value, bound, y, weight)
+        data = core.X, core.y, core.weight, core.beta, dual, iterate.dual_diagonal
+        bound = dual_bound(*data, core.loss, core.layout)
+        gap = relative_gap(core, value, bound)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)
-        gram = xp.block([[point.block, point.form], [point.form, point.block]])
         form = units.restore_form(point.form)
         # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
         other = outputs_of(problem.X, form)
@@ -182,7 +180,7 @@ def assemble(
             lower_bound=units.restore_bound(bound),
             quadratic_form=form,
             scale=units.restore_form(point.scale),
-            gram=units.restore_form(gram),
+            gram=units.restore_form(core.layout.gram(point.form, point.block)),
             dual=units.restore_dual(dual),
             dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
             predictions=predictions,
@@ -212,8 +210,7 @@ def _start(solution: Solution, scaled: Scaled) -> Iterate:
     root = across(scaled.core.root, dual)
     counted = root > 0
     return Iterate(
-        plus=block + form,
-        minus=block - form,
+        blocks=scaled.core.layout.blocks(form, block),
         dual=jnp.where(counted, dual / jnp.where(counted, root, 1), 0),
         dual_diagonal=units.scale_diagonal(solution.dual_diagonal),
     )

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._bound.signs import Signs
-from .._network.bilinear import neurons
 from .._problem.host_core import HostCore, exponent_of
 from .pricing import distinct, partners
 from .target import Points, Target
@@ -99,7 +98,7 @@ class Task:
     def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
         """Return what neurons (m, d) give on the rows, (k, m)."""
         if self.left is None:
-            return neurons(self.core.X, u, v)
+            return self.core.activation.neurons(self.core.X, u, v)
         i, j = np.triu_indices(u.shape[1])
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T

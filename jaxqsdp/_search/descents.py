@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .._base.types import highest_precision, tiny
 from .._host.programs import HostProgram
-from .._network.bilinear import neurons
+from .._network.bilinear import BILINEAR
 from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
@@ -92,7 +92,7 @@ def _descend(
         alpha_rate = _ALPHA_RATE * rate * unit * alive[:, None].astype(dtype)
         latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps)
         u, v = (jnp.where(some >= 0, 1, -1).astype(X.dtype) for some in latent[:2])
-        phi = neurons(X, u, v) * alive[None, :].astype(X.dtype)
+        phi = BILINEAR.neurons(X, u, v) * alive[None, :].astype(X.dtype)
         alpha = latent[2].astype(X.dtype)
         gram, targets = phi.T @ phi, phi.T @ y
         alpha = coordinate_descent(gram, targets, beta, alpha, _COORDINATE_SWEEPS)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .._network.bilinear import neurons
 from .._problem.host_core import HostCore
 from .pricing import partners, search_signs
 from .restricted import Restricted
@@ -51,7 +50,7 @@ def exchange(
     targets = Target.all_of(core)
 
     def fitted(u: Signs, v: Signs, old: list[Restricted], cutoff: float = np.inf) -> _Fitted:
-        columns = neurons(core.X, u, v)
+        columns = core.activation.neurons(core.X, u, v)
         fits = [
             target.refitted(columns, fit, _FIT, cutoff)
             for target, fit in zip(targets, old, strict=True)
@@ -78,7 +77,7 @@ def exchange(
         return best
 
     u, v = u.astype(np.float64), v.astype(np.float64)
-    columns = neurons(core.X, u, v)
+    columns = core.activation.neurons(core.X, u, v)
     network = _Fitted(
         u, v, [target.restricted(columns, target.dual_of_nothing, _FIT) for target in targets]
     )
@@ -108,7 +107,7 @@ def _candidates(
         if dual.ndim == 2:  # for each output all of them would take long
             first = np.argsort(-np.abs(np.sum((u @ gram) * v, axis=1)), kind="stable")[:_COMPARED]
             u, v = u[first], v[first]
-        columns = neurons(core.X, u, v)
+        columns = core.activation.neurons(core.X, u, v)
         size = np.maximum(target.sizes(columns), np.finfo(np.float64).tiny)
         worth = np.maximum(np.abs(one @ columns) - beta, 0) / size
         found = len(chosen)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from .._base.control_flow import fori_loop, scan, while_loop
 from .._base.trees import select
 from .._base.types import Scalar, epsilon, tiny
-from .._network.bilinear import neurons
+from .._network.bilinear import BILINEAR
 
 RANDOM_STARTS = 6  # of the flips of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
 _FIRST_SWEEPS = 50  # of coordinate descent over α, ...
@@ -56,7 +56,7 @@ def local_search(
 
     u, v = u.astype(X.dtype), v.astype(X.dtype)
     alpha = jnp.zeros((m, y.shape[1]), X.dtype)
-    phi = neurons(X, u, v) * used[None, :]
+    phi = BILINEAR.neurons(X, u, v) * used[None, :]
     network = Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
     if order.shape[0] == 0:
         return network

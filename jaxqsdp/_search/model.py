@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from .._base.lift import quadratic_forms
 from .._loss.squared import SquaredLoss
-from .._network.bilinear import neurons
 from .._network.network import QuantizedNetwork
 from .._problem.host_core import HostCore
 from .._problem.problem import Problem
@@ -71,7 +70,7 @@ def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float
     """Return what a network predicts, (n, c)."""
     host = jax.tree.map(np.asarray, network)
     u, v, alpha = (np.asarray(a, np.float64) for a in (host.u, host.v, host.alpha_columns))
-    return neurons(_counted(problem), u, v) @ alpha
+    return problem.activation.neurons(_counted(problem), u, v) @ alpha
 
 
 def _counted(problem: Problem) -> NDArray[np.float64]:

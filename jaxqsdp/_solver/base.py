@@ -17,8 +17,7 @@ from .._problem.core import Core
 class Iterate(eqx.Module):
     """A primal point and a dual point of the core problem, neither exactly feasible."""
 
-    plus: Float[Array, "*c d d"]  # P, positive semidefinite
-    minus: Float[Array, "*c d d"]  # N, positive semidefinite
+    blocks: Float[Array, "*c 2 d d"]  # P, N, positive semidefinite
     dual: Float[Array, "n ..."]  # λ
     dual_diagonal: Float[Array, "*c d"]  # p
 

@@ -8,6 +8,7 @@ a fixed system of samples; `LossPath` (`loss_path.py`) that of any other.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, Protocol
 
 import equinox as eqx
@@ -15,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._base.lift import slacks
 from .._base.types import Scalar
-from .._loss.base import AbstractLoss
+from .._problem.core import Core
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
-from .newton import NewtonData, NewtonSystem
+from .newton import NewtonSystem
+from .samples import AbstractSamples
 from .scaling import LONGEST, Scaling
 
 _TO_BOUNDARY = 0.98  # fraction of the way to the boundary of the cones that a step may go
@@ -49,15 +50,11 @@ class AbstractPath(eqx.Module):
     """The central path of a problem and the predictor–corrector step along it."""
 
     has_ends: eqx.AbstractClassVar[bool]  # is λ kept in intervals?
+    core: eqx.AbstractVar[Core]
 
     @abc.abstractmethod
     def refinements(self, dtype: Any) -> int:
         """Return how often a direction is refined."""
-
-    @property
-    @abc.abstractmethod
-    def budget(self) -> Scalar:
-        """β."""
 
     @abc.abstractmethod
     def start(self, X: Float[Array, "n d"]) -> Point:
@@ -111,7 +108,7 @@ class AbstractPath(eqx.Module):
 
     def slack(self, dual: Array, diagonal: Array) -> Float[Array, "2 d d"]:
         """Return (Diag(p) ∓ A*λ)/2."""
-        return slacks(diagonal, self.rmv(dual)) / 2
+        return self.core.layout.slacks(diagonal, self.rmv(dual))
 
     def step(self, point: Point) -> Point:
         """Take a predictor–corrector step; NaN if a factorization failed."""
@@ -148,15 +145,20 @@ class AbstractPath(eqx.Module):
 
 
 class CentralPath(AbstractPath):
-    """The path of the squared loss, in the form of its Newton data."""
+    """The path of the squared loss, in the form of its samples that systems are smallest in."""
 
     has_ends: ClassVar[bool] = False
 
-    data: NewtonData
-    y: Float[Array, " k"]
-    beta: Scalar
-    loss: AbstractLoss
-    targets: Float[Array, " n"]  # of which y is the projection
+    samples: AbstractSamples
+    core: Core  # with targets and weights of the k samples
+    targets: Float[Array, " n"]  # of which those are the projection
+
+    @staticmethod
+    def of(core: Core, samples: AbstractSamples) -> CentralPath:
+        """Bring targets into the form of the samples."""
+        y = samples.project(core.y)
+        projected = dataclasses.replace(core, y=y, weight=jnp.ones_like(y))
+        return CentralPath(core=projected, samples=samples, targets=core.y)
 
     def start(self, X: Float[Array, "n d"]) -> Point:
         """P = N = τI, λ = 0, p = β/d·1: strictly inside both cones.
@@ -166,31 +168,26 @@ class CentralPath(AbstractPath):
         """
         d = X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(X), axis=1))
-        size = jnp.linalg.norm(self.y)
+        size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
-        most = jnp.maximum(jnp.square(size) / (2 * self.beta), uncorrelated)
+        most = jnp.maximum(jnp.square(size) / (2 * self.core.beta), uncorrelated)
         guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
-        dual = jnp.zeros_like(self.y)
-        return Point(primal, dual, jnp.full((d,), self.beta / d), no_ends(dual))
+        dual = jnp.zeros_like(self.core.y)
+        return Point(primal, dual, jnp.full((d,), self.core.beta / d), no_ends(dual))
 
     def refinements(self, dtype: Any) -> int:
         """Return none in double precision and one in single."""
         return _REFINEMENTS[jnp.finfo(dtype).bits]
 
-    @property
-    def budget(self) -> Scalar:
-        """β."""
-        return self.beta
-
     def rmv(self, dual: Float[Array, " k"]) -> Float[Array, "d d"]:
         """A*(λ)."""
-        return self.data.rmv(dual)
+        return self.samples.rmv(dual)
 
     def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
-        return NewtonSystem.of(self.data, scaling_points)
+        return NewtonSystem.of(self.samples, scaling_points)
 
     def deficit(
         self,
@@ -200,7 +197,7 @@ class CentralPath(AbstractPath):
         products: Float[Array, "2 e"],
     ) -> Float[Array, " k"]:
         """Return y − (λ + dλ) − A(Z)."""
-        return self.y - (point.dual + step) - self.data.mv(form)
+        return self.core.y - (point.dual + step) - self.samples.mv(form)
 
     def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 1"]:
         """Return 1: λ is free."""
@@ -211,31 +208,26 @@ class CentralPath(AbstractPath):
         return no_ends(step)
 
     def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
-        """Return λ of the problem from that of its Newton data."""
-        return self.data.expand(dual, self.targets)
+        """Return λ of the problem from that of its samples as they are here."""
+        return self.samples.expand(dual, self.targets)
 
     @property
     def size(self) -> Scalar:
         """‖y‖."""
-        return jnp.linalg.norm(self.y)
+        return jnp.linalg.norm(self.core.y)
 
     def misfit(self, point: Point) -> Float[Array, " k"]:
         """Return e = y − A(Z) − λ."""
-        form = (point.primal[0] - point.primal[1]) / 2
-        return self.y - self.data.mv(form) - point.dual
+        return self.core.y - self.samples.mv(self.core.layout.form(point.primal)) - point.dual
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
         """Return the relative gap of the feasible point and the dual point, and ‖e‖/‖y‖."""
-        plus, minus = point.primal
-        weight = jnp.ones_like(self.y)
-        predictions = self.data.mv((plus - minus) / 2)
-        value = feasible_point(self.loss, predictions, self.y, weight, self.beta, plus, minus).value
-        bound = dual_value(
-            self.loss, self.y, weight, self.beta, point.dual, jnp.sum(point.diagonal)
-        )
-        size = jnp.linalg.norm(self.y)
-        residual = jnp.linalg.norm(self.y - predictions - point.dual)
-        gap = relative_gap(self.loss, value, bound, self.y, weight)
+        core, size = self.core, self.size
+        predictions = self.samples.mv(core.layout.form(point.primal))
+        value = feasible_point(core, predictions, point.primal).value
+        bound = dual_value(core, point.dual, core.layout.budget(point.diagonal))
+        residual = jnp.linalg.norm(core.y - predictions - point.dual)
+        gap = relative_gap(core, value, bound)
         return gap, residual / jnp.where(size > 0, size, 1)
 
 
@@ -336,15 +328,16 @@ class _Linearization(eqx.Module):
 
         `ends` are the products asked for at the ends of intervals.
         """
-        path, point = self.path, self.point
-        budget = path.budget - jnp.sum(point.diagonal)
+        path, point, layout = self.path, self.point, self.path.core.layout
+        budget = path.core.beta - layout.budget(point.diagonal)
         transposed = jnp.swapaxes(self.root, 1, 2)
         dual, diagonal = jnp.zeros_like(point.dual), jnp.zeros_like(point.diagonal)
         for _ in range(1 + path.refinements(dual.dtype)):
-            plus, minus = point.primal + primal_step
-            a = path.deficit(point, dual, (plus - minus) / 2, ends)
-            b = -jnp.diagonal(plus + minus) / 2  # any multiple of 1 is taken up by dρ
-            more_dual, more_diagonal, _ = self.system.solve(a, b, budget - jnp.sum(diagonal))
+            blocks = point.primal + primal_step
+            a = path.deficit(point, dual, layout.form(blocks), ends)
+            b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
+            left = budget - layout.budget(diagonal)
+            more_dual, more_diagonal, _ = self.system.solve(a, b, left)
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root
             primal_step = self._conjugated(centered - slack)

@@ -60,16 +60,16 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         return s[:half], s[half : 2 * half], s[2 * half :]
 
     def _leveled(self, v: Array, sigma: Scalar) -> Array:
-        """Return argmin βρ + σ‖V − v‖²: V keeps its off-diagonal; ρ = max(0, mean − β/(2σd))."""
+        """Return argmin βρ + σ‖V − v‖²: V keeps its off-diagonal."""
         index = diagonal_index(self._d)
-        rho = jnp.maximum(jnp.mean(v[index]) - self.core.beta / (2 * sigma * self._d), 0)
-        return v.at[index].set(rho)
+        return v.at[index].set(self.core.layout.level(v[index], self.core.beta, sigma))
 
     def projected(self, z: Array, v: Array) -> tuple[Array, Array]:
         """Project on the two cones."""
-        form, block = smat(z, self._d), smat(v, self._d)
-        plus, minus = positive_part(block + form), positive_part(block - form)
-        return svec(plus - minus) / 2, svec(plus + minus) / 2
+        layout = self.core.layout
+        plus, minus = layout.blocks(smat(z, self._d), smat(v, self._d))
+        blocks = jnp.stack([positive_part(plus), positive_part(minus)])
+        return svec(layout.form(blocks)), svec(layout.block(blocks))
 
     def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
         """Return the gap between a feasible point from z and a dual feasible point from s − x."""
@@ -78,15 +78,10 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         dual = self._dual_of(point, sigma)
         diagonal = 2 * sigma * (v - self.split(point.x)[1])[index]
         form, block = (smat(part, self._d) for part in self.split(point.z)[:2])
-        iterate = Iterate(block + form, block - form, dual, diagonal)
         core = self.core
-        loss, y, weight = core.loss, core.y, core.weight
-        predictions = quadratic_forms(core.X, form)
-        value = feasible_point(
-            loss, predictions, y, weight, core.beta, iterate.plus, iterate.minus
-        ).value
-        bound = estimated_bound(loss, core.X, y, weight, core.beta, dual, diagonal)
-        return relative_gap(loss, value, bound, y, weight), iterate
+        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
+        value = feasible_point(core, quadratic_forms(core.X, form), iterate.blocks).value
+        return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
         """Return the first penalty and the first point, a warm start's own if there is one."""
@@ -119,10 +114,11 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
     def sides(self, warm: Iterate) -> tuple[Array, Array]:
         """Return a warm start's primal point and dual one, a subgradient of f."""
         X, beta = self.core.X, self.core.beta
-        form, block = (warm.plus - warm.minus) / 2, (warm.plus + warm.minus) / 2
+        layout = self.core.layout
+        form, block = layout.form(warm.blocks), layout.block(warm.blocks)
         primal = self.joined(svec(form), svec(block), quadratic_forms(X, form))
         # From a larger penalty the dual point is too long; bring it back along its ray.
-        budget = jnp.sum(jnp.maximum(warm.dual_diagonal, 0))
+        budget = layout.budget(jnp.maximum(warm.dual_diagonal, 0))
         shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
         diagonal = svec(jnp.diag(warm.dual_diagonal))
         gradient = svec(weighted_gram(X, warm.dual))

@@ -79,19 +79,16 @@ class CoupledSplit(AbstractSplit[Iterate]):
         multiplier = self._split(point.s - point.x)[1]
         diagonal = 2 * sigma * multiplier[:, diagonal_index(d)]
         form, block = (jax.vmap(lambda part: smat(part, d))(part) for part in (z, v))
-        iterate = Iterate(block + form, block - form, dual, diagonal)
-        value = feasible_point(
-            loss, outputs_of(core.X, form), y, weight, core.beta, iterate.plus, iterate.minus
-        ).value
-        bound = estimated_bound(loss, core.X, y, weight, core.beta, dual, diagonal)
-        return relative_gap(loss, value, bound, y, weight), iterate
+        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
+        value = feasible_point(core, outputs_of(core.X, form), iterate.blocks).value
+        return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
         """Return the first penalty, the mean of what outputs would choose, and the first point."""
         if warm is None:
             sigma, s = self._each(lambda split: split.start(None))
             return jnp.exp(jnp.mean(jnp.log(sigma))), s.ravel()
-        lanes = Iterate(warm.plus, warm.minus, warm.dual.T, warm.dual_diagonal)
+        lanes = Iterate(warm.blocks, warm.dual.T, warm.dual_diagonal)
         sigma, _ = self._each(LossSplit.start, lanes)
         sigma = jnp.exp(jnp.mean(jnp.log(sigma)))
         primal, dual = self._each(LossSplit.sides, lanes)

@@ -23,7 +23,7 @@ from .base import (
 )
 from .central_path import AbstractPath, CentralPath, Point
 from .loss_path import LossPath
-from .newton import NewtonData, newton_data
+from .samples import AbstractSamples, samples_of
 
 _PROGRESS = 0.5  # factor by which the merit must fall within ...
 _PATIENCE = 5  # ... so many steps, or else the accuracy of the dtype is reached
@@ -75,22 +75,22 @@ class InteriorPoint(AbstractSolver):
         """Yes: it takes no singular value decomposition."""
         return True
 
-    def factorize(self, X: Float[Array, "n d"]) -> NewtonData:
+    def factorize(self, X: Float[Array, "n d"]) -> AbstractSamples:
         """Prepare the Newton systems of the squared loss, see `newton`; others do not use it."""
-        return newton_data(X)
+        return samples_of(X)
 
-    def bind(self, core: Core, factorization: NewtonData, max_steps: int) -> AbstractProcess:
+    def bind(self, core: Core, factorization: AbstractSamples, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
         tol, tol_residual = self.tolerances(core.y.dtype)
         tol = uncertified(tol, core.y.dtype)
-        return _Process(path_of(core, factorization), core, tol, tol_residual, max_steps)
+        return _Process(path_of(core, factorization), tol, tol_residual, max_steps)
 
 
-def path_of(core: Core, data: NewtonData) -> AbstractPath:
+def path_of(core: Core, data: AbstractSamples) -> AbstractPath:
     """Return the central path of a problem."""
     if not core.loss.is_quadratic:
-        return LossPath(core.X, core.y, core.weight, core.beta, core.loss)
-    return CentralPath(data, data.project(core.y), core.beta, core.loss, core.y)
+        return LossPath(core)
+    return CentralPath.of(core, data)
 
 
 class _State(eqx.Module):
@@ -108,7 +108,6 @@ class _Process(AbstractProcess):
     """Newton steps, the best point so far, and signs of progress."""
 
     path: AbstractPath
-    core: Core
     tol: float = eqx.field(static=True)
     tol_residual: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
@@ -122,11 +121,12 @@ class _Process(AbstractProcess):
 
     def _excess(self, point: Point) -> Scalar:
         """Return 1ᵀp / β − 1."""
-        return jnp.sum(point.diagonal) / self.core.beta - 1
+        core = self.path.core
+        return core.layout.budget(point.diagonal) / core.beta - 1
 
     def start(self, warm: Iterate | None) -> _State:
         """Return the state at the strictly feasible start."""
-        point = self.path.start(self.core.X)
+        point = self.path.start(self.path.core.X)
         merit, residual, _ = self._judge(point)
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return _State(point, point, merit, residual, merit, zero, zero, no)
@@ -165,5 +165,6 @@ class _Process(AbstractProcess):
         """Return the best iterate."""
         best = state.best
         dual = self.path.expand(best.dual)
-        iterate = Iterate(best.primal[0], best.primal[1], dual, best.diagonal)
-        return iterate, Report(state.steps, state.residual, self._converged(state))
+        return Iterate(best.primal, dual, best.diagonal), Report(
+            state.steps, state.residual, self._converged(state)
+        )

@@ -26,9 +26,11 @@ from jaxtyping import Array, Float
 from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, tiny
 from .._loss.base import AbstractLoss
+from .._problem.core import Core
 from .._relaxation.feasible import relative_gap
 from .central_path import AbstractPath, Point, System
-from .newton import NewtonData, NewtonSystem, newton_data
+from .newton import NewtonSystem
+from .samples import AbstractSamples, samples_of
 
 _REFINEMENTS = 1  # without, hinge and absolute losses stop at gaps of 1e-7
 _LEAST_INSIDE = 0.2  # of the way to the middle of the intervals, where the start is
@@ -37,7 +39,7 @@ _LEAST_INSIDE = 0.2  # of the way to the middle of the intervals, where the star
 class _WeightedSystem(eqx.Module):
     """The Newton system of samples that have a weight Θ each."""
 
-    data: NewtonData
+    samples: AbstractSamples
     inner: NewtonSystem
     root: Float[Array, " n"]  # √Θ
 
@@ -45,9 +47,9 @@ class _WeightedSystem(eqx.Module):
         self, a: Float[Array, " n"], b: Float[Array, " d"], c: Scalar, /
     ) -> tuple[Array, Array, Scalar]:
         """Return (dt, dp, dρ)."""
-        inside, outside = self.data.split(a / self.root)
+        inside, outside = self.samples.split(a / self.root)
         step, diagonal, rho = self.inner.solve(inside, b, c)
-        return self.data.join(step, outside) / self.root, diagonal, rho
+        return self.samples.join(step, outside) / self.root, diagonal, rho
 
 
 class LossPath(AbstractPath):
@@ -55,41 +57,32 @@ class LossPath(AbstractPath):
 
     has_ends: ClassVar[bool] = True
 
-    X: Float[Array, "n d"]
-    y: Float[Array, " n"]
-    weight: Float[Array, " n"]
-    beta: Scalar
-    loss: AbstractLoss
+    core: Core
 
     @property
     def end_unit(self) -> Float[Array, "... n"]:
         """The units of the multipliers z."""
-        return jnp.ones_like(self.weight)[None]
+        return jnp.ones_like(self.core.weight)[None]
 
     def refinements(self, dtype: Any) -> int:
         """Return one: systems are ill conditioned where Θ is of all sizes."""
         return _REFINEMENTS
 
     @property
-    def budget(self) -> Scalar:
-        """β."""
-        return self.beta
-
-    @property
     def _counted(self) -> Array:
-        return self.weight > 0
+        return self.core.weight > 0
 
     @property
     def _used_weight(self) -> Float[Array, " n"]:
         """1 for samples that do not count, whose rows are zero."""
-        return jnp.where(self._counted, self.weight, 1)
+        return jnp.where(self._counted, self.core.weight, 1)
 
     @property
     def _rows(self) -> Float[Array, "n d"]:
-        return jnp.sqrt(self.weight)[:, None] * self.X
+        return jnp.sqrt(self.core.weight)[:, None] * self.core.X
 
     def _ends(self) -> tuple[Array, Array, Array]:
-        return finite_ends(self.loss, self.y)
+        return finite_ends(self.core.loss, self.core.y)
 
     def start(self, X: Float[Array, "n d"]) -> Point:
         """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside.
@@ -100,7 +93,10 @@ class LossPath(AbstractPath):
         energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
         size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
-        most = self.loss(jnp.zeros_like(self.y), self.y, self.weight) / self.beta
+        most = (
+            self.core.loss(jnp.zeros_like(self.core.y), self.core.y, self.core.weight)
+            / self.core.beta
+        )
         most = jnp.maximum(most, uncorrelated)
         guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
@@ -112,26 +108,26 @@ class LossPath(AbstractPath):
         middle = jnp.where(finite[0] & finite[1], (low + high) / 2, beside)
         gram = jnp.linalg.norm(self.rmv(middle))
         # How far t goes within β, if that is not too near to the ends; else p is beyond β for now.
-        most = self.beta / (2 * d * jnp.where(gram > 0, gram, 1))
+        most = self.core.beta / (2 * d * jnp.where(gram > 0, gram, 1))
         share = jnp.where(gram > 0, jnp.clip(most, _LEAST_INSIDE, 1), 1)
-        dual, diagonal = share * middle, jnp.maximum(self.beta / d, 2 * share * gram)
+        dual, diagonal = share * middle, jnp.maximum(self.core.beta / d, 2 * share * gram)
         ends = jnp.where(finite, guess * diagonal / 2 / self.end_slacks(dual), 0)
         return Point(primal, dual, jnp.full((d,), diagonal), ends)
 
     def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
         """A(Z)."""
-        return self.weight * quadratic_forms(self.X, form)
+        return self.core.weight * quadratic_forms(self.core.X, form)
 
     def rmv(self, dual: Float[Array, " n"]) -> Float[Array, "d d"]:
         """A*(t)."""
-        return weighted_gram(self.X, self.weight * dual)
+        return weighted_gram(self.core.X, self.core.weight * dual)
 
     def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
         theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
-        data = newton_data(self._rows / jnp.sqrt(root)[:, None])
-        return _WeightedSystem(data, NewtonSystem.of(data, scaling_points), root)
+        samples = samples_of(self._rows / jnp.sqrt(root)[:, None])
+        return _WeightedSystem(samples, NewtonSystem.of(samples, scaling_points), root)
 
     def deficit(
         self,
@@ -142,18 +138,18 @@ class LossPath(AbstractPath):
     ) -> Float[Array, " n"]:
         """Return −wψ'(t) − Θ dt − A(Z) + (products asked for)/slacks."""
         asked = self.end_unit * (products / self.end_slacks(point.dual))
-        slope = self._used_weight * self.loss.conjugate_slope(point.dual, self.y)
+        slope = self._used_weight * self.core.loss.conjugate_slope(point.dual, self.core.y)
         return asked[0] - asked[1] - slope - self._theta(point) * step - self.mv(form)
 
     def _theta(self, point: Point) -> Float[Array, " n"]:
         """Θ."""
-        curvature = self.loss.conjugate_curvature(point.dual, self.y)
+        curvature = self.core.loss.conjugate_curvature(point.dual, self.core.y)
         pull = self.end_unit * (point.ends / self.end_slacks(point.dual))
         return self._used_weight * curvature + jnp.sum(pull, axis=0)
 
     def end_slacks(self, dual: Float[Array, " n"]) -> Float[Array, "2 n"]:
         """Return (t − low, high − t), 1 where there is no end."""
-        return end_slacks(self.loss, dual, self.y)
+        return end_slacks(self.core.loss, dual, self.core.y)
 
     def end_steps(self, step: Float[Array, " n"]) -> Float[Array, "2 n"]:
         """Return (dt, −dt), 0 where there is no end."""
@@ -162,14 +158,14 @@ class LossPath(AbstractPath):
     @property
     def size(self) -> Scalar:
         """The size of weighted targets, by which residuals are measured."""
-        return jnp.linalg.norm(self.weight * self.y)
+        return jnp.linalg.norm(self.core.weight * self.core.y)
 
     def misfit(self, point: Point) -> Float[Array, " n"]:
         """Return wψ'(t) + A(Z) − z_low + z_high."""
-        form = (point.primal[0] - point.primal[1]) / 2
-        slope = self.loss.conjugate_slope(point.dual, self.y)
+        form = self.core.layout.form(point.primal)
+        slope = self.core.loss.conjugate_slope(point.dual, self.core.y)
         low, high = self.end_unit * point.ends
-        misfit = self.weight * (slope + quadratic_forms(self.X, form)) - low + high
+        misfit = self.core.weight * (slope + quadratic_forms(self.core.X, form)) - low + high
         return jnp.where(self._counted, misfit, 0)
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
@@ -178,26 +174,26 @@ class LossPath(AbstractPath):
         The residual is that of t = −φ'(ŷ), or of ŷ = −ψ'(t), whichever is less in each sample, as
         either is steep where the other is flat; over ‖w∘y‖.
         """
-        plus, minus = point.primal
-        loss, y, weight = self.loss, self.y, self.weight
-        predictions = quadratic_forms(self.X, (plus - minus) / 2)
+        core, layout = self.core, self.core.layout
+        loss, y, weight = core.loss, core.y, core.weight
+        predictions = quadratic_forms(core.X, layout.form(point.primal))
         # Scaled into the constraints only. The best points on rays take searches, see `assemble`.
-        scale = jnp.max(jnp.diagonal(plus + minus)) / 2
-        value = loss(predictions, y, weight) + self.beta * scale
+        scale = jnp.max(layout.diagonal(point.primal))
+        value = loss(predictions, y, weight) + self.core.beta * scale
         value = jnp.minimum(value, loss(jnp.zeros_like(y), y, weight))
-        within = jnp.minimum(self.beta / jnp.sum(point.diagonal), 1)
+        within = jnp.minimum(core.beta / layout.budget(point.diagonal), 1)
         bound = loss.dual_value(within * self.expand(point.dual), y, weight)
         other = weight * (point.dual + loss.slope(predictions, y))
         misfit = jnp.minimum(jnp.abs(self.misfit(point)), jnp.abs(other))
         residual = jnp.linalg.norm(misfit)
         size = self.size
-        gap = relative_gap(loss, value, bound, y, weight)
+        gap = relative_gap(core, value, bound)
         # Where nothing is to be fitted, there is no size to measure by, and no need.
         return gap, jnp.where(size > 0, residual / jnp.where(size > 0, size, 1), 0)
 
     def expand(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return λ = w·t."""
-        return self.weight * dual
+        return self.core.weight * dual
 
 
 def finite_ends(loss: AbstractLoss, targets: Float[Array, " n"]) -> tuple[Array, Array, Array]:

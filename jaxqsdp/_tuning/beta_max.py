@@ -89,7 +89,10 @@ def _beta_max(problem: Problem) -> Scalar:
         # Error-free, as a plain float32 sum is wrong by more than is left after cancellation.
         left, rows = weighted_rows(dual, samples.X)
         gram, error = inner(left, rows)
-        budget = xp.maximum(units.restore_diagonal(dual_norm(gram, error)), tiny(gram.dtype))
+        budget = xp.maximum(
+            units.restore_diagonal(dual_norm(problem.activation.layout, gram, error)),
+            tiny(gram.dtype),
+        )
         return xp.where(xp.any(gram != 0), budget, 0)
 
     result = budget_of(dual) if dual.ndim == 1 else xp.max(over_leading(budget_of, dual.T))
