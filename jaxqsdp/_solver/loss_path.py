@@ -126,7 +126,7 @@ class LossPath(AbstractPath):
         """Assemble and factor the Newton system; NaN where that fails."""
         theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
-        samples = samples_of(self._rows / jnp.sqrt(root)[:, None])
+        samples = samples_of(self._rows / jnp.sqrt(root)[:, None], for_one_system=True)
         return _WeightedSystem(samples, NewtonSystem.of(samples, scaling_points), root)
 
     def deficit(

@@ -56,11 +56,16 @@ class AbstractSamples(eqx.Module):
         """Return H and B."""
 
 
-def samples_of(X: Float[Array, "n d"]) -> AbstractSamples:
-    """Choose the smaller systems, and graded ones in float32 while they are affordable."""
-    n, size = X.shape[0], lifted_size(X.shape[1])
-    graded = jnp.finfo(X.dtype).bits == 32 and size <= _MOST_GRADED
-    return CompressedSamples.of(X) if size < n or graded else PlainSamples(X)
+def samples_of(X: Float[Array, "n d"], *, for_one_system: bool = False) -> AbstractSamples:
+    """Choose the smaller systems, and graded ones in float32 while they are affordable.
+
+    For one system only, the decomposition is worth less: at n = 2D it costs what it saves.
+    """
+    (n, d), is_single = X.shape, jnp.finfo(X.dtype).bits == 32
+    size = lifted_size(d)
+    graded = is_single and size <= _MOST_GRADED
+    most = 2 * size if for_one_system and not is_single else size
+    return CompressedSamples.of(X) if most < n or graded else PlainSamples(X)
 
 
 class PlainSamples(AbstractSamples):
