@@ -111,22 +111,10 @@ def moreau_batch(problems: Sequence[Conic], tol: float) -> tuple[Callable[[], An
 
     first = problems[0]
     P, A = sparse.csr_matrix(first.P), sparse.csr_matrix(first.A)
-    P_full = sparse.csr_matrix(P)
     cones = moreau.Cones(num_nonneg_cones=1, psd_dims=[first.d, first.d])
-    ipm = moreau.IPMSettings(tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=tol)
-    settings = moreau.Settings(batch_size=len(problems), ipm_settings=ipm, device="cpu")
-    solver = moreau.CompiledSolver(
-        n=len(first.q),
-        m=len(first.b),
-        P_row_offsets=P_full.indptr,
-        P_col_indices=P_full.indices,
-        A_row_offsets=A.indptr,
-        A_col_indices=A.indices,
-        cones=cones,
-        settings=settings,
-    )
+    solver = compiled_moreau(P, A, cones, len(problems), tol)
     A_values = np.stack([sparse.csr_matrix(one.A).data for one in problems])
-    P_values = np.stack([P_full.data] * len(problems))
+    P_values = np.stack([P.data] * len(problems))
     qs, bs = (np.stack([getattr(one, name) for one in problems]) for name in "qb")
 
     def solve() -> Any:
@@ -134,6 +122,23 @@ def moreau_batch(problems: Sequence[Conic], tol: float) -> tuple[Callable[[], An
         return solver.solve(qs, bs)
 
     return solve, lambda solution: list(zip(solution.x, solution.z, strict=True))
+
+
+def compiled_moreau(P: Any, A: Any, cones: Any, count: int, tol: float) -> Any:
+    """Return Moreau's solver of batches of problems whose matrices, by rows, share a pattern."""
+    import moreau
+
+    ipm = moreau.IPMSettings(tol_gap_abs=tol, tol_gap_rel=tol, tol_feas=tol)
+    return moreau.CompiledSolver(
+        n=A.shape[1],
+        m=A.shape[0],
+        P_row_offsets=P.indptr,
+        P_col_indices=P.indices,
+        A_row_offsets=A.indptr,
+        A_col_indices=A.indices,
+        cones=cones,
+        settings=moreau.Settings(batch_size=count, ipm_settings=ipm, device="cpu"),
+    )
 
 
 _prepared: list[Conic] = []

@@ -17,7 +17,8 @@ LOSSES = {
     "squared hinge": qs.SquaredHingeLoss(),
     "logistic": qs.LogisticLoss(),
 }
-# What CVXPY calls the loss of z at y, elementwise.
+ALL = {**LOSSES, "softmax": qs.SoftmaxLoss(3)}  # and that of which all outputs are one problem
+# What CVXPY calls the loss of z at y, of each sample.
 MODELS = {
     "squared": lambda z, y: cp.square(z - y) / 2,
     "absolute": lambda z, y: cp.abs(z - y),
@@ -26,6 +27,7 @@ MODELS = {
     "hinge": lambda z, y: cp.pos(1 - cp.multiply(y, z)),
     "squared hinge": lambda z, y: cp.square(cp.pos(1 - cp.multiply(y, z))) / 2,
     "logistic": lambda z, y: cp.logistic(-cp.multiply(y, z)),
+    "softmax": lambda z, y: cp.log_sum_exp(z, axis=1) - cp.sum(cp.multiply(y, z), axis=1),
 }
 
 
@@ -54,33 +56,59 @@ def made(name, n, d, *, fraction=0.1, seed=0, dtype=np.float64, outputs=None):
     """
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, d))
-    shape = (n,) if outputs is None else (n, outputs)
-    y = (X[:, 0] * X[:, -1] + 0.5 * X[:, 0]).reshape((n,) + (1,) * (len(shape) - 1))
-    y = y + 0.3 * rng.standard_normal(shape)
-    y = np.where(y > 0, 1.0, -1.0) if LOSSES[name].takes_labels else y
+    loss = ALL[name]
+    if loss.takes_classes:
+        y = np.eye(loss.num_classes)[classes(rng, X, loss.num_classes)]
+    else:
+        shape = (n,) if outputs is None else (n, outputs)
+        y = (X[:, 0] * X[:, -1] + 0.5 * X[:, 0]).reshape((n,) + (1,) * (len(shape) - 1))
+        y = y + 0.3 * rng.standard_normal(shape)
+        y = np.where(y > 0, 1.0, -1.0) if loss.takes_labels else y
     weight = rng.uniform(0.3, 2, n)
-    first = y if outputs is None else y[:, 0]
-    gram = X.T @ (LOSSES[name].dual_at(np.zeros(n), first, weight)[:, None] * X)
-    beta = fraction * np.linalg.norm(gram, 2) * np.sqrt(d)
+    first = loss.dual_at(np.zeros(y.shape), y, weight).reshape(n, -1)[:, :1]
+    beta = fraction * np.linalg.norm(X.T @ (first * X), 2) * np.sqrt(d)
     return tuple(np.asarray(array, dtype) for array in (X, y, beta, weight))
+
+
+def classes(rng, X, count):
+    """Return integers, the largest of products of features and noise; each of them occurs."""
+    scores = np.stack([X[:, 0] * X[:, k % X.shape[1]] for k in range(count)], axis=1)
+    y = np.argmax(scores + 0.7 * rng.standard_normal(scores.shape), axis=1)
+    y[:count] = np.arange(count)
+    return y
 
 
 def problem_of(name, *arguments, loss=None, **options):
     """Return such a problem."""
     X, y, beta, weight = made(name, *arguments, **options)
-    loss = LOSSES[name] if loss is None else loss
+    loss = ALL[name] if loss is None else loss
     return qs.Problem(X, y, beta, loss=loss, sample_weight=weight)
 
 
-def cvxpy_model(name, X, y, beta, weight):
-    """Return the relaxation as CVXPY states it."""
-    d = X.shape[1]
+def gram_form(d):
+    """Return CVXPY's quadratic form and scale, with what holds of them: a block of one matrix."""
     gram, scale = cp.Variable((2 * d, 2 * d), PSD=True), cp.Variable()
     form = gram[:d, d:]
-    predictions = cp.sum(cp.multiply(X @ form, X), axis=1)
+    return form, scale, [cp.diag(gram) == scale, form == form.T]
+
+
+def split_form(d):
+    """Return the same as the difference of two matrices, which solvers do several times faster."""
+    plus, minus = (cp.Variable((d, d), PSD=True) for _ in range(2))
+    scale = cp.Variable()
+    return (plus - minus) / 2, scale, [cp.diag(plus + minus) == 2 * scale]
+
+
+def cvxpy_model(name, X, y, beta, weight, form_of=gram_form):
+    """Return the relaxation as CVXPY states it, with a form for each column of predictions."""
+    predictions, constraints, penalty = cp.Variable(y.shape), [], 0
+    columns = [predictions] if y.ndim == 1 else [predictions[:, k] for k in range(y.shape[1])]
+    for column, price in zip(columns, np.broadcast_to(beta, len(columns)), strict=True):
+        form, scale, conditions = form_of(X.shape[1])
+        constraints += [*conditions, column == cp.sum(cp.multiply(X @ form, X), axis=1)]
+        penalty += price * scale
     loss = weight @ MODELS[name](predictions, y)
-    constraints = [cp.diag(gram) == scale, form == form.T]
-    return cp.Problem(cp.Minimize(loss + beta * scale), constraints)
+    return cp.Problem(cp.Minimize(loss + penalty), constraints)
 
 
 def cvxpy_value(*arguments):

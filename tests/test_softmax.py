@@ -1,14 +1,13 @@
 """The softmax loss, whose outputs are one problem: numbers, relaxation, proofs, derivatives."""
 
 import dataclasses
-import warnings
 from fractions import Fraction
 
-import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from losses import classes, cvxpy_value
 from networks import all_neurons, best_of_all, network_of
 from scipy.special import logsumexp, softmax
 
@@ -24,9 +23,7 @@ def data(dtype=np.float64, n=N, d=D, c=C, seed=0):
     """Return X, classes, penalties and weights."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, d))
-    scores = np.stack([X[:, 0] * X[:, k % d] for k in range(c)], axis=1)
-    y = np.argmax(scores + 0.7 * rng.standard_normal((n, c)), axis=1)
-    y[:c] = np.arange(c)  # each of them
+    y = classes(rng, X, c)
     beta, weight = 0.04 * n * np.linspace(0.5, 1, c), rng.uniform(0.3, 2, n)
     return X.astype(dtype), y, beta.astype(dtype), weight.astype(dtype)
 
@@ -34,24 +31,6 @@ def data(dtype=np.float64, n=N, d=D, c=C, seed=0):
 def problem_of(*arguments, **options):
     X, y, beta, weight = data(*arguments, **options)
     return qs.Problem(X, y, beta, LOSS, weight)
-
-
-def clarabel(problem):
-    """Return the relaxation's value as CVXPY states it."""
-    X, y, beta, weight = (
-        np.asarray(a, float) for a in (problem.X, problem.y, problem.beta, problem.weight)
-    )
-    d, constraints, outputs, penalty = X.shape[1], [], [], 0
-    for price in beta:
-        gram, scale = cp.Variable((2 * d, 2 * d), PSD=True), cp.Variable()
-        constraints.append(cp.diag(gram) == scale)
-        outputs.append(cp.sum(cp.multiply(X @ gram[:d, d:], X), axis=1))
-        penalty += price * scale
-    scores = cp.vstack(outputs).T
-    loss = weight @ (cp.log_sum_exp(scores, axis=1) - cp.sum(cp.multiply(y, scores), axis=1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return cp.Problem(cp.Minimize(loss + penalty), constraints).solve(solver="CLARABEL")
 
 
 # Numbers.
@@ -218,7 +197,9 @@ def test_rows_that_are_traced_have_a_status():
 def test_encloses_the_value_of_clarabel(shape, penalty, dtype):
     problem = problem_of(dtype, *shape)
     problem = problem.at(dtype(penalty) * problem.beta)
-    solution, reference = qs.solve(problem), clarabel(problem)
+    solution = qs.solve(problem)
+    arrays = (problem.X, problem.y, problem.beta, problem.weight)
+    reference = cvxpy_value("softmax", *(np.asarray(array, float) for array in arrays))
     slack = 2e-6 if dtype == np.float64 else 2e-3
     assert solution.value.shape == solution.lower_bound.shape == solution.stats.gap.shape == ()
     assert solution.total_value == solution.value
