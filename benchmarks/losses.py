@@ -8,7 +8,7 @@ relaxation's value and of its bound to Clarabel's value (gap 1e-9), in both dtyp
 256 planted problems of 100 × 10 through `solve_batch`, compiled before, and of the first of them by
 Clarabel, one by one, and by Moreau, as a batch: all asked for the same gap, on all cores, and of
 the others their own time only. They get the relaxation with two d × d matrices, in which Clarabel
-is five to eight times faster than with one of 2d × 2d, and may stop short of the gap, see theirs.
+is four to eight times faster than with one of 2d × 2d, and may stop short of the gap, see theirs.
 Softmax has three classes, ADMM, and two gaps: ADMM's own and that of the others.
 """
 
