@@ -96,3 +96,43 @@ def assert_solved(data, solution, dtype, *, hard=False, referenced=True):
         optimum = reference(*numbers, weight=data.weight)
         assert bound <= optimum.value * (1 + 1e-7)
         assert value >= optimum.bound * (1 - max(1e-7, 4 * np.finfo(dtype).eps))
+
+
+def assert_claims_hold(problem, solution, gap):
+    """Assert, under any loss, that value and bound are what the point and the dual point give.
+
+    In float64, for an independent point of view; tolerances are those of rounding in the dtype.
+    """
+    problem, point = (
+        jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+        for tree in (problem, solution)
+    )
+    eps = float(np.finfo(np.asarray(solution.value).dtype).eps)
+    X, loss, weight, columns = problem.X, problem.loss, problem.weight, problem.columns
+    (n, d), outputs = X.shape, columns.y.shape[1]
+    predictions, dual = (a.reshape(n, outputs) for a in (point.predictions, point.dual))
+    scale, diagonal = point.scale.reshape(outputs), point.dual_diagonal.reshape(outputs, d)
+    forms, grams = point.quadratic_form.reshape(-1, d, d), point.gram.reshape(-1, 2 * d, 2 * d)
+    limits = []
+    for k in range(outputs):
+        block = grams[k][:d, :d]
+        np.testing.assert_array_equal(grams[k], np.block([[block, forms[k]], [forms[k], block]]))
+        np.testing.assert_array_equal(np.diag(grams[k]), scale[k])
+        assert np.linalg.eigvalsh(grams[k])[0] >= -8 * d * eps * scale[k]
+        found = np.einsum("nd,de,ne->n", X, forms[k], X)
+        size = np.einsum("nd,de,ne->n", abs(X), abs(forms[k]), abs(X))
+        assert np.all(abs(predictions[:, k] - found) <= 4 * d * eps * size)
+        slack, gram = np.diag(diagonal[k]), X.T @ (dual[:, k, None] * X)
+        least = min(np.linalg.eigvalsh(slack + sign * gram)[0] for sign in (1, -1))
+        limits.append(columns.beta[k] / (diagonal[k].sum() + d * max(-least, 0)))
+    if loss.couples_outputs:
+        lanes = [(predictions, dual, columns.y, min(limits), columns.beta @ scale)]
+    else:
+        penalties = columns.beta * scale
+        lanes = list(zip(predictions.T, dual.T, columns.y.T, limits, penalties, strict=True))
+    values, bounds = np.atleast_1d(point.value), np.atleast_1d(point.lower_bound)
+    for (z, t, y, limit, penalty), value, bound in zip(lanes, values, bounds, strict=True):
+        np.testing.assert_allclose(value, loss(z, y, weight) + penalty, rtol=4 * n**0.5 * eps)
+        proven = loss.best_on_dual_ray(loss.clip_dual(t, y, weight), y, weight, limit)
+        assert bound <= proven * (1 + 1e-12)
+        assert proven - bound <= min(100 * d**1.5 * eps, gap / 2) * value

@@ -371,19 +371,6 @@ def test_derivatives_are_those_of_differences(outputs_of):
         np.testing.assert_allclose(found, differences, rtol=3e-5, atol=1e-4)
 
 
-def test_derivatives_outside_jit(outputs_of):
-    outputs, point = outputs_of
-    X, beta, weight = point
-    problem = qs.Problem(X, data(n=12)[1], beta, LOSS, weight)
-
-    def value(beta):
-        return qs.solve(problem.with_numbers(beta=beta), TIGHT).value
-
-    np.testing.assert_allclose(
-        jax.grad(value)(beta), jax.jit(jax.jacrev(outputs, argnums=1))(*point)[0], rtol=1e-5
-    )
-
-
 def test_reports_and_checks():
     problem = problem_of()
     report = qs.adjoint_report(problem, qs.solve(problem))
