@@ -160,7 +160,8 @@ def assert_slopes(X, beta, solution, slopes, gap):
     else:
         by_beta, rho = second, solution.scale
         by_units = np.sum(first * X) + 2 * np.sum(second * beta)
-    np.testing.assert_allclose(by_beta, rho, rtol=8 * np.finfo(X.dtype).eps)
+    # What coupled outputs add cancels, up to rounding.
+    np.testing.assert_allclose(by_beta, rho, rtol=64 * np.finfo(X.dtype).eps)
     assert np.abs(by_units) <= 4 * gap * np.sum(solution.value)
 
 
