@@ -19,12 +19,12 @@ import jax
 import numpy as np
 
 import jaxqsdp as qs
-from tests.losses import LOSSES, made
+from tests.losses import ALL, problem_of
 from tests.networks import best_of_all
 
 from ._report import arguments, environment, markdown
 
-_SAMPLES, _FEATURES, _CLASSES = 14, (2, 3, 4), 3
+_SAMPLES, _FEATURES = 14, (2, 3, 4)
 _NEURONS = 4
 _ROUNDING = {np.float64: 1e-9, np.float32: 1e-5}  # of the optimum's own value
 
@@ -32,13 +32,7 @@ _ROUNDING = {np.float64: 1e-9, np.float32: 1e-5}  # of the optimum's own value
 def problem(name: str, index: int, dtype: Any) -> qs.Problem:
     """Return one of the random problems of a loss."""
     d, fraction = _FEATURES[index % 3], 10.0 ** -(index % 4)
-    options: Any = {"fraction": fraction, "seed": index, "dtype": dtype}
-    if name != "softmax":
-        X, y, beta, weight = made(name, _SAMPLES, d, **options)
-        return qs.Problem(X, y, beta, LOSSES[name], weight)
-    X, y, beta, weight = made("squared", _SAMPLES, d, **options, outputs=_CLASSES)
-    classes = np.argmax(y, axis=1)
-    return qs.Problem(X, classes, beta, qs.SoftmaxLoss(_CLASSES), weight)
+    return problem_of(name, _SAMPLES, d, fraction=fraction, seed=index, dtype=dtype)
 
 
 def compare(name: str, dtype: Any, count: int) -> dict[str, Any]:
@@ -68,7 +62,7 @@ def compare(name: str, dtype: Any, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    names = [*LOSSES, "softmax"]
+    names = [*ALL]
     parser = arguments(__doc__ or "")
     parser.add_argument("--losses", nargs="+", choices=names, default=names)
     parser.add_argument("--count", type=int, default=1000, help="problems a loss and dtype")

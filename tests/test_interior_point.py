@@ -11,6 +11,7 @@ from problems import SMALL, Data, degenerate, planted, real
 from referee import check
 
 import jaxqsdp as qs
+from jaxqsdp._network.bilinear import BILINEAR
 from jaxqsdp._solver import default_solver
 from jaxqsdp._solver.newton import NewtonSystem
 from jaxqsdp._solver.samples import CompressedSamples, PlainSamples
@@ -64,7 +65,7 @@ def test_steps_end_at_the_boundary_of_the_cone(d, dtype):
 
 def dense_newton(data, points):
     """Return the whole Newton matrix from products with A and A* alone."""
-    k, d = data.system(points)[0].shape[0], points.shape[-1]
+    k, d = data.project(jnp.zeros(30)).size, points.shape[-1]
 
     def apply(unknowns):
         dual, diagonal, rho = unknowns[:k], unknowns[k : k + d], unknowns[-1]
@@ -92,7 +93,7 @@ def test_newton_systems_solve_the_linearized_conditions(form):
     matrix = np.asarray(dense_newton(data, points))
     k = matrix.shape[0] - 7
     a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, 6, ()))
-    dual, diagonal, scale = NewtonSystem.of(data, points).solve(a, b, c)
+    dual, diagonal, scale = NewtonSystem.of(BILINEAR.layout, data, points).solve(a, b, c)
     expected = np.linalg.solve(matrix, np.concatenate([a, b, c[None]]))
     np.testing.assert_allclose(dual, expected[:k], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(diagonal, expected[k : k + 6], rtol=1e-8, atol=1e-8)

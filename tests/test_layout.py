@@ -44,7 +44,7 @@ def test_blocks_are_those_of_their_form_and_block(blocks):
     np.testing.assert_array_equal(LAYOUT.gram(form, block), sum(both) / 2)
 
 
-def test_levels_minimize():
+def test_the_level_minimizes():
     rng = np.random.default_rng(2)
     for beta in (0.1, 1.0, 30.0):
         diagonal = rng.standard_normal(4) + 1

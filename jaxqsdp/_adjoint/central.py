@@ -7,7 +7,6 @@ What defines the point, and K, is in `conditions.py`.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -90,15 +89,13 @@ class _QuadraticSearch:
     """The path of the squared loss, its weights absorbed, and what is particular to it."""
 
     def __init__(self, data: Core):
-        self.data, self.root = data, jnp.sqrt(data.weight)
-        self.rows = jnp.sqrt(self.root)[:, None] * data.X
-        self.newton = samples_of(self.rows)
-        absorbed = dataclasses.replace(data, X=self.rows, y=self.root * data.y)
-        self.path: AbstractPath = CentralPath.of(absorbed, self.newton)
+        self.data, absorbed = data, data.absorbed
+        self.rows, self.samples = absorbed.X, samples_of(absorbed.X)
+        self.path: AbstractPath = CentralPath.of(absorbed, self.samples)
 
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path."""
-        dual = self.newton.project(self.root * guess.dual)
+        dual = self.samples.project(self.data.root * guess.dual)
         return Point(guess.primal, dual, guess.diagonal, no_ends(dual))
 
     def dual(self, point: Point, predictions: Float[Array, " n"]) -> tuple[Array, Array]:

@@ -238,7 +238,7 @@ class _Inverse(eqx.Module):
     """The inverse of K at a central point, exact to eps/μ.
 
     With dP = Y − W dS W, where W = P/√μ and sym(Y S) is what is asked, likewise for N and z, and
-    with Q = ¼ Σ (XWXᵀ)∘², Θ = ψ'' + z_low²/μ + z_high²/μ and B, C as in `newton`, the other
+    with Q = γ² Σ (XWXᵀ)∘², Θ = ψ'' + z_low²/μ + z_high²/μ and B, C as in `newton`, the other
     conditions are
 
         (Θ + Q Diag(w)) dt − B dp = a,   Bᵀ Diag(w) dt − C dp − 1 dρ = b,   1ᵀdp = c,
@@ -274,7 +274,7 @@ class _Inverse(eqx.Module):
         values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
         slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
         weights = 2 / (slack[:, :, None] + slack[:, None, :])
-        system = NewtonSystem.of(rows, points)
+        system = NewtonSystem.of(data.layout, rows, points)
         return _Inverse(
             data, root, stiffness, points, basis, weights, ends, end_slacks, rows, system
         )

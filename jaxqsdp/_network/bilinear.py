@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 from .activation import AbstractActivation
 from .layout import Layout
 
-KRIVINE_CONSTANT = math.pi / (2 * math.asinh(1.0))
+KRIVINE_ANGLE = math.asinh(1.0)
+"""γ = ln(1+√2), at which sin and sinh of Grothendieck's identity meet: sinh γ = 1."""
+
+KRIVINE_CONSTANT = math.pi / (2 * KRIVINE_ANGLE)
 """K = π/(2 ln(1+√2)) = 1.78221…: p_sdp ≤ optimum ≤ K·p_sdp."""
 
 

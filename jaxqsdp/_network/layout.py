@@ -16,8 +16,8 @@ class Layout:
         Z = gain·(P − N),   V = gain·(P + N),   diag V = ρ·1 at a price of β for ρ,
         S± = gain·(Diag(p) ∓ G) ⪰ 0,   1ᵀp ≤ β,   ⟨S, (P, N)⟩ = ⟨p, diag V⟩ − ⟨G, Z⟩
 
-    for a form Z that predicts and G = A*(λ). Blocks and slacks have axes (…, 2, d, d). Nothing else
-    knows that two blocks share a diagonal.
+    for a form Z that predicts and G = A*(λ). Blocks and slacks have axes (…, 2, d, d). Newton
+    systems, `_solver.samples`, and ADMM's splits write out two blocks with one diagonal besides.
     """
 
     gain: float

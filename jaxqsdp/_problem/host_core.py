@@ -13,6 +13,7 @@ from .._base.types import across, in_float64
 from .._loss.base import AbstractLoss
 from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
+from .core import Core
 from .problem import Problem
 
 
@@ -45,15 +46,13 @@ class HostCore:
         weight = np.ones(len(X)) if given is None else np.asarray(given, np.float64)
         c = -exponent_of(weight)
         weight = np.ldexp(weight, c)
-        counted = weight > 0
-        loss = in_float64(problem.loss)
-        absorbed = weight if loss.is_quadratic else np.where(counted, 1.0, 0.0)
-        root = np.sqrt(absorbed)[:, None]
-        X = np.sqrt(root) * np.where(counted[:, None], X, 0)
-        y = root * np.where(counted[:, None], y, 0)
-        a, b = -exponent_of(X), 0 if loss.degree is None else -exponent_of(y)
-        weight = np.ones(len(X)) if loss.is_quadratic else weight
-        core = HostCore(np.ldexp(X, a), np.ldexp(y, b), weight, beta, loss, root[:, 0], (a, b, c))
+        counted, loss = weight > 0, in_float64(problem.loss)
+        X, y = (np.where(counted[:, None], array, 0) for array in (X, y))
+        in_given_units = Core(X, weight, y, beta, loss)
+        root, absorbed = np.where(counted, in_given_units.root, 0), in_given_units.absorbed
+        a, b = -exponent_of(absorbed.X), 0 if loss.degree is None else -exponent_of(absorbed.y)
+        X, y = np.ldexp(absorbed.X, a), np.ldexp(absorbed.y, b)
+        core = HostCore(X, y, absorbed.weight, beta, loss, root, (a, b, c))
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
             beta = np.ldexp(beta, 2 * a + core._of_dual)
             loss = loss.rescaled(np.ldexp(1.0, b))

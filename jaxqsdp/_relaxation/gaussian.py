@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -11,10 +10,8 @@ from jaxtyping import Array, Float
 
 from .._base.cone import square_root
 from .._base.types import Scalar, namespace, over_leading
-from .._network.bilinear import BILINEAR
+from .._network.bilinear import BILINEAR, KRIVINE_ANGLE
 from .solution import Solution
-
-_GAMMA = math.asinh(1.0)  # ln(1 + √2)
 
 
 def draw(
@@ -58,8 +55,8 @@ def _gaussians(
     positive = scale > 0
     divisor = xp.where(positive, scale, 1)
     identity = xp.eye(form.shape[0], dtype=form.dtype)
-    within = xp.sinh(_GAMMA * xp.where(positive, block / divisor, identity))
-    across = xp.sin(_GAMMA * form / divisor)
+    within = xp.sinh(KRIVINE_ANGLE * xp.where(positive, block / divisor, identity))
+    across = xp.sin(KRIVINE_ANGLE * form / divisor)
     even = normal[0] @ square_root(within + across)
     odd = normal[1] @ square_root(within - across)
     return (even + odd) / 2**0.5, (even - odd) / 2**0.5

@@ -187,7 +187,7 @@ class CentralPath(AbstractPath):
 
     def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
-        return NewtonSystem.of(self.samples, scaling_points)
+        return NewtonSystem.of(self.core.layout, self.samples, scaling_points)
 
     def deficit(
         self,

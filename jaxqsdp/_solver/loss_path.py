@@ -8,7 +8,7 @@ with multipliers P, N of the cones and z of the ends. Stationarity in t is
 
     wψ'(t) + A(Z) − z_low + z_high = 0,  z_low·(t − low) = z_high·(high − t) = μ
 
-and its linearization that of the squared loss, H = Θ + ¼ Σ (…), with Θ = wψ'' + z_low/(t − low) +
+and its linearization that of the squared loss, H = Θ + γ² Σ (…), with Θ = wψ'' + z_low/(t − low) +
 z_high/(high − t) in place of the identity: the Newton system is that of rows times Θ^(−¼).
 
 Multipliers may be in units of their own for each sample, `end_unit`, 1 here; then the products that
@@ -127,7 +127,8 @@ class LossPath(AbstractPath):
         theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
         samples = samples_of(self._rows / jnp.sqrt(root)[:, None], for_one_system=True)
-        return _WeightedSystem(samples, NewtonSystem.of(samples, scaling_points), root)
+        system = NewtonSystem.of(self.core.layout, samples, scaling_points)
+        return _WeightedSystem(samples, system, root)
 
     def deficit(
         self,

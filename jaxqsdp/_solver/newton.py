@@ -2,11 +2,12 @@
 
 With A(Z)_i = ⟨A_i, Z⟩ and scaling points W₊, W₋ of the two cones, every step solves
 
-    H dλ − B dp        = a,     H_ij = δ_ij + ¼ Σ_± ⟨A_i, W A_j W⟩
-    Bᵀdλ − C dp − 1 dρ = b,     B_ik = ¼ Σ_± ±(W A_i W)_kk
-    1ᵀdp               = c,     C_kl = ¼ Σ_± (W_kl)²
+    H dλ − B dp        = a,     H_ij = δ_ij + γ² Σ_± ⟨A_i, W A_j W⟩
+    Bᵀdλ − C dp − 1 dρ = b,     B_ik = γ² Σ_± ±(W A_i W)_kk
+    1ᵀdp               = c,     C_kl = γ² Σ_± (W_kl)²
 
-by a Cholesky factorization of [[H, −B], [−Bᵀ, C]]; H and B depend on the form of the samples.
+with the gain γ of the layout, by a Cholesky factorization of [[H, −B], [−Bᵀ, C]]; H and B depend on
+the form of the samples.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from .._base.types import Scalar, epsilon
+from .._network.layout import Layout
 from .samples import AbstractSamples
 
 _ALLOWANCE = 8  # units of rounding added to the diagonal of H
@@ -33,10 +35,12 @@ class NewtonSystem(eqx.Module):
     num_samples: int = eqx.field(static=True)  # k
 
     @staticmethod
-    def of(data: AbstractSamples, scaling_points: Float[Array, "2 d d"]) -> NewtonSystem:
+    def of(
+        layout: Layout, samples: AbstractSamples, scaling_points: Float[Array, "2 d d"]
+    ) -> NewtonSystem:
         """Assemble and factor; NaN where that fails."""
-        h, b = data.system(scaling_points)
-        c = jnp.sum(jnp.square(scaling_points), axis=0) / 4
+        h, b = samples.system(layout, scaling_points)
+        c = layout.gain**2 * jnp.sum(jnp.square(scaling_points), axis=0)
         k, d = b.shape
         # Rounding errors may have made H indefinite.
         h = h + _ALLOWANCE * epsilon(h.dtype) * jnp.diag(jnp.diag(h))

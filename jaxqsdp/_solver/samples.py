@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
+from .._network.layout import Layout
 
 _MOST_GRADED = 1024  # entries of Z in the graded form with few samples, which costs more
 
@@ -52,7 +53,7 @@ class AbstractSamples(eqx.Module):
         """A*(λ)."""
 
     @abc.abstractmethod
-    def system(self, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
+    def system(self, layout: Layout, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
         """Return H and B."""
 
 
@@ -97,13 +98,14 @@ class PlainSamples(AbstractSamples):
         """A*(λ)."""
         return weighted_gram(self.X, dual)
 
-    def system(self, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
-        """Return H = I + ¼[(XW₊Xᵀ)∘² + (XW₋Xᵀ)∘²] and B = ¼[(XW₊)∘² − (XW₋)∘²]."""
+    def system(self, layout: Layout, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
+        """Return H = I + γ²[(XW₊Xᵀ)∘² + (XW₋Xᵀ)∘²] and B = γ²[(XW₊)∘² − (XW₋)∘²]."""
         images = self.X @ scaling_points
         plus, minus = jnp.square(images @ self.X.T)
         b_plus, b_minus = jnp.square(images)
         eye = jnp.eye(self.X.shape[0], dtype=self.X.dtype)
-        return eye + (plus + minus) / 4, (b_plus - b_minus) / 4
+        square = layout.gain**2
+        return eye + square * (plus + minus), square * (b_plus - b_minus)
 
 
 class CompressedSamples(AbstractSamples):
@@ -172,13 +174,14 @@ class CompressedSamples(AbstractSamples):
         size = self.rows.shape[1]
         return smat(self.rows.T @ dual, round((2 * size) ** 0.5 - 0.5))
 
-    def system(self, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
-        """Return H = I + ¼R(W₊⊗W₊ + W₋⊗W₋)Rᵀ, ⊗ being the symmetric Kronecker product, and B."""
+    def system(self, layout: Layout, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
+        """Return H = I + γ²R(W₊⊗W₊ + W₋⊗W₋)Rᵀ, ⊗ being the symmetric Kronecker product, and B."""
         plus, minus = scaling_points
         kronecker = _symmetric_kronecker(plus) + _symmetric_kronecker(minus)
-        h = self.rows @ (kronecker @ self.rows.T) / 4
+        square = layout.gain**2
+        h = square * (self.rows @ (kronecker @ self.rows.T))
         eye = jnp.eye(h.shape[0], dtype=h.dtype)
-        b = self.rows @ (_column_squares(plus) - _column_squares(minus)) / 4
+        b = square * (self.rows @ (_column_squares(plus) - _column_squares(minus)))
         return eye + (h + h.T) / 2, b
 
 
