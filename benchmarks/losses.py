@@ -9,7 +9,7 @@ relaxation's value and of its bound to Clarabel's value (gap 1e-9), in both dtyp
 Clarabel, one by one, and by Moreau, as a batch: all asked for the same gap, on all cores, and of
 the others their own time only. They get the relaxation with two d × d matrices, in which Clarabel
 is four to eight times faster than with one of 2d × 2d, and may stop short of the gap, see theirs.
-Softmax has three classes, ADMM, and two gaps: ADMM's own and that of the others.
+Softmax has three classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ._report import arguments, environment, markdown, seconds
 
 _FRACTIONS = (0.02, 0.2)  # of about the largest penalty
 _OTHERS = 64  # problems of a batch that other solvers solve
-_GAPS = {"softmax": (1e-6, 1e-8)}
+_GAP = 1e-8
 
 
 def values(name: str, shape: str) -> list[dict[str, Any]]:
@@ -59,16 +59,16 @@ def values(name: str, shape: str) -> list[dict[str, Any]]:
     return rows
 
 
-def batch(name: str, count: int, gap: float) -> dict[str, Any]:
+def batch(name: str, count: int) -> dict[str, Any]:
     """Time a batch, and other solvers on some of it."""
     problems = [problem_of(name, 100, 10, seed=seed) for seed in range(count)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *problems)
-    solver = (qs.ADMM if ALL[name].couples_outputs else qs.InteriorPoint)(tol=gap)
+    solver = qs.InteriorPoint(tol=_GAP)
     duration = seconds(lambda: qs.solve_batch(stacked, solver), repeats=3)[1]
     stats = qs.solve_batch(stacked, solver).stats
     row = {
         "loss": name,
-        "gap": gap,
+        "gap": _GAP,
         "problems": count,
         "steps, median": float(np.median(stats.num_steps)),
         "95th": float(np.quantile(stats.num_steps, 0.95)),
@@ -80,7 +80,7 @@ def batch(name: str, count: int, gap: float) -> dict[str, Any]:
     datas = [made(name, 100, 10, seed=seed) for seed in range(min(_OTHERS, count))]
     models = [cvxpy_model(name, *data, form_of=split_form) for data in datas]
     for title, solve in (("Clarabel", _modelled.clarabel), ("Moreau", _modelled.moreau)):
-        timing = solve(models, gap)
+        timing = solve(models, _GAP)
         row[f"{title}'s gap"] = timing.gap
         row[f"{title}, ms"] = timing.milliseconds
         row[f"ratio to {title}"] = timing.milliseconds / row["ms a problem"]
@@ -113,7 +113,7 @@ def _tables(losses: list[str], shapes: list[str], count: int) -> Iterator[list[d
     for name, shape in itertools.product(losses, shapes):
         yield values(name, shape)
     for name in losses if count else ():
-        yield [batch(name, count, gap) for gap in _GAPS.get(name, (1e-8,))]
+        yield [batch(name, count)]
 
 
 if __name__ == "__main__":

@@ -122,10 +122,6 @@ def seldom(monkeypatch):
 def test_transforms_agree_with_concrete_numbers(name, solver, dtype, transform):
     loss, _ = ROWS[name]
     solve, problems = solve_of(name, solver), problems_of(name, dtype)
-    if loss.couples_outputs and not solver.couples_outputs:
-        with pytest.raises(ValueError, match=r"`solver` must be `ADMM\(\)` for SoftmaxLoss"):
-            TRANSFORMS[transform](solve, problems)
-        return
     gap, _ = solver.tolerances(dtype)
     for key, (solution, slopes) in TRANSFORMS[transform](solve, problems).items():
         X, beta, y, weight = problems[key]

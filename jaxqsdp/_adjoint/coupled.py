@@ -1,9 +1,8 @@
 """Outputs that a loss couples, one by one: what couples them becomes a number of each sample.
 
-    φ(ŷ) = min_L Σ_k φ_k(ŷ_k),   φ_k(z) = exp(z − L) − y_k(z − L + 1)
-
-is the softmax loss, at L = ln Σ exp ŷ. Given L every output is a problem of its own, whose loss has
-L for a parameter, and so is its derivative; L moves so that the probabilities still add up to 1:
+The softmax loss is a sum over outputs at a normalizer L = ln Σ exp ŷ, see `NormalizedLoss`. Given L
+every output is a problem of its own, whose loss has L for a parameter, and so is its derivative; L
+moves so that the probabilities still add up to 1:
 
     Σ_k (∂t_k/∂L)·dL = −Σ_k dt_k at fixed L,   t = y − q,   Σ_k q_k = 1.
 """
@@ -11,54 +10,15 @@ L for a parameter, and so is its derivative; L moves so that the probabilities s
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from .._loss.base import AbstractLoss
+from .._loss.normalized import NormalizedLoss
 from .._problem.core import Core
 from .._relaxation.solution import Solution, outputs_first, outputs_last
-
-
-class NormalizedLoss(AbstractLoss):
-    """φ_k, for targets 0 and 1."""
-
-    level: Float[Array, " n"]  # L
-
-    takes_labels: ClassVar[bool] = True  # which do not move
-
-    def value(self, predictions: Array, targets: Array) -> Array:
-        """Return exp(u) − y(u + 1), u = ŷ − L."""
-        excess = predictions - self.level
-        return jnp.exp(excess) - targets * (excess + 1)
-
-    def slope(self, predictions: Array, targets: Array) -> Array:
-        """Return exp(ŷ − L) − y."""
-        return jnp.exp(predictions - self.level) - targets
-
-    def curvature(self, predictions: Array, targets: Array) -> Array:
-        """Return exp(ŷ − L)."""
-        return jnp.exp(predictions - self.level)
-
-    def conjugate(self, dual: Array, targets: Array) -> Array:
-        """Return q ln q − q + y − tL, q = y − t."""
-        q = targets - dual
-        return jax.scipy.special.xlogy(q, q) + dual - dual * self.level
-
-    def conjugate_slope(self, dual: Array, targets: Array) -> Array:
-        """Return −ln q − L."""
-        return -jnp.log(targets - dual) - self.level
-
-    def conjugate_curvature(self, dual: Array, targets: Array) -> Array:
-        """Return 1/q."""
-        return 1 / (targets - dual)
-
-    def interval(self, targets: Array) -> tuple[Array, Array]:
-        """Return −∞ and y."""
-        return jnp.full_like(targets, -jnp.inf), targets
 
 
 def separated(data: Core, numbers: Solution) -> Core:

@@ -40,6 +40,13 @@ def smat(vector: Float[Array, " D"], d: int) -> Float[Array, "d d"]:
     return (vector / _weights(d, vector.dtype))[index]
 
 
+def diagonal_matrices(vectors: Float[Array, "*c d"]) -> Float[Array, "*c d d"]:
+    """Return Diag(p) of each vector."""
+    xp, d = namespace(vectors), vectors.shape[-1]
+    rows = xp.broadcast_to(vectors[..., None, :], (*vectors.shape, d))
+    return xp.where(xp.broadcast_to(xp.eye(d, dtype=bool), rows.shape), rows, xp.zeros_like(rows))
+
+
 def diagonal_index(d: int) -> np.ndarray:
     """Positions of the diagonal within `svec`."""
     rows, columns = _triangle(d)

@@ -6,6 +6,7 @@ import dataclasses
 
 from jaxtyping import Array, Float
 
+from .._base.lift import diagonal_matrices
 from .._base.types import Scalar, namespace
 
 
@@ -52,17 +53,18 @@ class Layout:
         return namespace(form, block).block([[block, form], [form, block]])
 
     def constraints(
-        self, diagonal: Float[Array, " d"], gram: Float[Array, "d d"]
-    ) -> Float[Array, "2 d d"]:
+        self, diagonal: Float[Array, "*c d"], gram: Float[Array, "*c d d"]
+    ) -> Float[Array, "*c 2 d d"]:
         """Diag(p) − G and Diag(p) + G, which are to be positive semidefinite."""
         # By broadcasting: jaxlib 0.12 cannot compile some products of stacks under two vmaps.
         xp = namespace(diagonal, gram)
-        signs = xp.asarray([-1.0, 1.0], gram.dtype)
-        return xp.diag(diagonal)[None] + signs[:, None, None] * gram[None]
+        both, shape = gram[..., None, :, :], (2, 1, 1)
+        signs = xp.asarray([-1.0, 1.0], gram.dtype).reshape((1,) * (gram.ndim - 2) + shape)
+        return diagonal_matrices(diagonal)[..., None, :, :] + signs * both
 
     def slacks(
-        self, diagonal: Float[Array, " d"], gram: Float[Array, "d d"]
-    ) -> Float[Array, "2 d d"]:
+        self, diagonal: Float[Array, "*c d"], gram: Float[Array, "*c d d"]
+    ) -> Float[Array, "*c 2 d d"]:
         """S₊, S₋."""
         return self.gain * self.constraints(diagonal, gram)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -47,16 +47,17 @@ class HostCore:
         c = -exponent_of(weight)
         weight = np.ldexp(weight, c)
         counted, loss = weight > 0, in_float64(problem.loss)
-        X, y = (np.where(counted[:, None], array, 0) for array in (X, y))
-        in_given_units = Core(X, weight, y, beta, loss)
-        root, absorbed = np.where(counted, in_given_units.root, 0), in_given_units.absorbed
+        arrays: Any = *(np.where(counted[:, None], array, 0) for array in (X, y)), weight, beta
+        X, y, weight, beta = arrays
+        core: Any = Core(X, weight, y, beta, loss)
+        root, absorbed = np.where(counted, core.root, 0), core.absorbed
         a, b = -exponent_of(absorbed.X), 0 if loss.degree is None else -exponent_of(absorbed.y)
         X, y = np.ldexp(absorbed.X, a), np.ldexp(absorbed.y, b)
-        core = HostCore(X, y, absorbed.weight, beta, loss, root, (a, b, c))
+        host = HostCore(X, y, absorbed.weight, beta, loss, root, (a, b, c))
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
-            beta = np.ldexp(beta, 2 * a + core._of_dual)
+            beta = np.ldexp(beta, 2 * a + host._of_dual)
             loss = loss.rescaled(np.ldexp(1.0, b))
-        return dataclasses.replace(core, beta=beta, loss=loss)
+        return dataclasses.replace(host, beta=beta, loss=loss)
 
     @property
     def _of_value(self) -> int:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.lift import weighted_gram
+from .._base.lift import outputs_of, weighted_gram
 from .._base.types import Scalar, epsilon, namespace, tiny
 from .._problem.core import Core
 
@@ -43,6 +43,26 @@ def feasible_point(
     block = xp.where(diagonal, scale[..., None, None], factor * block)
     value = core.loss(predictions, core.y, core.weight) + xp.sum(core.beta * scale)
     return FeasiblePoint(value, factor * form, block, scale, predictions)
+
+
+def scaled_gap(
+    core: Core,
+    blocks: Float[Array, "*c 2 d d"],
+    dual: Float[Array, "n ..."],
+    diagonal: Float[Array, "*c d"],
+) -> tuple[Scalar, Float[Array, "n ..."]]:
+    """Return the relative gap of a primal and a dual point inside their cones, and A(Z).
+
+    They are scaled into the other constraints only: the best points on rays take searches.
+    """
+    predictions = outputs_of(core.X, core.layout.form(blocks))
+    scale = jnp.max(core.layout.diagonal(blocks), axis=-1)
+    value = core.loss(predictions, core.y, core.weight) + jnp.sum(core.beta * scale)
+    value = jnp.minimum(value, core.loss(jnp.zeros_like(core.y), core.y, core.weight))
+    within = jnp.min(jnp.minimum(core.beta / core.layout.budget(diagonal), 1))
+    dual = core.loss.clip_dual(within * dual, core.y, core.weight)
+    bound = core.loss.dual_value(dual, core.y, core.weight)
+    return relative_gap(core, value, bound), predictions
 
 
 def estimated_bound(

@@ -37,18 +37,8 @@ _MUCH_WORK = 3e9  # cubes of unknowns, from which the program for many saves wha
 def solver_for(
     shape: tuple[int, ...], dtype: Any, loss: AbstractLoss, solver: AbstractSolver | None
 ) -> AbstractSolver:
-    """Return the solver given, or the one for problems with X of this shape, dtype and loss.
-
-    **Raises:** `ValueError` if the one given cannot solve them.
-    """
-    n, d = shape
-    if loss.couples_outputs and solver is not None and not solver.couples_outputs:
-        kind = type(loss).__name__
-        raise ValueError(
-            f"`solver` must be `ADMM()` for {kind}, which couples outputs: "
-            f"{type(solver).__name__} solves them one by one."
-        )
-    return default_solver(n, d, dtype, loss) if solver is None else solver
+    """Return the solver given, or the one for problems with X of this shape, dtype and loss."""
+    return default_solver(shape[0], shape[1], dtype, loss) if solver is None else solver
 
 
 def solve_often(

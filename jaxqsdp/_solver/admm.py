@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -56,8 +56,6 @@ class ADMM(AbstractSolver):
     Zhang, O'Donoghue & Boyd, *Globally convergent type-I Anderson acceleration* (2020) for the
     idea of the safeguard.
     """
-
-    couples_outputs: ClassVar[bool] = True
 
     tol: float | None = eqx.field(default=None, converter=number("tol"))
     tol_residual: float | None = eqx.field(default=None, converter=number("tol_residual"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
@@ -54,8 +54,6 @@ class AbstractSolver(eqx.Module):
     """A solver of the core problem: a frozen configuration."""
 
     max_steps: eqx.AbstractVar[int]
-    # Losses that couple outputs, too.
-    couples_outputs: ClassVar[bool] = False
 
     @abc.abstractmethod
     def tolerances(self, dtype: Any) -> tuple[float, float]:

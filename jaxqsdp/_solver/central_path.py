@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._base.control_flow import fori_loop
+from .._base.lift import diagonal_matrices
 from .._base.types import Scalar
 from .._problem.core import Core
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
@@ -31,19 +33,19 @@ _REFINEMENTS = {64: 0, 32: 1}  # of every direction, by the bits of the dtype
 class Point(eqx.Module):
     """Primal matrices and dual variables; the slacks S = (Diag(p) ∓ A*λ)/2 follow from these."""
 
-    primal: Float[Array, "2 d d"]  # P, N
-    dual: Float[Array, " k"]  # λ
-    diagonal: Float[Array, " d"]  # p
-    ends: Float[Array, "2 e"]  # multipliers of the ends of the intervals of λ, 0 where none is
+    primal: Float[Array, "*c 2 d d"]  # P, N
+    dual: Float[Array, "*c k"]  # λ
+    diagonal: Float[Array, "*c d"]  # p
+    ends: Float[Array, "*c 2 e"]  # multipliers of the ends of the intervals of λ, 0 where none is
 
 
 class System(Protocol):
     """A factored Newton system."""
 
     def solve(
-        self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar, /
-    ) -> tuple[Array, Array, Scalar]:
-        """Return (dλ, dp, dρ)."""
+        self, a: Any, b: Float[Array, "*c d"], c: Float[Array, "*c"], /
+    ) -> tuple[Array, Array, Array]:
+        """Return (dλ, dp, dρ) for what is left of all conditions."""
 
 
 class AbstractPath(eqx.Module):
@@ -61,32 +63,33 @@ class AbstractPath(eqx.Module):
         """Return a point strictly inside all constraints."""
 
     @abc.abstractmethod
-    def rmv(self, dual: Float[Array, " k"]) -> Float[Array, "d d"]:
+    def rmv(self, dual: Float[Array, "*c k"]) -> Float[Array, "*c d d"]:
         """A*(λ)."""
 
     @abc.abstractmethod
-    def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
+    def system(self, point: Point, scaling_points: Float[Array, "*c 2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
 
     @abc.abstractmethod
     def deficit(
         self,
         point: Point,
-        step: Float[Array, " k"],
-        form: Float[Array, "d d"],
-        products: Float[Array, "2 e"],
-    ) -> Float[Array, " k"]:
+        step: Float[Array, "*c k"],
+        form: Float[Array, "*c d d"],
+        products: Float[Array, "*c 2 e"],
+    ) -> Any:
         """Return what is left of the linearized stationarity in λ after a step of it.
 
-        `form` is Z after the step, `products` are those asked for at the ends of the intervals.
+        In the form that `system` takes. `form` is Z after the step, `products` are those asked for
+        at the ends of the intervals.
         """
 
     @abc.abstractmethod
-    def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 e"]:
+    def end_slacks(self, dual: Float[Array, "*c k"]) -> Float[Array, "*c 2 e"]:
         """Return the distances of λ from the ends of the intervals, 1 where there is no end."""
 
     @abc.abstractmethod
-    def end_steps(self, step: Float[Array, " k"]) -> Float[Array, "2 e"]:
+    def end_steps(self, step: Float[Array, "*c k"]) -> Float[Array, "*c 2 e"]:
         """Return the changes of these distances."""
 
     @property
@@ -95,7 +98,7 @@ class AbstractPath(eqx.Module):
         """The size of targets, by which misfits are measured."""
 
     @abc.abstractmethod
-    def misfit(self, point: Point) -> Float[Array, " k"]:
+    def misfit(self, point: Point) -> Float[Array, "*c k"]:
         """Return what stationarity in λ is missed by."""
 
     @abc.abstractmethod
@@ -103,10 +106,10 @@ class AbstractPath(eqx.Module):
         """Return the relative gap of the feasible point and the dual point, and the residual."""
 
     @abc.abstractmethod
-    def expand(self, dual: Float[Array, " k"]) -> Float[Array, " n"]:
+    def expand(self, dual: Float[Array, "*c k"]) -> Float[Array, " n"]:
         """Return λ of the problem."""
 
-    def slack(self, dual: Array, diagonal: Array) -> Float[Array, "2 d d"]:
+    def slack(self, dual: Array, diagonal: Array) -> Float[Array, "*c 2 d d"]:
         """Return (Diag(p) ∓ A*λ)/2."""
         return self.core.layout.slacks(diagonal, self.rmv(dual))
 
@@ -121,7 +124,9 @@ class AbstractPath(eqx.Module):
         centering = jnp.clip(jnp.clip(after, 0, 1) ** exponent, _LEAST_CENTERING, 1)
         return linear.move(linear.towards(centering * mu, predictor.products))
 
-    def center(self, point: Point, mu: Scalar, shrink: float) -> tuple[Point, Float[Array, "2 d"]]:
+    def center(
+        self, point: Point, mu: Scalar, shrink: float
+    ) -> tuple[Point, Float[Array, "*c 2 d"]]:
         """Take a Newton step towards the point of the path with P·S = μ·1 in both cones.
 
         Where that is far, towards `shrink` times the mean of the eigenvalues of P·S. Those
@@ -132,7 +137,7 @@ class AbstractPath(eqx.Module):
         nothing = _Products.none(point)
         return linear.move(linear.towards(target, nothing)), jnp.square(linear.scaling.values)
 
-    def complementarity(self, point: Point) -> Float[Array, "2 d"]:
+    def complementarity(self, point: Point) -> Float[Array, "*c 2 d"]:
         """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
         return jnp.square(Scaling.of(point.primal, self.slack(point.dual, point.diagonal)).values)
 
@@ -242,8 +247,8 @@ def no_ends(dual: Array) -> Float[Array, "2 1"]:
 class _Products(eqx.Module):
     """Products of primal and slack parts: of the cones, scaled, and of the ends of intervals."""
 
-    cones: Float[Array, "2 d d"]
-    ends: Float[Array, "2 e"]
+    cones: Float[Array, "*c 2 d d"]
+    ends: Float[Array, "*c 2 e"]
 
     @staticmethod
     def none(point: Point) -> _Products:
@@ -253,16 +258,16 @@ class _Products(eqx.Module):
     @property
     def total(self) -> Scalar:
         """The sum of all."""
-        return jnp.sum(jnp.trace(self.cones, axis1=1, axis2=2)) + jnp.sum(self.ends)
+        return jnp.sum(jnp.trace(self.cones, axis1=-2, axis2=-1)) + jnp.sum(self.ends)
 
 
 class _Direction(eqx.Module):
     """A Newton step, and its primal and slack parts in the scaled space."""
 
     step: Point
-    primal: Float[Array, "2 d d"]
-    slack: Float[Array, "2 d d"]
-    end_slacks: Float[Array, "2 e"]
+    primal: Float[Array, "*c 2 d d"]
+    slack: Float[Array, "*c 2 d d"]
+    end_slacks: Float[Array, "*c 2 e"]
 
     @property
     def products(self) -> _Products:
@@ -276,15 +281,15 @@ class _Linearization(eqx.Module):
     path: AbstractPath
     point: Point
     scaling: Scaling
-    root: Float[Array, "2 d d"]
+    root: Float[Array, "*c 2 d d"]
     system: System
-    end_slacks: Float[Array, "2 e"]
+    end_slacks: Float[Array, "*c 2 e"]
 
     @staticmethod
     def of(path: AbstractPath, point: Point) -> _Linearization:
         scaling = Scaling.of(point.primal, path.slack(point.dual, point.diagonal))
         root = scaling.root
-        system = path.system(point, root @ jnp.swapaxes(root, 1, 2))
+        system = path.system(point, root @ root.mT)
         return _Linearization(path, point, scaling, root, system, path.end_slacks(point.dual))
 
     @property
@@ -302,27 +307,24 @@ class _Linearization(eqx.Module):
     def predictor(self) -> _Direction:
         """Return the direction to P·S = 0."""
         values = self.scaling.values
-        eye = jnp.eye(values.shape[1], dtype=values.dtype)[None]
         nothing = jnp.zeros_like(self.point.ends)
-        return self._direction(-values[:, :, None] * eye, -self.point.primal, nothing)
+        return self._direction(-diagonal_matrices(values), -self.point.primal, nothing)
 
     def towards(self, mu: Scalar, second_order: _Products) -> _Direction:
         """Return the direction to P·S = μ·1, up to the terms given."""
         values = self.scaling.values
-        excess = (jnp.square(values) - mu)[:, :, None] * jnp.eye(
-            values.shape[1], dtype=values.dtype
-        )[None]
+        excess = diagonal_matrices(jnp.square(values) - mu)
         cones = second_order.cones
-        symmetric = (cones + jnp.swapaxes(cones, 1, 2)) / 2
+        symmetric = (cones + cones.mT) / 2
         centered = self.scaling.center(-excess - symmetric)
         ends = jnp.where(self.point.ends > 0, mu - second_order.ends, 0)
         return self._direction(centered, self._conjugated(centered), ends)
 
     def _direction(
         self,
-        centered: Float[Array, "2 d d"],
-        primal_step: Float[Array, "2 d d"],
-        ends: Float[Array, "2 e"],
+        centered: Float[Array, "*c 2 d d"],
+        primal_step: Float[Array, "*c 2 d d"],
+        ends: Float[Array, "*c 2 e"],
     ) -> _Direction:
         """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other.
 
@@ -330,9 +332,10 @@ class _Linearization(eqx.Module):
         """
         path, point, layout = self.path, self.point, self.path.core.layout
         budget = path.core.beta - layout.budget(point.diagonal)
-        transposed = jnp.swapaxes(self.root, 1, 2)
-        dual, diagonal = jnp.zeros_like(point.dual), jnp.zeros_like(point.diagonal)
-        for _ in range(1 + path.refinements(dual.dtype)):
+        transposed = self.root.mT
+
+        def refine(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
+            dual, diagonal, _, primal_step = state
             blocks = point.primal + primal_step
             a = path.deficit(point, dual, layout.form(blocks), ends)
             b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
@@ -340,15 +343,21 @@ class _Linearization(eqx.Module):
             more_dual, more_diagonal, _ = self.system.solve(a, b, left)
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root
-            primal_step = self._conjugated(centered - slack)
+            return dual, diagonal, slack, self._conjugated(centered - slack)
+
+        zeros = jax.tree.map(jnp.zeros_like, (point.dual, point.diagonal, point.primal))
+        # A loop compiles sooner than its steps, one after the other.
+        count = 1 + path.refinements(point.dual.dtype)
+        state = fori_loop(0, count, refine, (*zeros, primal_step))
+        dual, diagonal, slack, primal_step = state
         end_steps = path.end_steps(dual)
         ends = (ends - point.ends * end_steps) / self.end_slacks - point.ends
         step = Point(primal_step, dual, diagonal, ends)
         return _Direction(step, centered - slack, slack, end_steps)
 
-    def _conjugated(self, matrix: Float[Array, "2 d d"]) -> Float[Array, "2 d d"]:
-        product = self.root @ matrix @ jnp.swapaxes(self.root, 1, 2)
-        return (product + jnp.swapaxes(product, 1, 2)) / 2
+    def _conjugated(self, matrix: Float[Array, "*c 2 d d"]) -> Float[Array, "*c 2 d d"]:
+        product = self.root @ matrix @ self.root.mT
+        return (product + product.mT) / 2
 
     def longest_step(self, direction: _Direction) -> Scalar:
         """Return how far the direction stays within the constraints, at most 2."""

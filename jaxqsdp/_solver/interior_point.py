@@ -22,6 +22,7 @@ from .base import (
     whole,
 )
 from .central_path import AbstractPath, CentralPath, Point
+from .coupled_path import CoupledPath
 from .loss_path import LossPath
 from .samples import AbstractSamples, samples_of
 
@@ -88,6 +89,8 @@ class InteriorPoint(AbstractSolver):
 
 def path_of(core: Core, data: AbstractSamples) -> AbstractPath:
     """Return the central path of a problem."""
+    if core.loss.couples_outputs:
+        return CoupledPath(core)
     if not core.loss.is_quadratic:
         return LossPath(core)
     return CentralPath.of(core, data)
@@ -122,7 +125,7 @@ class _Process(AbstractProcess):
     def _excess(self, point: Point) -> Scalar:
         """Return 1ᵀp / β − 1."""
         core = self.path.core
-        return core.layout.budget(point.diagonal) / core.beta - 1
+        return jnp.max(core.layout.budget(point.diagonal) / core.beta) - 1
 
     def start(self, warm: Iterate | None) -> _State:
         """Return the state at the strictly feasible start."""

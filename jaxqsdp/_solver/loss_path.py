@@ -27,7 +27,7 @@ from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, tiny
 from .._loss.base import AbstractLoss
 from .._problem.core import Core
-from .._relaxation.feasible import relative_gap
+from .._relaxation.feasible import scaled_gap
 from .central_path import AbstractPath, Point, System
 from .newton import NewtonSystem
 from .samples import AbstractSamples, samples_of
@@ -36,7 +36,7 @@ _REFINEMENTS = 1  # without, hinge and absolute losses stop at gaps of 1e-7
 _LEAST_INSIDE = 0.2  # of the way to the middle of the intervals, where the start is
 
 
-class _WeightedSystem(eqx.Module):
+class WeightedSystem(eqx.Module):
     """The Newton system of samples that have a weight Θ each."""
 
     samples: AbstractSamples
@@ -50,6 +50,19 @@ class _WeightedSystem(eqx.Module):
         inside, outside = self.samples.split(a / self.root)
         step, diagonal, rho = self.inner.solve(inside, b, c)
         return self.samples.join(step, outside) / self.root, diagonal, rho
+
+    def slope(self, responses: Float[Array, "k+d k"]) -> Float[Array, "n n"]:
+        """Return ∂t/∂a."""
+        slope = self.samples.join_map(responses.T @ responses)
+        return slope / (self.root[:, None] * self.root[None])
+
+    def respond(
+        self, responses: Float[Array, "k+d k"], a: Float[Array, " n"]
+    ) -> tuple[Array, Array]:
+        """Return (dt, dp) of a, with b = 0 and c = 0."""
+        inside, outside = self.samples.split(a / self.root)
+        step, diagonal = self.inner.whole(responses @ inside)
+        return self.samples.join(step, outside) / self.root, diagonal
 
 
 class LossPath(AbstractPath):
@@ -85,11 +98,16 @@ class LossPath(AbstractPath):
         return finite_ends(self.core.loss, self.core.y)
 
     def start(self, X: Float[Array, "n d"]) -> Point:
-        """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside.
+        """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside."""
+        middle = self.middle
+        return self.start_at(self.share_within(middle) * middle)
 
-        τ as for the squared loss, with ℓ(0) in place of ‖y‖²/2. All products are τp/2.
+    def start_at(self, dual: Float[Array, " n"]) -> Point:
+        """Return such a start, τ as for the squared loss with ℓ(0) in place of ‖y‖²/2.
+
+        All products are τp/2.
         """
-        d = X.shape[1]
+        d = self.core.X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
         size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
@@ -100,19 +118,27 @@ class LossPath(AbstractPath):
         most = jnp.maximum(most, uncorrelated)
         guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
-        primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
+        primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=dual.dtype), (2, d, d))
+        diagonal = jnp.maximum(self.core.beta / d, 2 * jnp.linalg.norm(self.rmv(dual)))
+        ends = jnp.where(self._ends()[0], guess * diagonal / 2 / self.end_slacks(dual), 0)
+        return Point(primal, dual, jnp.full((d,), diagonal), ends)
 
+    @property
+    def middle(self) -> Float[Array, " n"]:
+        """The middle of the intervals, or 1 from the only end."""
         finite, low, high = self._ends()
         has_low, has_high = finite.astype(low.dtype)
-        beside = low + high + has_low - has_high  # 1 from the only end
-        middle = jnp.where(finite[0] & finite[1], (low + high) / 2, beside)
+        beside = low + high + has_low - has_high
+        return jnp.where(finite[0] & finite[1], (low + high) / 2, beside)
+
+    def share_within(self, middle: Float[Array, " n"]) -> Scalar:
+        """Return how far t goes to the middle within β, if that is not too near to the ends.
+
+        Else p is beyond β for now.
+        """
         gram = jnp.linalg.norm(self.rmv(middle))
-        # How far t goes within β, if that is not too near to the ends; else p is beyond β for now.
-        most = self.core.beta / (2 * d * jnp.where(gram > 0, gram, 1))
-        share = jnp.where(gram > 0, jnp.clip(most, _LEAST_INSIDE, 1), 1)
-        dual, diagonal = share * middle, jnp.maximum(self.core.beta / d, 2 * share * gram)
-        ends = jnp.where(finite, guess * diagonal / 2 / self.end_slacks(dual), 0)
-        return Point(primal, dual, jnp.full((d,), diagonal), ends)
+        most = self.core.beta / (2 * self.core.X.shape[1] * jnp.where(gram > 0, gram, 1))
+        return jnp.where(gram > 0, jnp.clip(most, _LEAST_INSIDE, 1), 1)
 
     def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
         """A(Z)."""
@@ -128,7 +154,7 @@ class LossPath(AbstractPath):
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
         samples = samples_of(self._rows / jnp.sqrt(root)[:, None], for_one_system=True)
         system = NewtonSystem.of(self.core.layout, samples, scaling_points)
-        return _WeightedSystem(samples, system, root)
+        return WeightedSystem(samples, system, root)
 
     def deficit(
         self,
@@ -175,20 +201,11 @@ class LossPath(AbstractPath):
         The residual is that of t = −φ'(ŷ), or of ŷ = −ψ'(t), whichever is less in each sample, as
         either is steep where the other is flat; over ‖w∘y‖.
         """
-        core, layout = self.core, self.core.layout
-        loss, y, weight = core.loss, core.y, core.weight
-        predictions = quadratic_forms(core.X, layout.form(point.primal))
-        # Scaled into the constraints only. The best points on rays take searches, see `assemble`.
-        scale = jnp.max(layout.diagonal(point.primal))
-        value = loss(predictions, y, weight) + self.core.beta * scale
-        value = jnp.minimum(value, loss(jnp.zeros_like(y), y, weight))
-        within = jnp.minimum(core.beta / layout.budget(point.diagonal), 1)
-        bound = loss.dual_value(within * self.expand(point.dual), y, weight)
-        other = weight * (point.dual + loss.slope(predictions, y))
+        core, size, dual = self.core, self.size, self.expand(point.dual)
+        gap, predictions = scaled_gap(core, point.primal, dual, point.diagonal)
+        other = core.weight * (point.dual + core.loss.slope(predictions, core.y))
         misfit = jnp.minimum(jnp.abs(self.misfit(point)), jnp.abs(other))
         residual = jnp.linalg.norm(misfit)
-        size = self.size
-        gap = relative_gap(core, value, bound)
         # Where nothing is to be fitted, there is no size to measure by, and no need.
         return gap, jnp.where(size > 0, residual / jnp.where(size > 0, size, 1), 0)
 

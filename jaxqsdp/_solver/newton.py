@@ -52,9 +52,27 @@ class NewtonSystem(eqx.Module):
         self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar
     ) -> tuple[Array, Array, Scalar]:
         """Return (dλ, dp, dρ)."""
+        half, rho = self.half(a, b, c)
+        return *self.whole(half), rho
+
+    def half(
+        self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar
+    ) -> tuple[Float[Array, " k+d"], Scalar]:
+        """Return Lᵀ(dλ, dp) and dρ."""
         half = solve_triangular(self.lower, jnp.concatenate([a, -b]), lower=True)
         rho = (self.spread @ half - c) / (self.spread @ self.spread)
         # Before the back substitution: afterwards the two would be large, and nearly cancel.
-        half = half - rho * self.spread
+        return half - rho * self.spread, rho
+
+    def whole(self, half: Float[Array, " k+d"]) -> tuple[Array, Array]:
+        """Return (dλ, dp)."""
         step = solve_triangular(self.lower, half, lower=True, trans=1)
-        return step[: self.num_samples], step[self.num_samples :], rho
+        return step[: self.num_samples], step[self.num_samples :]
+
+    def responses(self) -> Float[Array, "k+d k"]:
+        """Return R, the halves for the columns of a = 1, b = 0, c = 0: then ∂λ/∂a = RᵀR."""
+        k, size = self.num_samples, self.lower.shape[0]
+        units = jnp.eye(size, k, dtype=self.lower.dtype)
+        halves = solve_triangular(self.lower, units, lower=True)
+        along = self.spread @ halves / (self.spread @ self.spread)
+        return halves - self.spread[:, None] * along[None]

@@ -41,6 +41,10 @@ class AbstractSamples(eqx.Module):
         """Inverse of `split`."""
 
     @abc.abstractmethod
+    def join_map(self, inside: Float[Array, "k k"]) -> Float[Array, "n n"]:
+        """Return the map of n numbers that is this one on what k samples see, else 1."""
+
+    @abc.abstractmethod
     def expand(self, dual: Float[Array, " k"], y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return the multiplier of the given problem from that of the equivalent one."""
 
@@ -85,6 +89,10 @@ class PlainSamples(AbstractSamples):
     def join(self, inside: Float[Array, " n"], outside: Float[Array, " n"]) -> Array:
         """Return the sum."""
         return inside + outside
+
+    def join_map(self, inside: Float[Array, "n n"]) -> Float[Array, "n n"]:
+        """Return the map itself."""
+        return inside
 
     def expand(self, dual: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return λ itself."""
@@ -153,6 +161,12 @@ class CompressedSamples(AbstractSamples):
     def join(self, inside: Float[Array, " k"], outside: Float[Array, " n"]) -> Array:
         """Return Q times the first numbers plus the rest."""
         return self.left @ inside[:-1] + outside
+
+    def join_map(self, inside: Float[Array, "k k"]) -> Float[Array, "n n"]:
+        """Return 1 − Q(1 − M)Qᵀ."""
+        m, n = inside.shape[0] - 1, self.left.shape[0]
+        lost = jnp.eye(m, dtype=inside.dtype) - inside[:m, :m]
+        return jnp.eye(n, dtype=inside.dtype) - (self.left @ lost) @ self.left.T
 
     def project(self, y: Float[Array, " n"]) -> Float[Array, " k"]:
         """Return (Qᵀy, ‖y − QQᵀy‖)."""

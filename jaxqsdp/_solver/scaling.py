@@ -25,33 +25,34 @@ class Scaling(eqx.Module):
     Tᵀ dS T. The matrix W = TTᵀ is the scaling point: W S W = P.
     """
 
-    lower: Float[Array, "2 d d"]  # Cholesky factor of P
-    rotation: Float[Array, "2 d d"]  # orthogonal: T = lower · rotation · diag(λ)^(−1/2)
-    values: Float[Array, "2 d"]  # λ
+    lower: Float[Array, "*c 2 d d"]  # Cholesky factor of P
+    rotation: Float[Array, "*c 2 d d"]  # orthogonal: T = lower · rotation · diag(λ)^(−1/2)
+    values: Float[Array, "*c 2 d"]  # λ
 
     @staticmethod
-    def of(primal: Float[Array, "2 d d"], slack: Float[Array, "2 d d"]) -> Scaling:
+    def of(primal: Float[Array, "*c 2 d d"], slack: Float[Array, "*c 2 d d"]) -> Scaling:
         """Scale a pair; NaN where either matrix is not numerically positive definite."""
         lower = jnp.linalg.cholesky(primal, symmetrize_input=False)
-        middle = jnp.swapaxes(lower, 1, 2) @ slack @ lower
+        middle = lower.mT @ slack @ lower
         squares, rotation = jnp.linalg.eigh(middle)
         squares = jnp.where(squares > 0, squares, jnp.nan)
         return Scaling(lower, rotation, jnp.sqrt(squares))
 
     @property
-    def root(self) -> Float[Array, "2 d d"]:
+    def root(self) -> Float[Array, "*c 2 d d"]:
         """T."""
-        return (self.lower @ self.rotation) / jnp.sqrt(self.values)[:, None, :]
+        return (self.lower @ self.rotation) / jnp.sqrt(self.values)[..., None, :]
 
-    def center(self, target: Array) -> Float[Array, "2 d d"]:
+    def center(self, target: Array) -> Float[Array, "*c 2 d d"]:
         """Solve ½(λ_i + λ_j) R_ij = target_ij, the linearized complementarity condition."""
-        return 2 * target / (self.values[:, :, None] + self.values[:, None, :])
+        return 2 * target / (self.values[..., :, None] + self.values[..., None, :])
 
-    def longest_step(self, steps: Float[Array, "k 2 d d"]) -> Scalar:
+    def longest_step(self, steps: Float[Array, "k *c 2 d d"]) -> Scalar:
         """Return the t ≤ 2, or a little less, to which all diag(λ) + t·step, scaled, are ⪰ 0."""
         half = jnp.sqrt(self.values)
-        relative = steps / (half[:, :, None] * half[:, None, :])[None]
-        shift = jax.vmap(jax.vmap(lambda part: definite_shift(part, 1 / LONGEST)))(relative)
+        relative = steps / (half[..., :, None] * half[..., None, :])[None]
+        parts = relative.reshape(-1, *relative.shape[-2:])
+        shift = jax.vmap(lambda part: definite_shift(part, 1 / LONGEST))(parts)
         return 1 / jnp.max(shift)
 
 

@@ -1,0 +1,168 @@
+"""The central path of the softmax loss, whose outputs are one problem.
+
+Given the normalizer L of each sample its outputs are problems of their own, with `NormalizedLoss`,
+and Newton's steps solve the systems of `LossPath` for each. What couples them is Σ_k t_k = 0, that
+is, Σ_k q_k = 1, to which w·L is the multiplier: stationarity in t holds up to what is the same for
+all outputs. So L is no unknown of a point, only of a step:
+
+    (Σ_k ∂t_k/∂a)(w·dL) = −Σ_k (t_k + dt_k),   with dt_k at fixed L,
+
+n equations whatever the number of outputs. They are next to singular where forms of all outputs can
+move alike, which changes no probability, and exactly so for two classes. Hence an allowance on
+their diagonal, a refinement more, and a sum of t that is zero only in the limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, Float
+
+from .._base.lift import outputs_of, weighted_gram
+from .._base.types import Scalar, epsilon
+from .._loss.normalized import NormalizedLoss
+from .._problem.core import Core
+from .._relaxation.feasible import scaled_gap
+from .central_path import AbstractPath, Point, System
+from .loss_path import LossPath, WeightedSystem
+
+_REFINEMENTS = {64: 2, 32: 3}  # of every direction, by the bits of the dtype
+_ALLOWANCE = 256  # units of rounding added to the diagonal of Σ_k ∂t_k/∂a
+
+
+class CoupledPath(AbstractPath):
+    """The path of all outputs. Their axis comes first, in t and its steps as well."""
+
+    has_ends: ClassVar[bool] = True
+
+    core: Core
+
+    def _each(self, function: Callable[..., Any], *lanes: Any) -> Any:
+        """Map over outputs a function of the path of one, L that of no network."""
+        level = jnp.full_like(self.core.weight, jnp.log(self.core.y.shape[1]))
+
+        def one(y: Array, beta: Scalar, *lane: Any) -> Any:
+            core = dataclasses.replace(self.core, y=y, beta=beta, loss=NormalizedLoss(level))
+            return function(_OutputPath(core), *lane)
+
+        return jax.vmap(one)(self.core.y.T, self.core.beta, *lanes)
+
+    def refinements(self, dtype: Any) -> int:
+        """Return more than for an output by itself."""
+        return _REFINEMENTS[jnp.finfo(dtype).bits]
+
+    def start(self, X: Float[Array, "n d"]) -> Point:
+        """Return the starts of outputs, t as far from that of no network for all of them."""
+        middle = self._each(lambda path: path.middle)
+        share = jnp.min(self._each(LossPath.share_within, middle))
+        return self._each(LossPath.start_at, share * middle)
+
+    def rmv(self, dual: Float[Array, "c n"]) -> Float[Array, "c d d"]:
+        """A*(t)."""
+        return jax.vmap(lambda dual: weighted_gram(self.core.X, self.core.weight * dual))(dual)
+
+    def system(self, point: Point, scaling_points: Float[Array, "c 2 d d"]) -> System:
+        """Assemble and factor the Newton systems; NaN where that fails."""
+        return _CoupledSystem.of(self._each(LossPath.system, point, scaling_points))
+
+    def deficit(
+        self,
+        point: Point,
+        step: Float[Array, "c n"],
+        form: Float[Array, "c d d"],
+        products: Float[Array, "c 2 n"],
+    ) -> _Deficit:
+        """Return what is left of stationarity, less its mean by q, and of Σ_k t_k."""
+        left = self._each(LossPath.deficit, point, step, form, products)
+        shares = self.core.y.T - point.dual
+        left = left - jnp.sum(shares * left, axis=0, keepdims=True)
+        return _Deficit(left, jnp.sum(point.dual + step, axis=0))
+
+    def end_slacks(self, dual: Float[Array, "c n"]) -> Float[Array, "c 2 n"]:
+        """Return (1, q)."""
+        return self._each(LossPath.end_slacks, dual)
+
+    def end_steps(self, step: Float[Array, "c n"]) -> Float[Array, "c 2 n"]:
+        """Return (0, dq)."""
+        return self._each(LossPath.end_steps, step)
+
+    @property
+    def size(self) -> Scalar:
+        """The size of weighted targets, by which residuals are measured."""
+        return jnp.linalg.norm(self.core.weight)
+
+    def misfit(self, point: Point) -> Float[Array, "c n"]:
+        """Return w(p − q), what t = −φ'(ŷ) is missed by."""
+        predictions = outputs_of(self.core.X, self.core.layout.form(point.primal))
+        slope = self.core.loss.slope(predictions, self.core.y)
+        return self.core.weight[None] * (slope.T + point.dual)
+
+    def assess(self, point: Point) -> tuple[Scalar, Scalar]:
+        """Return the relative gap of the feasible point and the dual point, and a residual."""
+        dual = self.expand(point.dual)
+        gap, _ = scaled_gap(self.core, point.primal, dual, point.diagonal)
+        size = self.size
+        return gap, jnp.linalg.norm(self.misfit(point)) / jnp.where(size > 0, size, 1)
+
+    def expand(self, dual: Float[Array, "c n"]) -> Float[Array, "n c"]:
+        """Return λ = w·t, outputs last, whose sums are zero exactly."""
+        core = self.core
+        return core.loss.clip_dual(core.weight[:, None] * dual.T, core.y, core.weight)
+
+
+class _OutputPath(LossPath):
+    """The path of one of the outputs."""
+
+    @property
+    def middle(self) -> Float[Array, " n"]:
+        """The t of no network."""
+        return -self.core.loss.slope(jnp.zeros_like(self.core.y), self.core.y)
+
+    @property
+    def size(self) -> Scalar:
+        """Of the t of no network: there may be no sample of a class."""
+        return jnp.linalg.norm(self.core.weight * self.middle)
+
+
+class _Deficit(eqx.Module):
+    """What is left of the linearized conditions that have t in them."""
+
+    stationarity: Float[Array, "c n"]  # up to multiples of 1 in each sample
+    total: Float[Array, " n"]  # Σ_k (t_k + dt_k)
+
+
+class _CoupledSystem(eqx.Module):
+    """The Newton systems of all outputs, and of L."""
+
+    outputs: WeightedSystem
+    responses: Float[Array, "c k+d k"]
+    unit: Float[Array, " n"]  # of a
+    lower: Float[Array, "n n"]  # Cholesky factor of Σ_k ∂t_k/∂a in these units
+
+    @staticmethod
+    def of(outputs: WeightedSystem) -> _CoupledSystem:
+        """Add up what outputs respond to L, and factor it."""
+        responses = jax.vmap(lambda one: one.inner.responses())(outputs)
+        slope = jnp.sum(jax.vmap(WeightedSystem.slope)(outputs, responses), axis=0)
+        unit = 1 / jnp.sqrt(jnp.diag(slope))
+        eye = jnp.eye(unit.size, dtype=unit.dtype)
+        slope = unit[:, None] * slope * unit[None] + _ALLOWANCE * epsilon(unit.dtype) * eye
+        lower = jnp.linalg.cholesky(slope, symmetrize_input=False)
+        return _CoupledSystem(outputs, responses, unit, lower)
+
+    def solve(
+        self, a: _Deficit, b: Float[Array, "c d"], c: Float[Array, " c"], /
+    ) -> tuple[Array, Array, Array]:
+        """Return (dt, dp, dρ), ρ at fixed L."""
+        dual, diagonal, rho = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c)
+        excess = self.unit * (a.total + jnp.sum(dual, axis=0))
+        change = -self.unit * cho_solve((self.lower, True), excess)
+        respond = jax.vmap(WeightedSystem.respond, in_axes=(0, 0, None))
+        more_dual, more_diagonal = respond(self.outputs, self.responses, change)
+        return dual + more_dual, diagonal + more_diagonal, rho
