@@ -56,7 +56,8 @@ def solve(
 
     - `problem`: a single `Problem`; stacked ones go through `jax.vmap(solve)`.
     - `solver`: `InteriorPoint()` or `ADMM()`; by default `InteriorPoint()` where it is faster,
-        which is up to about 2,000 samples or 60 features, and less in float32.
+        which is up to about 2,000 samples or 60 features, 500 samples where the loss couples
+        outputs, and less in float32.
     - `max_steps`: step limit; default the solver's own. ADMM ends at a stopping test, so it takes
         the last multiple of `check_every` that is not above it.
     - `warm_start`: a `Solution` of a problem of the same shapes. `InteriorPoint` needs none and

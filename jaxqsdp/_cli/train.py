@@ -18,6 +18,7 @@ from .._improve import prepare_improve
 from .._relaxation.solution import has_status
 from .._relaxation.status import status_text
 from .._run.on_host import solve_once
+from .._solver import default_solver
 from .losses import LOSSES
 from .prepare import Split
 from .progress import Stages
@@ -27,7 +28,7 @@ from .progress import Stages
 _FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
 _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
-_STEPS = 300  # of the splitting that takes losses that couple outputs, to choose
+_STEPS = 300  # of the splitting that takes many samples of coupled outputs, to choose
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
 _LARGE = 1e9  # multiplications of a step, times those: where it is enough for the network, too
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
@@ -122,7 +123,13 @@ def train(
 
 def _solver(problem: qs.Problem) -> qs.AbstractSolver | None:
     """Return the solver of the relaxation; a loose one where a tight one would take minutes."""
-    return _LOOSE if problem.loss.couples_outputs and _work_of(problem) > _LARGE else None
+    splits = _splits_outputs(*problem.X.shape, problem.loss)
+    return _LOOSE if splits and _work_of(problem) > _LARGE else None
+
+
+def _splits_outputs(n: int, d: int, loss: qs.AbstractLoss) -> bool:
+    """Whether outputs that are one problem are solved by splitting."""
+    return loss.couples_outputs and isinstance(default_solver(n, d, np.float64, loss), qs.ADMM)
 
 
 def _work_of(problem: qs.Problem) -> float:
@@ -173,7 +180,10 @@ def _choice(
         return data, beta, f"β given, {rule}"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
     folds, size = min(_FOLDS, n), float(d * (d + 1) // 2)
-    each = _STEPS * n * size if loss.couples_outputs else min(n, size) ** 3
+    splits = _splits_outputs(n, d, loss)
+    each = _STEPS * n * size if splits else min(n, size) ** 3
+    if loss.couples_outputs and not splits:
+        each += n**3 / outputs
     work = folds * _PENALTIES * outputs * each
     constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
     if constant is not None or len(constants) * work > _MOST_WORK:
@@ -193,7 +203,7 @@ def _choice(
         ratio=_RATIO,
         standardize=False,
         constant=constants,
-        solver=_LOOSE if loss.couples_outputs else None,
+        solver=_LOOSE if splits else None,
     )
     result = jax.device_get(result)  # its choices would compile
     beta, constant = float(result.best_beta), float(result.best_constant)

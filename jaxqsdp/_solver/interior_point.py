@@ -35,9 +35,10 @@ _PROGRESS_FAR = 0.99  # ... the first steps on badly scaled data are small
 class InteriorPoint(AbstractSolver):
     """Primal–dual predictor–corrector method with Nesterov–Todd scaling.
 
-    Every step solves one Newton system of min(n, D) + d + 1 unknowns, D = d(d+1)/2; about a dozen
-    steps suffice whatever the problem, so a batch has no stragglers. The dual iterate is strictly
-    feasible throughout, and the primal one up to e = y − A(Z) − λ.
+    Every step solves one Newton system of min(n, D) + d + 1 unknowns, D = d(d+1)/2, and if the loss
+    couples outputs one for each and one of n; about a dozen steps suffice whatever the problem, so
+    a batch has no stragglers. The dual iterate is strictly feasible throughout, and the primal one
+    up to e = y − A(Z) − λ.
 
     A problem is solved if both hold:
 
