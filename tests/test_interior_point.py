@@ -93,11 +93,39 @@ def test_newton_systems_solve_the_linearized_conditions(form):
     matrix = np.asarray(dense_newton(data, points))
     k = matrix.shape[0] - 7
     a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, 6, ()))
-    dual, diagonal, scale = NewtonSystem.of(BILINEAR.layout, data, points).solve(a, b, c)
+    system = NewtonSystem.of(BILINEAR.layout, data, points)
+    half, scale = system.half(a, b, c)
+    dual, diagonal = system.whole(half)
     expected = np.linalg.solve(matrix, np.concatenate([a, b, c[None]]))
     np.testing.assert_allclose(dual, expected[:k], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(diagonal, expected[k : k + 6], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(scale, expected[-1], rtol=1e-8, atol=1e-8)
+    for found, one in zip(system.solve(a, b, c), (dual, diagonal), strict=True):
+        np.testing.assert_array_equal(found, one)
+    responses = system.responses()
+    slope = np.linalg.inv(matrix)[:k, :k]
+    np.testing.assert_allclose(responses.T @ responses, slope, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("n", [8, 21, 40])
+@pytest.mark.parametrize(
+    "form", [PlainSamples, CompressedSamples.of], ids=["samples", "compressed"]
+)
+def test_maps_of_samples_join(form, n):
+    """By their columns: what `split`, a map and `join` do to each."""
+    rng = np.random.default_rng(n)
+    samples = form(jnp.asarray(rng.standard_normal((n, 6))))
+    k = samples.project(jnp.zeros(n)).size
+    inside = jnp.asarray(rng.standard_normal((k, k)))
+    if k != n:  # what is added to the samples of the equivalent problem sees nothing
+        inside = inside.at[-1].set(0).at[:, -1].set(0)
+
+    def apply(numbers):
+        seen, rest = samples.split(numbers)
+        return samples.join(inside @ seen, rest)
+
+    expected = jax.vmap(apply, out_axes=1)(jnp.eye(n))
+    np.testing.assert_allclose(samples.join_map(inside), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_compression_is_exact():

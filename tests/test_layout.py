@@ -30,6 +30,18 @@ def test_slacks_are_adjoint_to_forms_and_diagonals(xp, blocks):
     )
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_slacks_of_several_outputs_are_those_of_each(xp):
+    rng = np.random.default_rng(2)
+    p, gram = rng.standard_normal((3, 5)), rng.standard_normal((3, 5, 5))
+    together = LAYOUT.slacks(xp.asarray(p), xp.asarray(gram))
+    each = [
+        LAYOUT.gain * np.stack([np.diag(a) - g, np.diag(a) + g])
+        for a, g in zip(p, gram, strict=True)
+    ]
+    np.testing.assert_allclose(together, each, rtol=1e-15)
+
+
 def test_blocks_are_those_of_their_form_and_block(blocks):
     again = LAYOUT.blocks(LAYOUT.form(blocks), LAYOUT.block(blocks))
     np.testing.assert_allclose(again, blocks, rtol=1e-13, atol=1e-13)

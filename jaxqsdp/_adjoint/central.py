@@ -43,7 +43,7 @@ def central_point(data: Core, guess: Central, mu: Scalar) -> Central:
     """
     search = _QuadraticSearch(data) if data.loss.is_quadratic else _Search(data, mu)
     path = search.path
-    warm, cold = search.point(guess), path.start(search.rows)
+    warm, cold = search.point(guess), path.start()
     size = path.size
 
     def distance(point: Point, complementarity: Array) -> Scalar:

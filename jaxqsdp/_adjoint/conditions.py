@@ -288,7 +288,8 @@ class _Inverse(eqx.Module):
         a = _pushed(a, asked.ends / self.end_slacks)
         b = asked.sums - layout.diagonal(explicit)
         inside, outside = self.rows.split(self.root * a)
-        inside, diagonal, scale = self.system.solve(inside, b, asked.budget)
+        half, scale = self.system.half(inside, b, asked.budget)
+        inside, diagonal = self.system.whole(half)
         scaled = self.rows.join(inside, outside)  # √(wΘ)∘dt
         slack = layout.slacks(diagonal, weighted_gram(X, self.root * scaled))
         implicit = self.points @ slack @ self.points

@@ -22,6 +22,7 @@ class Bucket(abc.ABC):
     count: int
     shares_features: bool
     loss: AbstractLoss
+    num_outputs: int
 
     @abc.abstractmethod
     def fetch(self, places: np.ndarray) -> Problem:
@@ -43,6 +44,7 @@ class StackedBucket(Bucket):
         self.dtype = problem.X.dtype
         self.count = problem.X.shape[0]
         self.loss = problem.loss
+        self.num_outputs = 1 if problem.y.ndim == 2 else problem.y.shape[-1]
         shared = jax.tree.leaves((self._problem.X, self._problem.sample_weight, self._problem.loss))
         self.shares_features = problem.y.ndim == 2 and self.count > 1
         self.shares_features &= all(bool(np.all(array == array[:1])) for array in shared)
@@ -63,6 +65,7 @@ class PaddedBucket(Bucket):
         self.X_shape = shape
         self.dtype = problems[0].X.dtype
         self.loss = problems[0].loss
+        self.num_outputs = problems[0].num_outputs
         self.count = len(problems)
 
     def fetch(self, places: np.ndarray) -> Problem:

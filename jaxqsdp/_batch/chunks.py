@@ -110,6 +110,8 @@ class Job:
         size, on_cpu = lifted_size(d), jax.default_backend() == "cpu"
         shared = self.bucket.shares_features
         entries = n * d + min(n, size) * (n + size) + 128 * size
+        if self.bucket.loss.couples_outputs:  # the systems of outputs, and what they respond with
+            entries = self.bucket.num_outputs * (entries + 3 * n * n)
         needed = entries * np.dtype(self.bucket.dtype).itemsize
         width = max(_BLOCK_BYTES[on_cpu] // needed, 1)
         if on_cpu:

@@ -29,6 +29,7 @@ _FOLDS, _PENALTIES, _RATIO = 5, 10, 1e-3
 _CONSTANTS = 1 / 3, 1.0, 3.0  # times the rule
 _MOST_WORK = 1e11  # cubes of unknowns, half a minute: beyond, fewer candidates
 _STEPS = 300  # of the splitting that takes many samples of coupled outputs, to choose
+_OF_RESPONSES = 10  # times what a system takes, where the interior point couples outputs
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
 _LARGE = 1e9  # multiplications of a step, times those: where it is enough for the network, too
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
@@ -123,8 +124,8 @@ def train(
 
 def _solver(problem: qs.Problem) -> qs.AbstractSolver | None:
     """Return the solver of the relaxation; a loose one where a tight one would take minutes."""
-    splits = _splits_outputs(*problem.X.shape, problem.loss)
-    return _LOOSE if splits and _work_of(problem) > _LARGE else None
+    n, d = problem.X.shape
+    return _LOOSE if _splits_outputs(n, d, problem.loss) and _work_of(problem) > _LARGE else None
 
 
 def _splits_outputs(n: int, d: int, loss: qs.AbstractLoss) -> bool:
@@ -182,8 +183,8 @@ def _choice(
     folds, size = min(_FOLDS, n), float(d * (d + 1) // 2)
     splits = _splits_outputs(n, d, loss)
     each = _STEPS * n * size if splits else min(n, size) ** 3
-    if loss.couples_outputs and not splits:
-        each += n**3 / outputs
+    if loss.couples_outputs and not splits:  # the system of an output, its responses, their sum
+        each = _OF_RESPONSES * (n if n <= 2 * size else size) ** 3 + n**3 / outputs
     work = folds * _PENALTIES * outputs * each
     constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
     if constant is not None or len(constants) * work > _MOST_WORK:

@@ -25,7 +25,7 @@ from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, has_status
 from .._relaxation.status import Status
-from .._solver import AbstractSolver, Iterate, default_solver
+from .._solver import AbstractSolver, InteriorPoint, Iterate, default_solver
 from .._solver.base import Report
 from .padding import pad, padded_shape, unpad
 from .running import Running, advance, assemble, begin, complete, finish, reached
@@ -47,7 +47,7 @@ def solve_often(
     """Solve a problem, one of many of its shape perhaps: the third has a program of its own."""
     arguments: tuple[Any, Any] = jax.tree.map(np.asarray, (problem, warm_start))
     if _whole.is_repeated(*arguments, solver, max_steps):
-        with threads_for(_unknowns(*problem.X.shape)):
+        with threads_for(_unknowns(problem, solver)):
             return jax.block_until_ready(_whole(*arguments, solver, max_steps))
     return _by_parts(*arguments, solver, max_steps)
 
@@ -85,7 +85,7 @@ def numbers(
     """
     n, d = problem.X.shape
     arguments = pad(problem, shape), warm_start, solver, max_steps
-    with threads_for(_unknowns(n, d)):
+    with threads_for(_unknowns(problem, solver)):
         outcome = jax.block_until_ready((_whole if often else _parts)(*arguments))
     outcome = jax.tree.map(np.asarray, outcome)
     if not often:
@@ -104,7 +104,7 @@ def come_often(
     """
     arguments = pad(problem, shape), None, solver, max_steps
     solves = count * problem.num_outputs
-    much = solves * _unknowns(*shape) ** 3 >= _MUCH_WORK
+    much = solves * _unknowns(arguments[0], solver) ** 3 >= _MUCH_WORK
     if much:
         _whole.prepare(*arguments)
     often = much or _whole.is_repeated(*arguments)
@@ -133,7 +133,7 @@ def solve_within(
     n, d = problem.X.shape
     problem = pad(problem, (n, d) if warm_start is not None else padded_shape(n, d))
     watch, steps, ended = Stopwatch(), 1, False
-    with threads_for(_unknowns(n, d)):
+    with threads_for(_unknowns(problem, solver)):
         running = _begun(problem, warm_start, solver, max_steps)
         while not ended and watch.seconds < time_limit:
             start = watch.seconds
@@ -157,7 +157,11 @@ def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _unknowns(n: int, d: int) -> int:
+def _unknowns(problem: Problem, solver: AbstractSolver) -> int:
+    """Return the size of the largest system of a step."""
+    n, d = problem.X.shape
+    if problem.loss.couples_outputs and isinstance(solver, InteriorPoint):
+        return n
     return min(n, lifted_size(d))
 
 

@@ -2,7 +2,8 @@
 
 Along the path P·S₊ = N·S₋ = μ·1, and the products of multipliers and slacks at the ends of the
 loss's intervals are μ, too. `CentralPath` is that of the squared loss, which has none of these and
-a fixed system of samples; `LossPath` (`loss_path.py`) that of any other.
+a fixed system of samples; `LossPath` (`loss_path.py`) that of any other but softmax, whose outputs
+`CoupledPath` (`coupled_path.py`) joins.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class System(Protocol):
 
     def solve(
         self, a: Any, b: Float[Array, "*c d"], c: Float[Array, "*c"], /
-    ) -> tuple[Array, Array, Array]:
-        """Return (dλ, dp, dρ) for what is left of all conditions."""
+    ) -> tuple[Array, Array]:
+        """Return (dλ, dp) for what is left of all conditions."""
 
 
 class AbstractPath(eqx.Module):
@@ -59,7 +60,7 @@ class AbstractPath(eqx.Module):
         """Return how often a direction is refined."""
 
     @abc.abstractmethod
-    def start(self, X: Float[Array, "n d"]) -> Point:
+    def start(self) -> Point:
         """Return a point strictly inside all constraints."""
 
     @abc.abstractmethod
@@ -106,7 +107,7 @@ class AbstractPath(eqx.Module):
         """Return the relative gap of the feasible point and the dual point, and the residual."""
 
     @abc.abstractmethod
-    def expand(self, dual: Float[Array, "*c k"]) -> Float[Array, " n"]:
+    def expand(self, dual: Float[Array, "*c k"]) -> Float[Array, "n ..."]:
         """Return λ of the problem."""
 
     def slack(self, dual: Array, diagonal: Array) -> Float[Array, "*c 2 d d"]:
@@ -165,13 +166,13 @@ class CentralPath(AbstractPath):
         projected = dataclasses.replace(core, y=y, weight=jnp.ones_like(y))
         return CentralPath(core=projected, samples=samples, targets=core.y)
 
-    def start(self, X: Float[Array, "n d"]) -> Point:
+    def start(self) -> Point:
         """P = N = τI, λ = 0, p = β/d·1: strictly inside both cones.
 
         ρ is at most ‖y‖²/2β, and about ‖y‖/‖(‖x_i‖²)_i‖ if the features are not correlated; τ is
         between the two. Zero rows do not count.
         """
-        d = X.shape[1]
+        X, d = self.core.X, self.core.X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(X), axis=1))
         size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
@@ -340,7 +341,7 @@ class _Linearization(eqx.Module):
             a = path.deficit(point, dual, layout.form(blocks), ends)
             b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
             left = budget - layout.budget(diagonal)
-            more_dual, more_diagonal, _ = self.system.solve(a, b, left)
+            more_dual, more_diagonal = self.system.solve(a, b, left)
             dual, diagonal = dual + more_dual, diagonal + more_diagonal
             slack = transposed @ path.slack(dual, diagonal) @ self.root
             return dual, diagonal, slack, self._conjugated(centered - slack)

@@ -31,8 +31,9 @@ def default_solver(n: int, d: int, dtype: Any, loss: AbstractLoss = SQUARED) -> 
     size = lifted_size(d)
     if size < n:
         small = size <= _MOST_UNKNOWNS and n * size <= _MOST_ENTRIES
-        small = small and (n <= _MOST_COUPLED or not loss.couples_outputs)
     else:
         single = jnp.finfo(dtype).bits == 32 and loss.is_quadratic
         small = n <= (_MOST_SAMPLES_FLOAT32 if single else _MOST_UNKNOWNS)
+    if loss.couples_outputs:
+        small = small and n <= _MOST_COUPLED
     return InteriorPoint() if small else ADMM()

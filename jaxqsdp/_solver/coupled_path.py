@@ -57,7 +57,7 @@ class CoupledPath(AbstractPath):
         """Return more than for an output by itself."""
         return _REFINEMENTS[jnp.finfo(dtype).bits]
 
-    def start(self, X: Float[Array, "n d"]) -> Point:
+    def start(self) -> Point:
         """Return the starts of outputs, t as far from that of no network for all of them."""
         middle = self._each(lambda path: path.middle)
         share = jnp.min(self._each(LossPath.share_within, middle))
@@ -65,7 +65,7 @@ class CoupledPath(AbstractPath):
 
     def rmv(self, dual: Float[Array, "c n"]) -> Float[Array, "c d d"]:
         """A*(t)."""
-        return jax.vmap(lambda dual: weighted_gram(self.core.X, self.core.weight * dual))(dual)
+        return self._each(LossPath.rmv, dual)
 
     def system(self, point: Point, scaling_points: Float[Array, "c 2 d d"]) -> System:
         """Assemble and factor the Newton systems; NaN where that fails."""
@@ -82,7 +82,8 @@ class CoupledPath(AbstractPath):
         left = self._each(LossPath.deficit, point, step, form, products)
         shares = self.core.y.T - point.dual
         left = left - jnp.sum(shares * left, axis=0, keepdims=True)
-        return _Deficit(left, jnp.sum(point.dual + step, axis=0))
+        total = jnp.sum(point.dual + step, axis=0)
+        return _Deficit(left, jnp.where(self.core.weight > 0, total, 0))
 
     def end_slacks(self, dual: Float[Array, "c n"]) -> Float[Array, "c 2 n"]:
         """Return (1, q)."""
@@ -105,9 +106,12 @@ class CoupledPath(AbstractPath):
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
         """Return the relative gap of the feasible point and the dual point, and a residual."""
-        dual = self.expand(point.dual)
-        gap, _ = scaled_gap(self.core, point.primal, dual, point.diagonal)
-        size = self.size
+        core, dual, size = self.core, self.expand(point.dual), self.size
+        moved = dual.T - core.weight[None] * point.dual
+        # p raised by what G may have moved with λ.
+        gram = jax.vmap(lambda moved: weighted_gram(core.X, moved))(moved)
+        raised = point.diagonal + jnp.linalg.norm(gram, axis=(1, 2))[:, None]
+        gap, _ = scaled_gap(core, point.primal, dual, raised)
         return gap, jnp.linalg.norm(self.misfit(point)) / jnp.where(size > 0, size, 1)
 
     def expand(self, dual: Float[Array, "c n"]) -> Float[Array, "n c"]:
@@ -134,7 +138,7 @@ class _Deficit(eqx.Module):
     """What is left of the linearized conditions that have t in them."""
 
     stationarity: Float[Array, "c n"]  # up to multiples of 1 in each sample
-    total: Float[Array, " n"]  # Σ_k (t_k + dt_k)
+    total: Float[Array, " n"]  # Σ_k (t_k + dt_k), 0 for samples that do not count
 
 
 class _CoupledSystem(eqx.Module):
@@ -158,11 +162,11 @@ class _CoupledSystem(eqx.Module):
 
     def solve(
         self, a: _Deficit, b: Float[Array, "c d"], c: Float[Array, " c"], /
-    ) -> tuple[Array, Array, Array]:
-        """Return (dt, dp, dρ), ρ at fixed L."""
-        dual, diagonal, rho = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c)
+    ) -> tuple[Array, Array]:
+        """Return (dt, dp)."""
+        dual, diagonal = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c)
         excess = self.unit * (a.total + jnp.sum(dual, axis=0))
         change = -self.unit * cho_solve((self.lower, True), excess)
         respond = jax.vmap(WeightedSystem.respond, in_axes=(0, 0, None))
         more_dual, more_diagonal = respond(self.outputs, self.responses, change)
-        return dual + more_dual, diagonal + more_diagonal, rho
+        return dual + more_dual, diagonal + more_diagonal

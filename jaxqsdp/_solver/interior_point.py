@@ -35,10 +35,10 @@ _PROGRESS_FAR = 0.99  # ... the first steps on badly scaled data are small
 class InteriorPoint(AbstractSolver):
     """Primal–dual predictor–corrector method with Nesterov–Todd scaling.
 
-    Every step solves one Newton system of min(n, D) + d + 1 unknowns, D = d(d+1)/2, and if the loss
-    couples outputs one for each and one of n; about a dozen steps suffice whatever the problem, so
-    a batch has no stragglers. The dual iterate is strictly feasible throughout, and the primal one
-    up to e = y − A(Z) − λ.
+    Every step solves one Newton system of min(n, D) + d + 1 unknowns, D = d(d+1)/2; for softmax one
+    for each output, and one of n unknowns. About a dozen steps suffice whatever the problem, so a
+    batch has no stragglers. The dual iterate is strictly feasible throughout (for softmax up to the
+    sums Σ_k t_k, which rounding leaves), the primal one up to e = y − A(Z) − λ.
 
     A problem is solved if both hold:
 
@@ -130,7 +130,7 @@ class _Process(AbstractProcess):
 
     def start(self, warm: Iterate | None) -> _State:
         """Return the state at the strictly feasible start."""
-        point = self.path.start(self.path.core.X)
+        point = self.path.start()
         merit, residual, _ = self._judge(point)
         zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return _State(point, point, merit, residual, merit, zero, zero, no)

@@ -1,4 +1,4 @@
-"""The central path of any loss that is a sum over samples.
+"""The central path of any loss that does not couple outputs.
 
 The dual variable is t = λ/w here, so that tiny weights do no harm, and A that of the rows √w·x:
 
@@ -45,11 +45,11 @@ class WeightedSystem(eqx.Module):
 
     def solve(
         self, a: Float[Array, " n"], b: Float[Array, " d"], c: Scalar, /
-    ) -> tuple[Array, Array, Scalar]:
-        """Return (dt, dp, dρ)."""
+    ) -> tuple[Array, Array]:
+        """Return (dt, dp)."""
         inside, outside = self.samples.split(a / self.root)
-        step, diagonal, rho = self.inner.solve(inside, b, c)
-        return self.samples.join(step, outside) / self.root, diagonal, rho
+        step, diagonal = self.inner.solve(inside, b, c)
+        return self.samples.join(step, outside) / self.root, diagonal
 
     def slope(self, responses: Float[Array, "k+d k"]) -> Float[Array, "n n"]:
         """Return ∂t/∂a."""
@@ -97,7 +97,7 @@ class LossPath(AbstractPath):
     def _ends(self) -> tuple[Array, Array, Array]:
         return finite_ends(self.core.loss, self.core.y)
 
-    def start(self, X: Float[Array, "n d"]) -> Point:
+    def start(self) -> Point:
         """P = N = τI, p a multiple of 1, t towards the middle of the intervals, all inside."""
         middle = self.middle
         return self.start_at(self.share_within(middle) * middle)

@@ -48,12 +48,9 @@ class NewtonSystem(eqx.Module):
         spread = solve_triangular(lower[k:, k:], jnp.ones((d,), b.dtype), lower=True)
         return NewtonSystem(lower, jnp.pad(spread, (k, 0)), k)
 
-    def solve(
-        self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar
-    ) -> tuple[Array, Array, Scalar]:
-        """Return (dλ, dp, dρ)."""
-        half, rho = self.half(a, b, c)
-        return *self.whole(half), rho
+    def solve(self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar) -> tuple[Array, Array]:
+        """Return (dλ, dp)."""
+        return self.whole(self.half(a, b, c)[0])
 
     def half(
         self, a: Float[Array, " k"], b: Float[Array, " d"], c: Scalar

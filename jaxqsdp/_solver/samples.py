@@ -163,8 +163,10 @@ class CompressedSamples(AbstractSamples):
         return self.left @ inside[:-1] + outside
 
     def join_map(self, inside: Float[Array, "k k"]) -> Float[Array, "n n"]:
-        """Return 1 − Q(1 − M)Qᵀ."""
+        """Return QMQᵀ, and 1 beside the range of Q."""
         m, n = inside.shape[0] - 1, self.left.shape[0]
+        if m == n:  # nothing is beside it; small entries of M would be lost
+            return (self.left @ inside[:m, :m]) @ self.left.T
         lost = jnp.eye(m, dtype=inside.dtype) - inside[:m, :m]
         return jnp.eye(n, dtype=inside.dtype) - (self.left @ lost) @ self.left.T
 
