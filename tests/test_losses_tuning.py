@@ -408,7 +408,7 @@ def test_layers_of_other_losses_are_trained(name):
     assert np.all(np.isfinite(toward_X))
     for leaf in jax.tree.leaves(slopes.loss):
         assert leaf == 0
-    step = 1e-4
+    step = 3e-3  # solves stop where the dtype stops, and not all are of one program
 
     def moved(by):
         return eqx.tree_at(lambda layer: layer.log_beta, layer, layer.log_beta + by)
