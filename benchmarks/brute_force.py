@@ -62,9 +62,8 @@ def compare(name: str, dtype: Any, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    names = [*ALL]
     parser = arguments(__doc__ or "")
-    parser.add_argument("--losses", nargs="+", choices=names, default=names)
+    parser.add_argument("--losses", nargs="+", choices=ALL, default=list(ALL))
     parser.add_argument("--count", type=int, default=1000, help="problems a loss and dtype")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

@@ -203,7 +203,9 @@ def test_encloses_the_value_of_clarabel(shape, penalty, solver, dtype):
     solution = qs.solve(problem, solver)
     arrays = (problem.X, problem.y, problem.beta, problem.weight)
     reference = cvxpy_value("softmax", *(np.asarray(array, float) for array in arrays))
-    slack = 2 * solver.tolerances(dtype)[0] + (2e-8 if dtype == np.float64 else 6e-4)
+    slack = 2e-3
+    if dtype == np.float64:
+        slack = 2e-6 if isinstance(solver, qs.ADMM) else 2e-8
     assert solution.value.shape == solution.lower_bound.shape == solution.stats.gap.shape == ()
     assert solution.total_value == solution.value
     assert solution.total_lower_bound == solution.lower_bound
@@ -312,7 +314,7 @@ def hard(dtype, *, n=100, d=10, c=3, fraction=0.01, present=None, shift=0.0, dec
 
 @pytest.mark.parametrize("case", HARD)
 def test_interior_points_solve_what_is_hard(case, dtype):
-    """Where splitting takes hundreds of steps, or thousands."""
+    """What splitting is slow at, or a system of all outputs might break at."""
     problem = hard(dtype, **HARD[case])
     solution = qs.solve(problem, qs.InteriorPoint())
     if case == "small penalty" and dtype == np.float32:  # where that stops earlier

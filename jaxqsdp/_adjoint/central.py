@@ -90,7 +90,7 @@ class _QuadraticSearch:
 
     def __init__(self, data: Core):
         self.data, absorbed = data, data.absorbed
-        self.rows, self.samples = absorbed.X, samples_of(absorbed.X)
+        self.samples = samples_of(absorbed.X)
         self.path: AbstractPath = CentralPath.of(absorbed, self.samples)
 
     def point(self, guess: Central) -> Point:
@@ -122,7 +122,7 @@ class _Search:
     """The path of any other loss, and what is particular to it."""
 
     def __init__(self, data: Core, mu: Scalar):
-        self.data, self.rows, self.mu, self.counted = data, data.X, mu, data.weight > 0
+        self.data, self.mu, self.counted = data, mu, data.weight > 0
         self.ends, self.low, self.high = barred_ends(data)
         self.nu = mu * jnp.where(self.ends, 1, _LITTLE)
         self.path: AbstractPath = _SmoothedPath(data, self.ends)

@@ -34,7 +34,7 @@ from .._relaxation.solution import Solution
 from .._run.on_host import threads_for_solves
 from .._run.padding import rung
 from .._run.running import Running, advance, begin, complete, finish
-from .._solver import AbstractSolver
+from .._solver import AbstractSolver, InteriorPoint
 from .buckets import Bucket
 
 _BLOCK_BYTES = {True: 2**21, False: 2**28}  # on a CPU: what stays in the caches of a core
@@ -110,8 +110,9 @@ class Job:
         size, on_cpu = lifted_size(d), jax.default_backend() == "cpu"
         shared = self.bucket.shares_features
         entries = n * d + min(n, size) * (n + size) + 128 * size
-        if self.bucket.loss.couples_outputs:  # the systems of outputs, and what they respond with
-            entries = self.bucket.num_outputs * (entries + 3 * n * n)
+        if self.bucket.loss.couples_outputs:
+            responses = 3 * n * n if isinstance(self.solver, InteriorPoint) else 0
+            entries = self.bucket.num_outputs * (entries + responses)
         needed = entries * np.dtype(self.bucket.dtype).itemsize
         width = max(_BLOCK_BYTES[on_cpu] // needed, 1)
         if on_cpu:

@@ -125,7 +125,8 @@ def train(
 def _solver(problem: qs.Problem) -> qs.AbstractSolver | None:
     """Return the solver of the relaxation; a loose one where a tight one would take minutes."""
     n, d = problem.X.shape
-    return _LOOSE if _splits_outputs(n, d, problem.loss) and _work_of(problem) > _LARGE else None
+    work = _work(n, d, problem.num_outputs, problem.loss)
+    return _LOOSE if _splits_outputs(n, d, problem.loss) and work > _LARGE else None
 
 
 def _splits_outputs(n: int, d: int, loss: qs.AbstractLoss) -> bool:
@@ -133,10 +134,15 @@ def _splits_outputs(n: int, d: int, loss: qs.AbstractLoss) -> bool:
     return loss.couples_outputs and isinstance(default_solver(n, d, np.float64, loss), qs.ADMM)
 
 
-def _work_of(problem: qs.Problem) -> float:
-    """Return how many multiplications splitting takes, for all outputs."""
-    n, d = problem.X.shape
-    return _STEPS * n * float(d * (d + 1) // 2) * problem.num_outputs
+def _work(n: int, d: int, outputs: int, loss: qs.AbstractLoss) -> float:
+    """Return multiplications of a solve by splitting, or cubes of unknowns of a Newton step."""
+    size = d * (d + 1) // 2
+    if _splits_outputs(n, d, loss):
+        return float(outputs * _STEPS * n * size)
+    if loss.couples_outputs:  # systems of outputs, their responses, the system of all
+        unknowns = n if n <= 2 * size else size
+        return float(outputs * _OF_RESPONSES * unknowns**3 + n**3)
+    return float(outputs * min(n, size) ** 3)
 
 
 def _import_drawing() -> None:
@@ -180,12 +186,8 @@ def _choice(
     if beta is not None:
         return data, beta, f"β given, {rule}"
     (n, d), outputs = data.train_X.shape, data.train_y[0].size
-    folds, size = min(_FOLDS, n), float(d * (d + 1) // 2)
-    splits = _splits_outputs(n, d, loss)
-    each = _STEPS * n * size if splits else min(n, size) ** 3
-    if loss.couples_outputs and not splits:  # the system of an output, its responses, their sum
-        each = _OF_RESPONSES * (n if n <= 2 * size else size) ** 3 + n**3 / outputs
-    work = folds * _PENALTIES * outputs * each
+    folds = min(_FOLDS, n)
+    work = folds * _PENALTIES * _work(n, d, outputs, loss)
     constants = [factor * float(data.units["constant"]) for factor in _CONSTANTS]
     if constant is not None or len(constants) * work > _MOST_WORK:
         constants = [float(data.units["constant"])]
@@ -204,7 +206,7 @@ def _choice(
         ratio=_RATIO,
         standardize=False,
         constant=constants,
-        solver=_LOOSE if splits else None,
+        solver=_LOOSE if _splits_outputs(n, d, loss) else None,
     )
     result = jax.device_get(result)  # its choices would compile
     beta, constant = float(result.best_beta), float(result.best_constant)

@@ -15,6 +15,7 @@ their diagonal, a refinement more, and a sum of t that is zero only in the limit
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class CoupledPath(AbstractPath):
 
     def _each(self, function: Callable[..., Any], *lanes: Any) -> Any:
         """Map over outputs a function of the path of one, L that of no network."""
-        level = jnp.full_like(self.core.weight, jnp.log(self.core.y.shape[1]))
+        level = jnp.full_like(self.core.weight, math.log(self.core.y.shape[1]))
 
         def one(y: Array, beta: Scalar, *lane: Any) -> Any:
             core = dataclasses.replace(self.core, y=y, beta=beta, loss=NormalizedLoss(level))
