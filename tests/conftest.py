@@ -1,5 +1,6 @@
 """A strict environment: 64-bit, two CPU devices, and no silent promotion of dtype or rank."""
 
+import gc
 import os
 import platform
 import tempfile
@@ -27,9 +28,24 @@ import jax
 import numpy as np
 import pytest
 
+from jaxqsdp._host import programs
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# What tracing makes lives until it ends: to look for garbage in it often takes a sixth longer.
+gc.set_threshold(200_000, 50, 50)
+
+# What is solved often gets a program of its own, which takes as long to compile as the first.
+_OFTEN, programs._OFTEN = programs._OFTEN, 1_000_000
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Have what is solved often get its program, as users do."""
+    monkeypatch.setattr(programs, "_OFTEN", _OFTEN)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

@@ -425,6 +425,7 @@ def test_outside_jit_in_any_context():
     assert relative_error(found, expected) <= 1e-7
 
 
+@pytest.mark.usefixtures("often")
 def test_mapped_pull_backs_compile_once():
     X, y, beta, _ = numbers_of(SOUND["sound 0"])
     compiled = []

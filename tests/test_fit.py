@@ -10,7 +10,6 @@ from problems import SMALL, planted
 from referee import brute_force
 
 import jaxqsdp as qs
-from jaxqsdp._host.programs import clear_programs
 
 KEY = jax.random.key(7)
 NUM_NEURONS = 30
@@ -45,7 +44,6 @@ def fitted(dtype, refit=True, improve=None):
 def test_equals_the_chain(refit, improve, dtype):
     X, y, weight = data(dtype)
     result = fitted(dtype, refit, improve)
-    clear_programs()  # from the third solve of a shape on, another program gives other last digits
     problem = qs.Problem(X, y, dtype(0.5), sample_weight=weight.astype(dtype))
     solution = qs.solve(problem)
     network = qs.round(problem, solution, num_neurons=NUM_NEURONS, key=KEY, refit=refit).prune()

@@ -143,9 +143,9 @@ def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
 
 
 def test_nothing_to_fit_costs_nothing(name, dtype):
-    X, y, _, weight = made(name, 12, 3, dtype=dtype)
-    loss = LOSSES[name]
-    nothing = qs.QuantizedNetwork.from_weights(np.ones((1, 3)), np.ones((1, 3)), np.zeros(1, dtype))
+    X, y, _, weight = made(name, 14, 3, dtype=dtype)  # a program that brute force has, too
+    loss, ones = LOSSES[name], np.ones((6, 3))
+    nothing = qs.QuantizedNetwork.from_weights(ones, ones, np.zeros(6, dtype))
     if loss.takes_labels:  # X = 0: nothing helps
         problem = qs.Problem(0 * X, y, dtype(1), loss=loss, sample_weight=weight)
         value = loss(np.zeros_like(y), y, weight)

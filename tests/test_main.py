@@ -108,10 +108,10 @@ def test_losses(capsys, tmp_path, classes, loss):
         assert 0 < facts["log_loss"]["network"]["train"] <= worst
     else:
         assert facts["log_loss"] is None
-    _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
-    default = "softmax" if classes == 3 else "squared"
-    assert json.loads(other)["loss"] == default
-    assert loss == default or json.loads(other)["objective"] != facts["objective"]
+    if loss != "softmax":
+        _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
+        assert json.loads(other)["loss"] == ("softmax" if classes == 3 else "squared")
+        assert json.loads(other)["objective"] != facts["objective"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from losses import LOSSES
 from problems import SMALL, planted
 
 import jaxqsdp as qs
-from jaxqsdp._host import programs
 from jaxqsdp._run.padding import padded_shape
 
 ROWS = {  # a loss and its number of outputs, None for y (n,)
@@ -105,13 +104,6 @@ def concrete(name, solver, dtype, key):
     return solve_of(name, solver)(*problems_of(name, dtype)[key])
 
 
-@pytest.fixture
-def seldom(monkeypatch):
-    """A program of its own for what comes often is not for here, and takes long to compile."""
-    monkeypatch.setattr(programs, "_OFTEN", 1000)
-
-
-@pytest.mark.usefixtures("seldom")
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("name", ROWS)
@@ -256,6 +248,7 @@ class Counted(qs.ADMM):
         return super().factorize(X)
 
 
+@pytest.mark.usefixtures("often")
 def test_calls_of_the_same_shapes_do_not_retrace():
     """One program for the padded shape, and one for what comes again and again."""
     X, y, beta = arguments(np.float64)

@@ -50,11 +50,10 @@ def exchange(
     targets = Target.all_of(core)
 
     def fitted(u: Signs, v: Signs, old: list[Restricted], cutoff: float = np.inf) -> _Fitted:
-        columns = core.activation.neurons(core.X, u, v)
-        fits = [
-            target.refitted(columns, fit, _FIT, cutoff)
-            for target, fit in zip(targets, old, strict=True)
-        ]
+        columns, fits = core.activation.neurons(core.X, u, v), []
+        for target, fit in zip(targets, old, strict=True):
+            fits.append(target.refitted(columns, fit, _FIT, cutoff))
+            cutoff -= fits[-1].value  # no loss is negative: what is left for the others
         return _Fitted(u, v, fits)
 
     def replaced(network: _Fitted, place: int) -> _Fitted:

@@ -78,8 +78,14 @@ class Target:
         """Return the norm of each column, samples weighted."""
         return np.linalg.norm(np.sqrt(self.weight)[:, None] * columns, axis=0)
 
-    def restricted(self, columns: Columns, start: Points, tol: float) -> Restricted:
-        """Solve for these columns to a relative gap, from a dual point."""
+    def restricted(
+        self, columns: Columns, start: Points, tol: float, cutoff: float = np.inf
+    ) -> Restricted:
+        """Solve for these columns to a relative gap, from a dual point.
+
+        No further than it takes to know that the objective is above the cutoff, where that is known
+        on the way.
+        """
         if self.loss.is_quadratic:
             return solve_restricted(columns, self.y, self.beta, start, tol)
         if columns.shape[1] == 0:
@@ -88,24 +94,20 @@ class Target:
             return Restricted(nothing, self.dual_of_nothing, value, value)
         data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):  # steps that are not taken may overflow
-            fitted: Any = fit_weights(*(*data, start, tol))
+            fitted: Any = fit_weights(*(*data, start, tol, cutoff))
         return Restricted(fitted.alpha, fitted.dual, float(fitted.value), float(fitted.bound))
 
     def refitted(
         self, columns: Columns, start: Restricted, tol: float, cutoff: float = np.inf
     ) -> Restricted:
-        """Solve for these columns, from a solution for some that are nearly the same.
-
-        No further than it takes to know that the objective is above the cutoff, where that is known
-        on the way.
-        """
+        """Solve as `restricted`, from a solution for some columns that are nearly the same."""
         if self.loss.couples_outputs:
             with np.errstate(all="ignore"):
                 data = columns, self.y, self.weight, self.beta, self.loss
                 found = refitted(*data, start.alpha, tol, cutoff)
             if found is not None:
                 return found
-        return self.restricted(columns, start.dual, tol)
+        return self.restricted(columns, start.dual, tol, cutoff)
 
     def best_weights(self, columns: Columns) -> Points:
         """Return the best output weights, zero where they are, few of them not where they can."""

@@ -24,6 +24,7 @@ adds to Newton's equations what `weight_equations` says.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -194,11 +195,12 @@ def fit_weights(
     loss: AbstractLoss,
     start: Float[Array, "n ..."],
     tol: float,
+    cutoff: float = math.inf,
 ) -> Fitted:
     """Minimize Σ w φ(Φα) + β‖α‖₁ to a relative gap, from a dual point λ.
 
     Features, weights and, where they have units, targets should be of moderate scale. Stops at
-    value − bound ≤ tol·value, or where the dtype stops.
+    value − bound ≤ tol·value, at a bound above the cutoff, or where the dtype stops.
     """
     xp = namespace(features, y, weight, beta, start)
     fit = _Fit.of(features, y, weight, beta, loss)
@@ -229,6 +231,7 @@ def fit_weights(
         gap = state.value - state.bound
         return (
             (gap > tol * state.value)
+            & (state.bound <= cutoff)
             & (state.waited < _PATIENCE)
             & (state.length > epsilon(dtype))
             & (state.steps < _MAX_STEPS)
