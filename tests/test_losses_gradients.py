@@ -58,13 +58,13 @@ def program(name, dtype):
 
     def outputs(numbers):
         solution = qs.solve(problem_of(name, numbers), solver, throw=False)
-        found = jnp.stack([weighed(getattr(solution, output)) for output in OUTPUTS])
-        return found, qs.adjoint_report(problem_of(name, numbers), solution)
+        return jnp.stack([weighed(getattr(solution, output)) for output in OUTPUTS]), solution
 
     @jax.jit
     def both(numbers):
-        found, pull_back, report = jax.vjp(outputs, numbers, has_aux=True)
-        return found, jax.vmap(pull_back)(jnp.eye(len(OUTPUTS), dtype=dtype))[0], report
+        found, pull_back, solution = jax.vjp(outputs, numbers, has_aux=True)
+        slopes = jax.vmap(pull_back)(jnp.eye(len(OUTPUTS), dtype=dtype))[0]
+        return found, slopes, qs.adjoint_report(problem_of(name, numbers), solution)
 
     return both
 
