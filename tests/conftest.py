@@ -58,3 +58,4 @@ def free_programs():
     """Unload what a module compiled: the mappings of memory that a process may have are limited."""
     yield
     jax.clear_caches()
+    gc.collect()
