@@ -1,4 +1,4 @@
-"""Derivatives under the losses that `test_adjoint` does not have, against differences of solutions."""
+"""Derivatives under every loss but the squared, which `test_adjoint` has, against differences."""
 
 import functools
 
