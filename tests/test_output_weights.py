@@ -205,3 +205,17 @@ def test_few_neurons_where_columns_depend(name, fraction):
     assert np.count_nonzero(alpha) <= 5
     value = objective(name, "duplicated columns", fraction, alpha)
     assert value <= optimum(name, "duplicated columns", fraction) * (1 + EXCESS[np.float64])
+
+
+def test_a_fit_ends_where_it_is_known_to_be_above_the_cutoff(name):
+    """And is the same fit where it is not; the squared loss has no use for it."""
+    features, y, weight, beta, loss = arguments(name, "tall", 0.02, np.float64)
+    target, least = Target(y, weight, beta, loss), optimum(name, "tall", 0.02)
+    whole, same, cut = (
+        target.restricted(features, target.dual_of_nothing, 1e-9, cutoff)
+        for cutoff in (np.inf, 1.01 * least, 0.5 * least)
+    )
+    np.testing.assert_array_equal(same.alpha, whole.alpha)
+    assert 0.5 * least < cut.bound <= least * (1 + 1e-9)
+    assert least * (1 - 1e-9) <= cut.value
+    assert (cut.value - cut.bound > 1e-9 * cut.value) == (name != "squared")
