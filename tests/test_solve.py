@@ -89,12 +89,12 @@ def test_brute_force_over_all_neurons(dtype):
 def test_step_limit_raises_with_the_remedy_and_the_point():
     problem = problem_of(planted(0, 30, 6), np.float64)
     with pytest.raises(qs.SolveError, match="Raise `max_steps`") as caught:
-        qs.solve(problem, max_steps=10)
+        qs.solve(problem, max_steps=5)
     solution = caught.value.solution
     assert solution.status == qs.Status.max_steps
-    assert solution.stats.num_steps == 10
+    assert solution.stats.num_steps == 5
     check(problem.X, problem.y, problem.beta, solution, gap=1.0)
-    quiet = qs.solve(problem, max_steps=10, throw=False)
+    quiet = qs.solve(problem, max_steps=5, throw=False)
     assert jax.tree.all(jax.tree.map(np.array_equal, quiet, solution))
 
 
@@ -103,7 +103,7 @@ def test_invalid_data_raises_where_the_status_can_be_seen():
     problem = problem_of(planted(0, 30, 6), np.float64)
     bad = eqx.tree_at(lambda problem: problem.y, problem, problem.y.at[3].set(jnp.nan))
     with pytest.raises(qs.SolveError, match="Clean or rescale"):
-        qs.solve(bad, max_steps=10)
+        qs.solve(bad, max_steps=5)
 
 
 @pytest.mark.parametrize(

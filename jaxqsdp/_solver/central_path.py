@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import fori_loop
 from .._base.lift import diagonal_matrices
+from .._base.trees import select
 from .._base.types import Scalar
 from .._problem.core import Core
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
@@ -28,7 +29,8 @@ from .scaling import LONGEST, Scaling
 
 _TO_BOUNDARY = 0.98  # fraction of the way to the boundary of the cones that a step may go
 _LEAST_CENTERING = 1e-6
-_REFINEMENTS = {64: 0, 32: 1}  # of every direction, by the bits of the dtype
+_CORRECTIONS = 1  # of the predictor–corrector direction: some 15 % fewer steps, more save no more
+_REFINEMENTS = {64: 0, 32: 1}  # of the direction that is taken, by the bits of the dtype
 
 
 class Point(eqx.Module):
@@ -57,7 +59,7 @@ class AbstractPath(eqx.Module):
 
     @abc.abstractmethod
     def refinements(self, dtype: Any) -> int:
-        """Return how often a direction is refined."""
+        """Return how often the direction that is taken is refined."""
 
     @abc.abstractmethod
     def start(self) -> Point:
@@ -121,9 +123,18 @@ class AbstractPath(eqx.Module):
         length = jnp.minimum(linear.longest_step(predictor), 1)
         mu = linear.mu
         after = (1 - length) + length**2 * predictor.products.total / (linear.count * mu)
-        exponent = jnp.maximum(1, 3 * length**2)
-        centering = jnp.clip(jnp.clip(after, 0, 1) ** exponent, _LEAST_CENTERING, 1)
-        return linear.move(linear.towards(centering * mu, predictor.products))
+        centering = jnp.clip(jnp.square(jnp.clip(after, 0, 1)), _LEAST_CENTERING, 1)
+
+        def correct(_: Any, found: tuple[_Direction, Scalar]) -> tuple[_Direction, Scalar]:
+            direction = linear.towards(centering * mu, found[0].products)
+            length = linear.longest_step(direction)
+            return select(length > found[1], (direction, length), found)
+
+        # Each asks for the products that the one before leaves out, too: the first, which is
+        # Mehrotra's, is taken, another one only where it goes farther.
+        none = jnp.full_like(length, -jnp.inf)
+        found, longest = fori_loop(0, 1 + _CORRECTIONS, correct, (predictor, none))
+        return linear.move(linear.refined(found), longest)
 
     def center(
         self, point: Point, mu: Scalar, shrink: float
@@ -136,7 +147,9 @@ class AbstractPath(eqx.Module):
         linear = _Linearization.of(self, point)
         target = jnp.maximum(mu, shrink * linear.mu)
         nothing = _Products.none(point)
-        return linear.move(linear.towards(target, nothing)), jnp.square(linear.scaling.values)
+        direction = linear.refined(linear.towards(target, nothing))
+        moved = linear.move(direction, linear.longest_step(direction))
+        return moved, jnp.square(linear.scaling.values)
 
     def complementarity(self, point: Point) -> Float[Array, "*c 2 d"]:
         """Return the eigenvalues of P·S, cone by cone; all are μ on the central path."""
@@ -269,6 +282,8 @@ class _Direction(eqx.Module):
     primal: Float[Array, "*c 2 d d"]
     slack: Float[Array, "*c 2 d d"]
     end_slacks: Float[Array, "*c 2 e"]
+    total: Float[Array, "*c 2 d d"]  # asked of the sum of both parts
+    asked: Float[Array, "*c 2 e"]  # of the products at the ends of intervals
 
     @property
     def products(self) -> _Products:
@@ -325,36 +340,40 @@ class _Linearization(eqx.Module):
         self,
         centered: Float[Array, "*c 2 d d"],
         primal_step: Float[Array, "*c 2 d d"],
-        ends: Float[Array, "*c 2 e"],
+        products: Float[Array, "*c 2 e"],
     ) -> _Direction:
         """Solve for a step with scaled parts that sum to `centered`; dλ = 0 gives the other.
 
-        `ends` are the products asked for at the ends of intervals.
+        `products` are those asked for at the ends of intervals.
         """
-        path, point, layout = self.path, self.point, self.path.core.layout
-        budget = path.core.beta - layout.budget(point.diagonal)
-        transposed = self.root.mT
+        nothing = jax.tree.map(jnp.zeros_like, self.point)
+        step = dataclasses.replace(nothing, primal=primal_step)
+        zeros = jnp.zeros_like(centered)
+        start = _Direction(step, centered, zeros, nothing.ends, centered, products)
+        return self._solved(start)
 
-        def refine(_: Any, state: tuple[Array, ...]) -> tuple[Array, ...]:
-            dual, diagonal, _, primal_step = state
-            blocks = point.primal + primal_step
-            a = path.deficit(point, dual, layout.form(blocks), ends)
-            b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
-            left = budget - layout.budget(diagonal)
-            more_dual, more_diagonal = self.system.solve(a, b, left)
-            dual, diagonal = dual + more_dual, diagonal + more_diagonal
-            slack = transposed @ path.slack(dual, diagonal) @ self.root
-            return dual, diagonal, slack, self._conjugated(centered - slack)
-
-        zeros = jax.tree.map(jnp.zeros_like, (point.dual, point.diagonal, point.primal))
+    def refined(self, direction: _Direction) -> _Direction:
+        """Solve again for what rounding has left, as often as the path asks for."""
+        count = self.path.refinements(self.point.dual.dtype)
+        if not count:
+            return direction
         # A loop compiles sooner than its steps, one after the other.
-        count = 1 + path.refinements(point.dual.dtype)
-        state = fori_loop(0, count, refine, (*zeros, primal_step))
-        dual, diagonal, slack, primal_step = state
-        end_steps = path.end_steps(dual)
-        ends = (ends - point.ends * end_steps) / self.end_slacks - point.ends
-        step = Point(primal_step, dual, diagonal, ends)
-        return _Direction(step, centered - slack, slack, end_steps)
+        return fori_loop(0, count, lambda _, found: self._solved(found), direction)
+
+    def _solved(self, direction: _Direction) -> _Direction:
+        """Return the direction that leaves nothing of what this one leaves of the conditions."""
+        path, point, layout, step = self.path, self.point, self.path.core.layout, direction.step
+        blocks = point.primal + step.primal
+        a = path.deficit(point, step.dual, layout.form(blocks), direction.asked)
+        b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
+        budget = path.core.beta - layout.budget(point.diagonal)
+        dual, diagonal = self.system.solve(a, b, budget - layout.budget(step.diagonal))
+        dual, diagonal = step.dual + dual, step.diagonal + diagonal
+        slack = self.root.mT @ path.slack(dual, diagonal) @ self.root
+        primal, end_steps = direction.total - slack, path.end_steps(dual)
+        ends = (direction.asked - point.ends * end_steps) / self.end_slacks - point.ends
+        step = Point(self._conjugated(primal), dual, diagonal, ends)
+        return _Direction(step, primal, slack, end_steps, direction.total, direction.asked)
 
     def _conjugated(self, matrix: Float[Array, "*c 2 d d"]) -> Float[Array, "*c 2 d d"]:
         product = self.root @ matrix @ self.root.mT
@@ -371,9 +390,9 @@ class _Linearization(eqx.Module):
         )
         return jnp.minimum(longest, 1 / jnp.maximum(jnp.max(-falls), 1 / LONGEST))
 
-    def move(self, direction: _Direction) -> Point:
+    def move(self, direction: _Direction, longest: Scalar) -> Point:
         """Go in a direction, at most all the way and not to the boundary."""
-        length = jnp.minimum(_TO_BOUNDARY * self.longest_step(direction), 1)
+        length = jnp.minimum(_TO_BOUNDARY * longest, 1)
 
         def along(length: Scalar) -> Point:
             return jax.tree.map(lambda x, dx: x + length * dx, self.point, direction.step)

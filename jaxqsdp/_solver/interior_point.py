@@ -55,7 +55,8 @@ class InteriorPoint(AbstractSolver):
     **Raises:** `ValueError` naming the argument if it is out of range.
 
     Source: Nesterov & Todd, *Self-scaled barriers and interior-point methods* (1997); Todd, Toh &
-    Tütüncü, *On the Nesterov–Todd direction in semidefinite programming* (1998).
+    Tütüncü, *On the Nesterov–Todd direction in semidefinite programming* (1998); Carpenter, Lustig,
+    Mulvey & Shanno, *Higher-order predictor–corrector interior point methods* (1993).
     """
 
     tol: float | None = eqx.field(default=None, converter=number("tol"))

@@ -33,6 +33,7 @@ from .newton import NewtonSystem
 from .samples import AbstractSamples, samples_of
 
 _REFINEMENTS = 1  # without, hinge and absolute losses stop at gaps of 1e-7
+_END_SHARE = 0.3  # of the mean loss of no network: products at the ends at the start
 _LEAST_INSIDE = 0.2  # of the way to the middle of the intervals, where the start is
 
 
@@ -105,22 +106,22 @@ class LossPath(AbstractPath):
     def start_at(self, dual: Float[Array, " n"]) -> Point:
         """Return such a start, τ as for the squared loss with ℓ(0) in place of ‖y‖²/2.
 
-        All products are τp/2.
+        The products of the cones are τp/2, those at ends no more than a share of the mean loss of
+        no network: multipliers far beyond the slope of the loss take steps to come down.
         """
         d = self.core.X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
         size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
-        most = (
-            self.core.loss(jnp.zeros_like(self.core.y), self.core.y, self.core.weight)
-            / self.core.beta
-        )
-        most = jnp.maximum(most, uncorrelated)
+        nothing = self.core.loss(jnp.zeros_like(self.core.y), self.core.y, self.core.weight)
+        most = jnp.maximum(nothing / self.core.beta, uncorrelated)
         guess = jnp.sqrt(uncorrelated) * jnp.sqrt(most)
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=dual.dtype), (2, d, d))
         diagonal = jnp.maximum(self.core.beta / d, 2 * jnp.linalg.norm(self.rmv(dual)))
-        ends = jnp.where(self._ends()[0], guess * diagonal / 2 / self.end_slacks(dual), 0)
+        mean = nothing / jnp.maximum(jnp.sum(self._counted, dtype=dual.dtype), 1)
+        product = jnp.minimum(guess * diagonal / 2, jnp.where(mean > 0, _END_SHARE * mean, jnp.inf))
+        ends = jnp.where(self._ends()[0], product / self.end_slacks(dual), 0)
         return Point(primal, dual, jnp.full((d,), diagonal), ends)
 
     @property
