@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import stack
+from losses import ALL, SquareRoot, cvxpy_value, made, problem_of
 
 import jaxqsdp as qs
 
@@ -61,6 +62,24 @@ def test_cvxpy_finds_the_value(name):
     scale = variables["scale"].value
     np.testing.assert_allclose(np.diag(variables["gram"].value), scale, atol=1e-6)
     np.testing.assert_allclose(scale, solution.scale, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_cvxpy_has_a_model_of_every_loss(name):
+    """Its value is that of a model written down beside it; the solvers' is in test_losses_solve."""
+    data = made(name, 16, 3)
+    model, variables = problem_of(name, 16, 3).to_cvxpy()
+    np.testing.assert_allclose(solved(model), cvxpy_value(name, *data), rtol=1e-6)
+    count = data[1].shape[1] if data[1].ndim == 2 else 1
+    grams = [value for key, value in variables.items() if key.startswith("gram")]
+    assert [gram.shape for gram in grams] == [(6, 6)] * count
+    assert len(variables) == 2 * count
+
+
+def test_a_loss_without_a_model_is_named():
+    problem = problem_of("huber", 16, 3, loss=SquareRoot())
+    with pytest.raises(NotImplementedError, match="a method `modelled` of SquareRoot"):
+        problem.to_cvxpy()
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -431,7 +431,7 @@ def test_reports_and_checks():
     np.testing.assert_array_equal(report.status == qs.AdjointStatus.trusted, [True] * C)
     with pytest.raises(ValueError, match="SoftmaxLoss, which couples outputs"):
         qs.check_gradient(problem)
-    with pytest.raises(ValueError, match="SoftmaxLoss; models are written for `SquaredLoss`"):
+    with pytest.raises(ValueError, match="`output` must be None for SoftmaxLoss"):
         problem.to_cvxpy(0)
 
 

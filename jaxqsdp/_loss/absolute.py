@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array
@@ -22,6 +22,10 @@ class AbsoluteLoss(AbstractPiecewiseLoss):
         """Return −1 and 1."""
         one = namespace(targets).ones_like(targets)
         return -one, one
+
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return |ŷ − y|."""
+        return cp.abs(predictions - targets)
 
 
 class QuantileLoss(AbstractPiecewiseLoss):
@@ -44,3 +48,10 @@ class QuantileLoss(AbstractPiecewiseLoss):
         xp = namespace(targets, self.quantile)
         quantile = xp.broadcast_to(self.quantile, targets.shape).astype(targets.dtype)
         return quantile - 1, quantile
+
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return the larger of q·(y − ŷ) and (1 − q)·(ŷ − y)."""
+        return cp.maximum(
+            float(self.quantile) * (targets - predictions),
+            (1 - float(self.quantile)) * (predictions - targets),
+        )

@@ -103,6 +103,13 @@ class AbstractLoss(eqx.Module):
         """Return the loss for targets and predictions `unit` times as large, see `degree`."""
         return self
 
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return φ of each sample in terms of the module `cvxpy`, for `Problem.to_cvxpy`."""
+        raise NotImplementedError(
+            f"`to_cvxpy` needs a method `modelled` of {type(self).__name__}, which returns the "
+            "loss of each sample in terms of CVXPY."
+        )
+
     @property
     def any_target(self) -> float:
         """A target that can stand for one of a sample that does not count."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Array
 
@@ -24,6 +24,10 @@ class HingeLoss(AbstractPiecewiseLoss):
         xp = namespace(targets)
         return xp.minimum(targets, 0), xp.maximum(targets, 0)
 
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return max(1 − yŷ, 0)."""
+        return cp.pos(1 - cp.multiply(targets, predictions))
+
 
 class SquaredHingeLoss(AbstractPiecewiseLoss):
     """ℓ(ŷ, y) = ½ Σ_i w_i max(1 − y_i ŷ_i, 0)² for labels y_i = ±1.
@@ -39,3 +43,7 @@ class SquaredHingeLoss(AbstractPiecewiseLoss):
         infinity = xp.full_like(targets, float("inf"))
         zero = xp.zeros_like(targets)
         return xp.where(targets > 0, zero, -infinity), xp.where(targets > 0, infinity, zero)
+
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return ½ max(1 − yŷ, 0)²."""
+        return cp.square(cp.pos(1 - cp.multiply(targets, predictions))) / 2

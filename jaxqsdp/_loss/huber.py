@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array
@@ -39,3 +39,7 @@ class HuberLoss(AbstractPiecewiseLoss):
         dtype = xp.result_type(unit)
         delta = xp.asarray(self.delta, dtype) * xp.asarray(unit, dtype)
         return eqx.tree_at(lambda loss: loss.delta, self, delta)
+
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return h(ŷ − y)."""
+        return cp.huber(predictions - targets, float(self.delta)) / 2

@@ -91,6 +91,10 @@ class LogisticLoss(AbstractLoss):
         xp = namespace(lower, upper, targets)
         return xp.maximum(entropy_above(targets * lower), entropy_above(targets * upper))
 
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return log(1 + exp(−yŷ))."""
+        return cp.logistic(-cp.multiply(targets, predictions))
+
 
 def _sigmoid(x: Array) -> Array:
     xp = namespace(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
@@ -74,6 +74,10 @@ class SquaredLoss(AbstractPiecewiseLoss):
         c = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
         c = xp.clip(c, 0, limit)
         return c * linear - 0.5 * c * c * quadratic
+
+    def modelled(self, cp: Any, predictions: Any, targets: Any) -> Any:
+        """Return ½(ŷ − y)²."""
+        return cp.square(predictions - targets) / 2
 
 
 SQUARED = SquaredLoss()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._host.files import write_file
+from .._loss.base import AbstractLoss
 
 if TYPE_CHECKING:
     import cvxpy
@@ -37,20 +38,28 @@ class _Data:
 
 
 def cvxpy_model(
-    X: NDArray, y: NDArray, weight: NDArray, beta: NDArray
+    X: NDArray, y: NDArray, weight: NDArray, beta: NDArray, loss: AbstractLoss
 ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
-    """See `Problem.to_cvxpy`."""
-    data = _Data.of(X, y, weight, beta)
+    """See `Problem.to_cvxpy`; y is (n,), or (n, c) with c penalties for coupled outputs."""
     try:
         import cvxpy as cp
     except ImportError:
         raise ImportError("`to_cvxpy` needs CVXPY: pip install cvxpy.") from None
-    d = data.X.shape[1]
-    gram, scale = cp.Variable((2 * d, 2 * d), PSD=True, name="gram"), cp.Variable(name="scale")
-    predictions = cp.sum(cp.multiply(data.X @ gram[:d, d:], data.X), axis=1)
-    loss = cp.sum_squares(cp.multiply(data.root, predictions) - data.y) / 2
-    model = cp.Problem(cp.Minimize(loss + data.beta * scale), [cp.diag(gram) == scale])
-    return model, {"gram": gram, "scale": scale}
+    counted, d = weight > 0, X.shape[1]
+    X, y, weight = X[counted], y[counted], weight[counted]
+    predictions, penalty, conditions = [], 0, []
+    variables: dict[str, cvxpy.Variable] = {}
+    for k, price in enumerate(np.atleast_1d(beta)):
+        end = f"_{k}" if y.ndim == 2 else ""
+        gram = cp.Variable((2 * d, 2 * d), PSD=True, name=f"gram{end}")
+        scale = cp.Variable(name=f"scale{end}")
+        predictions.append(cp.sum(cp.multiply(X @ gram[:d, d:], X), axis=1))
+        penalty += float(price) * scale
+        conditions.append(cp.diag(gram) == scale)
+        variables |= {gram.name(): gram, scale.name(): scale}
+    outputs = predictions[0] if y.ndim == 1 else cp.vstack(predictions).T
+    total = weight @ loss.modelled(cp, outputs, y) + penalty
+    return cp.Problem(cp.Minimize(total), conditions), variables
 
 
 def write_sdpa(

@@ -202,20 +202,23 @@ class Problem(eqx.Module):
     ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
         """Return the relaxation as a CVXPY problem, to check a value with any of its solvers.
 
-            min ½ Σ w (x_iᵀ Z x_i − y_i)² + β·scale,   gram = [[V, Z], [·, W]] ⪰ 0, diag = scale
+            min Σ w φ(x_iᵀ Z x_i, y_i) + β·scale,   gram = [[V, Z], [·, W]] ⪰ 0, diag = scale
 
         Its value is `solve(problem).value` up to the tolerances of both.
 
-        **Arguments:** `output`: which column of y (n, c) to take; None for y (n,).
+        **Arguments:** `output`: which column of y (n, c) to take; None for y (n,), and for
+        `SoftmaxLoss`, whose outputs are one problem.
 
-        **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale".
+        **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale";
+        for `SoftmaxLoss` "gram_0", "scale_0" and so on, one pair for each class.
 
-        **Raises:** `ValueError` naming the argument, or for another loss than the squared one;
-        `ImportError` without CVXPY.
+        **Raises:** `ValueError` naming the argument; `NotImplementedError` for a loss of your own
+        without `AbstractLoss.modelled`; `ImportError` without CVXPY.
 
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
-        return cvxpy_model(*_one_output(self, output))
+        X, y, weight, beta = _one_output(self, output)
+        return cvxpy_model(X, y, weight, beta, self.loss)
 
     def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
         """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
@@ -237,7 +240,13 @@ class Problem(eqx.Module):
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
-        return write_sdpa(path, *_one_output(self, output))
+        data = _one_output(self, output)
+        if not self.loss.is_quadratic:
+            raise ValueError(
+                f"`problem` has {type(self.loss).__name__}; SDPA's format is written for "
+                "`SquaredLoss`, and `to_cvxpy` has models of all losses."
+            )
+        return write_sdpa(path, *data)
 
     def __repr__(self) -> str:
         X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)
@@ -274,24 +283,29 @@ def _objective(problem: Problem, network: QuantizedNetwork) -> Scalar:
 
 
 def _one_output(problem: Problem, output: int | None) -> tuple[np.ndarray, ...]:
-    """Return X, y (n,), weights and β of one output, in float64, or raise `ValueError`."""
+    """Return X, y (n,), weights and β of one output, in float64, or raise `ValueError`.
+
+    Of all outputs where the loss couples them.
+    """
     check_single(problem)
-    if not problem.loss.is_quadratic:
-        raise ValueError(
-            f"`problem` has {type(problem.loss).__name__}; models are written for `SquaredLoss`."
-        )
     if not is_concrete(problem):
         raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
-    count = problem.num_outputs
-    if output is None and problem.y.ndim == 2:
+    count, coupled = problem.num_outputs, problem.loss.couples_outputs
+    if coupled and output is not None:
+        raise ValueError(
+            f"`output` must be None for {type(problem.loss).__name__}, whose outputs are one "
+            f"problem, got {output!r}."
+        )
+    if output is None and problem.y.ndim == 2 and not coupled:
         raise ValueError(
             f"`problem` has {count} outputs, which are problems of their own: pass `output=0` to "
             f"`output={count - 1}`. Their values add up to `solve(problem).total_value`."
         )
-    index = 0 if output is None else output
+    index: Any = 0 if output is None else output
     if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index < count:
         raise ValueError(f"`output` must be an integer from 0 to {count - 1}, got {output!r}.")
     columns = in_float64(problem).columns  # on the host, where nothing is compiled
+    index = slice(None) if coupled else index
     return columns.X, columns.y[:, index], columns.weight, columns.beta[index]
 
 
