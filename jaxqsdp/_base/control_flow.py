@@ -2,7 +2,8 @@
 
 With its checks on, JAX wants what goes round a loop to vary along the same axes of the mesh before
 and after a step. What starts from constants, as most does, varies along none before, and along
-those of the data after. Here the start is cast to what steps make of it. Elsewhere nothing changes.
+those of the data after; or a step makes constants of what varied. Here start and steps are cast to
+what both have. Elsewhere nothing changes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def while_loop(
         while goes_on(start):
             start = step(start)
         return start
-    return jax.lax.while_loop(goes_on, step, _settled(step, start))
+    start, alike = _settled(step, start)
+    return jax.lax.while_loop(goes_on, lambda carry: alike(step(carry)), start)
 
 
 def fori_loop(first: Any, end: Any, step: Callable[[Any, _T], _T], start: _T, xp: Any = jnp) -> _T:
@@ -36,7 +38,8 @@ def fori_loop(first: Any, end: Any, step: Callable[[Any, _T], _T], start: _T, xp
         for index in range(first, end):
             start = step(index, start)
         return start
-    return jax.lax.fori_loop(first, end, step, _settled(lambda carry: step(first, carry), start))
+    start, alike = _settled(lambda carry: step(first, carry), start)
+    return jax.lax.fori_loop(first, end, lambda index, carry: alike(step(index, carry)), start)
 
 
 def scan(
@@ -50,13 +53,22 @@ def scan(
     def first_step(carry: _T) -> _T:
         return step(carry, jax.tree.map(lambda array: array[0], items))[0]
 
-    return jax.lax.scan(step, _settled(first_step, start), items, length=length)
+    start, alike = _settled(first_step, start)
+
+    def following(carry: _T, item: Any) -> tuple[_T, Any]:
+        after, found = step(carry, item)
+        return alike(after), found
+
+    return jax.lax.scan(following, start, items, length=length)
 
 
-def _settled(step: Callable[[_T], _T], start: _T) -> _T:
-    """Cast the start so that a step adds nothing to the axes along which it varies."""
+def _settled(step: Callable[[_T], _T], start: _T) -> tuple[_T, Callable[[_T], _T]]:
+    """Cast the start so that a step adds nothing to the axes along which it varies.
+
+    And return what casts the carry after a step so that it lacks none of these.
+    """
     if not in_shard_map():
-        return start
+        return start, lambda carry: carry
     leaves, structure = jax.tree.flatten(start)
 
     def axes_after(leaves: list[Any]) -> list[Axes]:
@@ -68,10 +80,13 @@ def _settled(step: Callable[[_T], _T], start: _T) -> _T:
         jax.eval_shape(probe, leaves)
         return axes
 
+    def alike(carry: _T) -> _T:
+        return jax.tree.unflatten(structure, cast(jax.tree.leaves(carry), settled))
+
     # What is added to one leaf may pass to another in the next step.
     while True:
-        before = list(map(axes_of, leaves))
+        settled = list(map(axes_of, leaves))
         after = axes_after(leaves)
-        if all(new <= old for new, old in zip(after, before, strict=True)):
-            return jax.tree.unflatten(structure, leaves)
+        if all(new <= old for new, old in zip(after, settled, strict=True)):
+            return jax.tree.unflatten(structure, leaves), alike
         leaves = cast(leaves, after)
