@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import stack
-from losses import ALL, SquareRoot, cvxpy_value, made, problem_of
+from losses import ALL, SquareRoot, made, problem_of
 
 import jaxqsdp as qs
 
@@ -66,20 +66,50 @@ def test_cvxpy_finds_the_value(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_cvxpy_has_a_model_of_every_loss(name):
-    """Its value is that of a model written down beside it; the solvers' is in test_losses_solve."""
-    data = made(name, 16, 3)
-    model, variables = problem_of(name, 16, 3).to_cvxpy()
-    np.testing.assert_allclose(solved(model), cvxpy_value(name, *data), rtol=1e-6)
-    count = data[1].shape[1] if data[1].ndim == 2 else 1
+    """Of the second of two outputs, or of all that are coupled, without samples of no weight."""
+    outputs = None if ALL[name].couples_outputs else 2
+    X, y, beta, weight = made(name, 16, 3, outputs=outputs)
+    weight = np.where(np.arange(16) == 5, 0, weight)
+    wild = np.where(weight[:, None] > 0, X, 1e200)
+    problem = qs.Problem(wild, y, beta * [1.0, 1.3, 0.7][: y.shape[1]], ALL[name], weight)
+    solution = qs.solve(problem)
+    model, variables = problem.to_cvxpy(None if outputs is None else 1)
+    value = solution.value if outputs is None else solution.value[1]
+    np.testing.assert_allclose(solved(model), value, rtol=1e-6)
     grams = [value for key, value in variables.items() if key.startswith("gram")]
-    assert [gram.shape for gram in grams] == [(6, 6)] * count
-    assert len(variables) == 2 * count
+    assert [gram.shape for gram in grams] == [(6, 6)] * (3 if outputs is None else 1)
+    assert len(variables) == 2 * len(grams)
 
 
-def test_a_loss_without_a_model_is_named():
-    problem = problem_of("huber", 16, 3, loss=SquareRoot())
+def test_a_model_of_another_loss_is_refused():
+    class Twice(qs.HuberLoss):
+        def value(self, predictions, targets):
+            return 2 * super().value(predictions, targets)
+
+    class Summed(SquareRoot):
+        def modelled(self, cp, predictions, targets):
+            return cp.sum_squares(predictions - targets)
+
+    class Concave(SquareRoot):
+        def modelled(self, cp, predictions, targets):
+            return -cp.square(predictions - targets)
+
+    def model(loss):
+        return problem_of("huber", 16, 3, loss=loss).to_cvxpy()
+
     with pytest.raises(NotImplementedError, match="a method `modelled` of SquareRoot"):
-        problem.to_cvxpy()
+        model(SquareRoot())
+    with pytest.raises(ValueError, match=r"`Twice.modelled` is not the model of `value`"):
+        model(Twice())
+    with pytest.raises(ValueError, match=r"`Summed.modelled` must return .* got shape \(\)"):
+        model(Summed())
+    with pytest.raises(ValueError, match=r"`Concave.modelled` must return .* curvature CONCAVE"):
+        model(Concave())
+
+
+def test_invalid_numbers_have_no_model():
+    with pytest.raises(ValueError, match="invalid numbers"):
+        qs.Problem(X, Y[:, 0], 0.1).with_numbers(beta=-1.0).to_cvxpy()
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -202,10 +202,24 @@ def test_only_losses_are_losses():
         qs.Problem(X, y, 1.0, loss=Mine())
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_penalties_far_too_large_leave_nothing(name, dtype):
+    """The multipliers of intervals and those of the cones differ by many decades then."""
+    betas = np.geomspace(1e3, 1e16 if dtype == np.float32 else 1e21, 7)
+
+    def at(beta):
+        return qs.solve(problem_of(name, 16, 3, dtype=dtype).at(beta), qs.InteriorPoint())
+
+    solutions = jax.jit(jax.vmap(at))(jnp.asarray(betas, dtype))
+    assert np.all(solutions.status == qs.Status.solved)
+    assert np.all(solutions.scale <= 1e-2 * solutions.value / betas.astype(dtype))
+
+
 def test_files_are_those_of_squared_loss(tmp_path):
-    problem = problem_of("hinge", 12, 3)
-    with pytest.raises(ValueError, match="HingeLoss; SDPA's format is written for `SquaredLoss`"):
-        problem.write_sdpa(tmp_path / "model.dat-s")
+    for name, outputs in (("hinge", None), ("hinge", 2), ("softmax", None)):
+        problem = problem_of(name, 12, 3, outputs=outputs)
+        with pytest.raises(ValueError, match="Loss; SDPA's format is written for `SquaredLoss`"):
+            problem.write_sdpa(tmp_path / "model.dat-s")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -218,6 +218,23 @@ def test_loops_start_from_what_varies_though_it_passes_on_step_by_step():
         np.testing.assert_array_equal(number, x)
 
 
+def test_loops_take_steps_that_make_constants_of_what_varied():
+    def constant(x):
+        one = jnp.ones(())
+        counted = while_loop(lambda c: c[1] < 3, lambda c: (one, c[1] + 1), (x, jnp.zeros(())))
+        last, seen = scan(lambda carry, item: (one, item * carry), x, jnp.arange(1.0, 4.0))
+        return counted, last, seen, fori_loop(0, 3, lambda _, carry: one, x)
+
+    x = jnp.array([2.0, 5.0])
+    with set_mesh("manual"):
+        spread = jax.shard_map(jax.vmap(constant), in_specs=SPREAD, out_specs=SPREAD)
+        (value, count), last, seen, looped = jax.jit(spread)(jax.device_put(x, SPREAD))
+    for number in (value, last, looped):
+        np.testing.assert_array_equal(number, [1, 1])
+    np.testing.assert_array_equal(count, [3, 3])
+    np.testing.assert_array_equal(seen, [[2, 2, 3], [5, 2, 3]])
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_sources_use_what_works_on_meshes(source):
     text = source.read_text()

@@ -3,7 +3,7 @@
 With its checks on, JAX wants what goes round a loop to vary along the same axes of the mesh before
 and after a step. What starts from constants, as most does, varies along none before, and along
 those of the data after; or a step makes constants of what varied. Here start and steps are cast to
-what both have. Elsewhere nothing changes.
+the axes along which either varies. Elsewhere nothing changes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ def _settled(step: Callable[[_T], _T], start: _T) -> tuple[_T, Callable[[_T], _T
         return axes
 
     def alike(carry: _T) -> _T:
-        return jax.tree.unflatten(structure, cast(jax.tree.leaves(carry), settled))
+        leaves, found = jax.tree.flatten(carry)
+        if len(leaves) != len(settled):
+            return carry  # JAX says so
+        return jax.tree.unflatten(found, cast(leaves, settled))
 
     # What is added to one leaf may pass to another in the next step.
     while True:

@@ -41,7 +41,8 @@ class AbstractLoss(eqx.Module):
                 return -jnp.ones_like(targets), jnp.ones_like(targets)
 
     The rest follows from these, derivatives by JAX; a member that has formulas of its own
-    overrides them. Those of this library take NumPy arrays, too, and then compile nothing.
+    overrides them. Those of this library take NumPy arrays, too, and then compile nothing. Only
+    `Problem.to_cvxpy` needs one more, `modelled`, the loss in terms of CVXPY.
     """
 
     # May weights be absorbed, samples rotated?

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,29 @@ def cvxpy_model(
         conditions.append(cp.diag(gram) == scale)
         variables |= {gram.name(): gram, scale.name(): scale}
     outputs = predictions[0] if y.ndim == 1 else cp.vstack(predictions).T
-    total = weight @ loss.modelled(cp, outputs, y) + penalty
+    total = weight @ _modelled(cp, loss, outputs, y) + penalty
     return cp.Problem(cp.Minimize(total), conditions), variables
+
+
+def _modelled(cp: Any, loss: AbstractLoss, outputs: Any, y: NDArray) -> Any:
+    """Return what the loss calls its model, or raise `ValueError` if it is another loss's."""
+    targets: Any = y
+    model, name = loss.modelled(cp, outputs, y), f"`{type(loss).__name__}.modelled`"
+    if model.shape != (len(y),) or not model.is_convex():
+        raise ValueError(
+            f"{name} must return the loss of each sample, an expression of shape ({len(y)},) that "
+            f"is convex by CVXPY's rules, got shape {model.shape}, curvature {model.curvature}."
+        )
+    predictions: Any
+    for predictions in (np.zeros_like(y), 1 - 2 * y, 3 * y + 0.5):
+        found = loss.modelled(cp, cp.Constant(predictions), y).value
+        expected = np.asarray(loss.value(predictions, targets))
+        if not np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.max(np.abs(expected))):
+            raise ValueError(
+                f"{name} is not the model of `value`: a class that overrides one must override "
+                "the other."
+            )
+    return model
 
 
 def write_sdpa(

@@ -204,7 +204,8 @@ class Problem(eqx.Module):
 
             min Σ w φ(x_iᵀ Z x_i, y_i) + β·scale,   gram = [[V, Z], [·, W]] ⪰ 0, diag = scale
 
-        Its value is `solve(problem).value` up to the tolerances of both.
+        Its value is `solve(problem).value` up to the tolerances of both; those of solvers are often
+        absolute, so bring weights and targets to the size of 1 where they are far from it.
 
         **Arguments:** `output`: which column of y (n, c) to take; None for y (n,), and for
         `SoftmaxLoss`, whose outputs are one problem.
@@ -213,7 +214,8 @@ class Problem(eqx.Module):
         for `SoftmaxLoss` "gram_0", "scale_0" and so on, one pair for each class.
 
         **Raises:** `ValueError` naming the argument; `NotImplementedError` for a loss of your own
-        without `AbstractLoss.modelled`; `ImportError` without CVXPY.
+        without `AbstractLoss.modelled`, `ValueError` if that is not the model of its `value`;
+        `ImportError` without CVXPY.
 
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
@@ -240,13 +242,13 @@ class Problem(eqx.Module):
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
-        data = _one_output(self, output)
+        check_single(self)
         if not self.loss.is_quadratic:
             raise ValueError(
                 f"`problem` has {type(self.loss).__name__}; SDPA's format is written for "
                 "`SquaredLoss`, and `to_cvxpy` has models of all losses."
             )
-        return write_sdpa(path, *data)
+        return write_sdpa(path, *_one_output(self, output))
 
     def __repr__(self) -> str:
         X, y, beta = shape_of(self.X), shape_of(self.y), numbers_of(self.beta)
@@ -290,6 +292,7 @@ def _one_output(problem: Problem, output: int | None) -> tuple[np.ndarray, ...]:
     check_single(problem)
     if not is_concrete(problem):
         raise ValueError("`problem` is traced; write models outside `jit` and `vmap`.")
+    check_numbers(problem)
     count, coupled = problem.num_outputs, problem.loss.couples_outputs
     if coupled and output is not None:
         raise ValueError(

@@ -30,7 +30,7 @@ from .scaling import LONGEST, Scaling
 _TO_BOUNDARY = 0.98  # fraction of the way to the boundary of the cones that a step may go
 _LEAST_CENTERING = 1e-6
 _CORRECTIONS = 1  # of the predictor–corrector direction: some 15 % fewer steps, more save no more
-_REFINEMENTS = {64: 0, 32: 1}  # of the direction that is taken, by the bits of the dtype
+_REFINEMENTS = {64: 0, 32: 1}  # of directions, by the bits of the dtype
 
 
 class Point(eqx.Module):
@@ -59,7 +59,7 @@ class AbstractPath(eqx.Module):
 
     @abc.abstractmethod
     def refinements(self, dtype: Any) -> int:
-        """Return how often the direction that is taken is refined."""
+        """Return how often directions are refined, see `_Linearization.taken`."""
 
     @abc.abstractmethod
     def start(self) -> Point:
@@ -130,11 +130,11 @@ class AbstractPath(eqx.Module):
             length = linear.longest_step(direction)
             return select(length > found[1], (direction, length), found)
 
-        # Each asks for the products that the one before leaves out, too: the first, which is
+        # Each asks for the products that the one before leaves out: the first, which is
         # Mehrotra's, is taken, another one only where it goes farther.
         none = jnp.full_like(length, -jnp.inf)
         found, longest = fori_loop(0, 1 + _CORRECTIONS, correct, (predictor, none))
-        return linear.move(linear.refined(found), longest)
+        return linear.move(linear.taken(found), jnp.where(longest > 0, longest, jnp.nan))
 
     def center(
         self, point: Point, mu: Scalar, shrink: float
@@ -147,7 +147,7 @@ class AbstractPath(eqx.Module):
         linear = _Linearization.of(self, point)
         target = jnp.maximum(mu, shrink * linear.mu)
         nothing = _Products.none(point)
-        direction = linear.refined(linear.towards(target, nothing))
+        direction = linear.taken(linear.towards(target, nothing))
         moved = linear.move(direction, linear.longest_step(direction))
         return moved, jnp.square(linear.scaling.values)
 
@@ -282,7 +282,7 @@ class _Direction(eqx.Module):
     primal: Float[Array, "*c 2 d d"]
     slack: Float[Array, "*c 2 d d"]
     end_slacks: Float[Array, "*c 2 e"]
-    total: Float[Array, "*c 2 d d"]  # asked of the sum of both parts
+    centered: Float[Array, "*c 2 d d"]  # asked of the sum of both parts
     asked: Float[Array, "*c 2 e"]  # of the products at the ends of intervals
 
     @property
@@ -350,9 +350,22 @@ class _Linearization(eqx.Module):
         step = dataclasses.replace(nothing, primal=primal_step)
         zeros = jnp.zeros_like(centered)
         start = _Direction(step, centered, zeros, nothing.ends, centered, products)
-        return self._solved(start)
+        found = self._solved(start)
+        return self._refined(found) if self._refines_all else found
 
-    def refined(self, direction: _Direction) -> _Direction:
+    def taken(self, direction: _Direction) -> _Direction:
+        """Return the direction refined.
+
+        In double precision that hardly changes how far it may go before the end is near. In single
+        precision it does, so that all are refined, and with kinked losses more problems are solved.
+        """
+        return direction if self._refines_all else self._refined(direction)
+
+    @property
+    def _refines_all(self) -> bool:
+        return jnp.finfo(self.point.dual.dtype).bits == 32
+
+    def _refined(self, direction: _Direction) -> _Direction:
         """Solve again for what rounding has left, as often as the path asks for."""
         count = self.path.refinements(self.point.dual.dtype)
         if not count:
@@ -370,10 +383,10 @@ class _Linearization(eqx.Module):
         dual, diagonal = self.system.solve(a, b, budget - layout.budget(step.diagonal))
         dual, diagonal = step.dual + dual, step.diagonal + diagonal
         slack = self.root.mT @ path.slack(dual, diagonal) @ self.root
-        primal, end_steps = direction.total - slack, path.end_steps(dual)
+        primal, end_steps = direction.centered - slack, path.end_steps(dual)
         ends = (direction.asked - point.ends * end_steps) / self.end_slacks - point.ends
         step = Point(self._conjugated(primal), dual, diagonal, ends)
-        return _Direction(step, primal, slack, end_steps, direction.total, direction.asked)
+        return _Direction(step, primal, slack, end_steps, direction.centered, direction.asked)
 
     def _conjugated(self, matrix: Float[Array, "*c 2 d d"]) -> Float[Array, "*c 2 d d"]:
         product = self.root @ matrix @ self.root.mT
@@ -397,5 +410,6 @@ class _Linearization(eqx.Module):
         def along(length: Scalar) -> Point:
             return jax.tree.map(lambda x, dx: x + length * dx, self.point, direction.step)
 
-        # The longest step is an estimate, too long by a few hundredths at worst.
+        # The longest step is an estimate, too long by a few hundredths at worst, but for what
+        # refinement has changed since.
         return along(jnp.where(self.path.is_interior(along(length)), length, length / 2))

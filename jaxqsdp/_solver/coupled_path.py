@@ -33,7 +33,7 @@ from .._relaxation.feasible import scaled_gap
 from .central_path import AbstractPath, Point, System
 from .loss_path import LossPath, WeightedSystem
 
-_REFINEMENTS = {64: 2, 32: 3}  # of the direction that is taken, by the bits of the dtype
+_REFINEMENTS = {64: 2, 32: 3}  # of directions, by the bits of the dtype
 _ALLOWANCE = 256  # units of rounding added to the diagonal of Σ_k ∂t_k/∂a
 
 

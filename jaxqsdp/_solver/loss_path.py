@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.lift import quadratic_forms, weighted_gram
-from .._base.types import Scalar, tiny
+from .._base.types import Scalar, epsilon, tiny
 from .._loss.base import AbstractLoss
 from .._problem.core import Core
 from .._relaxation.feasible import scaled_gap
@@ -107,7 +107,8 @@ class LossPath(AbstractPath):
         """Return such a start, τ as for the squared loss with ℓ(0) in place of ‖y‖²/2.
 
         The products of the cones are τp/2, those at ends no more than a share of the mean loss of
-        no network: multipliers far beyond the slope of the loss take steps to come down.
+        no network: multipliers far beyond the slope of the loss take steps to come down. Next to
+        huge β they are not left too far behind: the gap would stand still until all are alike.
         """
         d = self.core.X.shape[1]
         energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
@@ -120,7 +121,9 @@ class LossPath(AbstractPath):
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=dual.dtype), (2, d, d))
         diagonal = jnp.maximum(self.core.beta / d, 2 * jnp.linalg.norm(self.rmv(dual)))
         mean = nothing / jnp.maximum(jnp.sum(self._counted, dtype=dual.dtype), 1)
-        product = jnp.minimum(guess * diagonal / 2, jnp.where(mean > 0, _END_SHARE * mean, jnp.inf))
+        cones = guess * diagonal / 2
+        share = jnp.where(mean > 0, _END_SHARE * mean, jnp.inf)
+        product = jnp.clip(share, epsilon(dual.dtype) ** 0.5 * cones, cones)
         ends = jnp.where(self._ends()[0], product / self.end_slacks(dual), 0)
         return Point(primal, dual, jnp.full((d,), diagonal), ends)
 
