@@ -57,6 +57,8 @@ class AbstractPath(eqx.Module):
     has_ends: eqx.AbstractClassVar[bool]  # is λ kept in intervals?
     core: eqx.AbstractVar[Core]
 
+    refines_all: ClassVar[bool] = True  # all directions in single precision, see `taken`
+
     @abc.abstractmethod
     def refinements(self, dtype: Any) -> int:
         """Return how often directions are refined, see `_Linearization.taken`."""
@@ -363,7 +365,7 @@ class _Linearization(eqx.Module):
 
     @property
     def _refines_all(self) -> bool:
-        return jnp.finfo(self.point.dual.dtype).bits == 32
+        return self.path.refines_all and jnp.finfo(self.point.dual.dtype).bits == 32
 
     def _refined(self, direction: _Direction) -> _Direction:
         """Solve again for what rounding has left, as often as the path asks for."""

@@ -41,6 +41,7 @@ class CoupledPath(AbstractPath):
     """The path of all outputs. Their axis comes first, in t and its steps as well."""
 
     has_ends: ClassVar[bool] = True
+    refines_all: ClassVar[bool] = False  # solves with ten classes stopped sooner
 
     core: Core
 
