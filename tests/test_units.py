@@ -152,3 +152,15 @@ def test_stacked_problems_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match="`problem` is stacked"):
             call()
+
+
+def test_no_softmax_is_below_zero_where_a_compiler_computes_scores_twice():
+    """It may round them differently each time: the class's own margin is zero by definition."""
+    rng = np.random.default_rng(6)
+    A, b = 1e3 * rng.standard_normal((40, 50)), rng.standard_normal((50, 3))
+    best = np.eye(3)[np.argmax(A @ b, axis=1)]
+
+    def value(A, b):
+        return qs.SoftmaxLoss(3).value(1e9 * jnp.sum(A[:, :, None] * b[None], axis=1), best)
+
+    assert np.all(jax.jit(value)(A, b) >= 0)

@@ -123,7 +123,9 @@ class SoftmaxLoss(AbstractLoss):
     def value(self, predictions: Array, targets: Array) -> Array:
         """Return ln Σ_k exp(ŷ_k − ŷ_y) of each sample."""
         xp = namespace(predictions, targets)
-        margin = predictions - xp.sum(targets * predictions, axis=-1, keepdims=True)
+        own = xp.sum(targets * predictions, axis=-1, keepdims=True)
+        # Compilers may compute both anew, and differently: what is no zero may be below it.
+        margin = xp.where(targets > 0, 0, predictions - own)
         largest = xp.max(margin, axis=-1, keepdims=True)
         # The largest term by itself: what is left may be below its rounding.
         rest = xp.sum(xp.where(at_largest(margin), 0, xp.exp(margin - largest)), axis=-1)

@@ -242,7 +242,6 @@ class Problem(eqx.Module):
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
-        check_single(self)
         if not self.loss.is_quadratic:
             raise ValueError(
                 f"`problem` has {type(self.loss).__name__}; SDPA's format is written for "
