@@ -1,13 +1,12 @@
 """Small symmetric matrices: the projection on the semidefinite cone, roots, definite systems."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy.linalg.lapack
 from jaxtyping import Array, Float
 
 from .types import highest_precision, namespace
@@ -72,7 +71,9 @@ def definite_solver(matrix: Any, *others: Any) -> Callable[[Any], Any]:
     if namespace(matrix, *others) is jnp:
         factor = jnp.linalg.cholesky(matrix), True
         return lambda right: jax.scipy.linalg.cho_solve(factor, right)
-    with contextlib.suppress(np.linalg.LinAlgError):
-        lower = scipy.linalg.cho_factor(matrix, lower=True, check_finite=False)
-        return lambda right: scipy.linalg.cho_solve(lower, right, check_finite=False)
-    return lambda right: np.full_like(right, np.nan)
+    # By themselves: SciPy's `cho_solve` takes ten times as long around it for a few numbers.
+    factorize, solve = scipy.linalg.lapack.get_lapack_funcs(("potrf", "potrs"), (matrix,))
+    lower, failed = factorize(matrix, lower=True, clean=False)
+    if failed or not matrix.size:
+        return lambda right: np.full_like(right, np.nan)
+    return lambda right: solve(lower, right, lower=True)[0]

@@ -57,6 +57,10 @@ class AbstractLoss(eqx.Module):
     # k if the loss `rescaled(b)` is b^k times as large at (bŷ, by); None if y has no units.
     degree: ClassVar[int | None] = None
 
+    # Methods as Python binds them: as pytrees they take longer to make than to run on few numbers,
+    # and a search on the host calls them by the hundred thousand.
+    __getattribute__ = object.__getattribute__
+
     @abc.abstractmethod
     def value(self, predictions: Array, targets: Array) -> Array:
         """Return φ(ŷ, y) of each sample."""
