@@ -7,6 +7,7 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
@@ -137,7 +138,6 @@ def _errors(
             "scale": units.restore_form(central.scale),
             "dual": units.restore_dual(scaled.weight * central.dual),
             "predictions": units.restore_predictions(quadratic_forms(scaled.X, form)),
-            "value": solved(data)["value"],
         }
 
     dtype = data.y.dtype
@@ -155,21 +155,23 @@ def _errors(
         )
         for field in inputs.values()
     ]
-    lanes: Core = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
+    # A lane for each direction and shift along it: one program solves and differentiates them all.
+    shifts = jnp.asarray([-2.0, -1.0, 0.0, 1.0, 2.0], dtype) * step
+    lanes: Core = jax.tree.map(lambda *leaves: jnp.repeat(jnp.stack(leaves), 5, 0), *directions)
 
-    def along(direction: Core) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return the derivative in one direction and the differences."""
+    def at(direction: Core, shift: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return what is differenced at a point along a direction, and the derivative there."""
+        moved = jax.tree.map(lambda x, dx: x + shift * dx, data, direction)
+        found, derivative = jax.jvp(solved, (moved,), (direction,))
+        return differenced(moved) | {"value": found["value"]}, derivative
 
-        def at(shift: Array) -> dict[str, Array]:
-            return differenced(jax.tree.map(lambda x, dx: x + shift * dx, data, direction))
-
-        shifts = jnp.asarray([-2.0, -1.0, 1.0, 2.0], dtype) * step
-        weights = jnp.asarray([1.0, -8.0, 8.0, -1.0], dtype) / (12 * step)
-        values = jax.vmap(at)(shifts)
-        differences = jax.tree.map(lambda v: jnp.tensordot(weights, v, axes=1), values)
-        return jax.jvp(solved, (data,), (direction,))[1], differences
-
-    derivatives, differences = jax.vmap(along)(lanes)
+    found = jax.vmap(at)(lanes, jnp.tile(shifts, len(directions)))
+    values, slopes = jax.tree.map(lambda v: v.reshape(len(directions), 5, *v.shape[1:]), found)
+    around, weights = np.array([0, 1, 3, 4]), jnp.asarray([1.0, -8.0, 8.0, -1.0], dtype)
+    differences = jax.tree.map(
+        lambda v: jnp.tensordot(weights / (12 * step), v[:, around], axes=(0, 1)), values
+    )
+    derivatives = {name: slope[:, 2] for name, slope in slopes.items()}
     errors = {
         name: jax.vmap(_relative_error, in_axes=(0, 0, None))(
             derivatives[name], differences[name], _NOTHING * sizes[name]
