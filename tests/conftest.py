@@ -42,6 +42,20 @@ gc.set_threshold(200_000, 50, 50)
 _OFTEN, programs._OFTEN = programs._OFTEN, 1_000_000
 
 
+# Files of minutes first, or the last of them keeps one worker busy and the others idle.
+_LONGEST = [
+    f"test_{name}.py"
+    for name in ("transforms", "losses_gradients", "losses_solve", "solve", "adjoint", "main")
+]
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def often(monkeypatch):
     """Have what is solved often get its program, as users do."""

@@ -81,11 +81,13 @@ def test_same_seed_same_network(capsys, tmp_path):
 def test_own_table(capsys, tmp_path, classes, labels, metric):
     X, target = table(classes=classes)
     shown = [labels[k] for k in target] if labels else target
-    path = write_csv(tmp_path / "own.csv", X, shown)
-    code, out, _ = run(capsys, path, "--neurons", 8, "--output", tmp_path / "new" / "folder")
+    path, folder = write_csv(tmp_path / "own.csv", X, shown), tmp_path / "new" / "folder"
+    facts = tmp_path / "facts.json"
+    code, out, _ = run(capsys, path, "--neurons", 8, "--output", folder, "--json", facts)
     assert code == 0
     assert f"{metric}, this network" in out
-    network = qs.QuantizedNetwork.load(tmp_path / "new" / "folder" / "jaxqsdp-network.npz")
+    assert json.loads(facts.read_text())["loss"] == ("softmax" if classes == 3 else "squared")
+    network = qs.QuantizedNetwork.load(folder / "jaxqsdp-network.npz")
     assert network.alpha.shape[1:] == ((3,) if classes == 3 else ())
 
 
@@ -108,9 +110,9 @@ def test_losses(capsys, tmp_path, classes, loss):
         assert 0 < facts["log_loss"]["network"]["train"] <= worst
     else:
         assert facts["log_loss"] is None
-    if loss != "softmax":
+    if loss in ("logistic", "absolute"):  # of two classes, and of numbers
         _, other, _ = run(capsys, *arguments, "--beta", facts["beta"])
-        assert json.loads(other)["loss"] == ("softmax" if classes == 3 else "squared")
+        assert json.loads(other)["loss"] == "squared"
         assert json.loads(other)["objective"] != facts["objective"]
 
 
