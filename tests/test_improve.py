@@ -19,6 +19,7 @@ from jaxqsdp._search import kicks
 from jaxqsdp._search.generated import generate_and_prune
 from jaxqsdp._search.latent import descend, loss_of
 from jaxqsdp._search.local import coordinate_descent, local_search
+from jaxqsdp._search.target import Target
 
 KEY = jax.random.key(3)
 from_weights = qs.QuantizedNetwork.from_weights
@@ -306,6 +307,22 @@ def test_outputs_of_different_size():
         separately += objective(alone, alone)
     # The first output hardly counts, so it takes hardly any neurons from the second.
     assert together < 1.1 * separately
+
+
+def test_what_is_late_is_pruned_at_once(monkeypatch):
+    """For two outputs: a round of column generation each, a fit to choose by and one to see."""
+    case = planted(0, 60, 6)
+    problem = qs.Problem(case.X, np.column_stack([case.y, case.y[::-1]]), 0.2)
+    solution, fits = qs.solve(problem), []
+    plain = Target.restricted
+    monkeypatch.setattr(Target, "restricted", lambda *given: fits.append(given) or plain(*given))
+    for late in (True, False):
+        fits.clear()
+        u, v = generate_and_prune(
+            HostCore.of(problem), solution, np.random.default_rng(0), 6, str, lambda late=late: late
+        )
+        assert u.shape == v.shape == (6, 6)
+        assert (len(fits) == 2 * 3) == late
 
 
 def test_a_time_limit_ends_the_search_early():

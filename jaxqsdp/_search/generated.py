@@ -53,11 +53,17 @@ def generate_and_prune(
         kept = np.flatnonzero(task.target.basic_weights(task.columns(last.u, last.v), last.alpha))
         parts.append((last.u[kept], last.v[kept]))
     all_u, all_v = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _pruned(tasks, all_u, all_v, max_neurons)
+    return _pruned(tasks, all_u, all_v, max_neurons, is_late)
 
 
-def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tuple[NDArray, NDArray]:
-    """Drop the neurons that contribute least, some at a time, and refit."""
+def _pruned(
+    tasks: list[Task],
+    u: NDArray,
+    v: NDArray,
+    max_neurons: int,
+    is_late: Callable[[], bool],
+) -> tuple[NDArray, NDArray]:
+    """Drop the neurons that contribute least, some at a time, and refit; all at once if late."""
     first = True
     while True:
         importance = np.zeros(len(u))
@@ -72,5 +78,5 @@ def _pruned(tasks: list[Task], u: NDArray, v: NDArray, max_neurons: int) -> tupl
         surplus = np.count_nonzero(importance) - max_neurons
         if surplus <= 0:
             return u[order[:max_neurons]], v[order[:max_neurons]]
-        kept = max_neurons + int((1 - _PRUNED) * surplus)
+        kept = max_neurons + (0 if is_late() else int((1 - _PRUNED) * surplus))
         u, v, first = u[order[:kept]], v[order[:kept]], False
