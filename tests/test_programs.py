@@ -16,7 +16,7 @@ import jaxqsdp as qs
 from jaxqsdp._host import programs
 from jaxqsdp._host.blas import one_blas_thread
 from jaxqsdp._run import on_host as solve_on_host
-from jaxqsdp._run.padding import coarse_rung, padded_shape, rung
+from jaxqsdp._run.padding import coarse_rung, rung
 from jaxqsdp._run.running import assemble
 
 
@@ -103,7 +103,6 @@ def test_rungs():
         256,
         320,
     ]
-    assert [padded_shape(5, d) for d in (1, 3, 4, 5, 17)] == [(16, w) for w in (4, 4, 4, 5, 20)]
 
 
 @pytest.mark.usefixtures("often")

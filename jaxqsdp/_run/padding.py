@@ -16,7 +16,6 @@ from .._problem.problem import Problem
 from .._relaxation.solution import Solution
 
 _FEW_SAMPLES = 256
-_LEAST_FEATURES = 4  # with fewer, less time is saved than a program of their own takes
 
 
 def rung(size: int) -> int:
@@ -34,7 +33,7 @@ def coarse_rung(size: int, least: int, most: int) -> int:
 
 def padded_shape(n: int, d: int) -> tuple[int, int]:
     """Return the shape at which a single problem is solved when it is not solved often."""
-    return coarse_rung(n, 16, _FEW_SAMPLES), max(rung(d), _LEAST_FEATURES)
+    return coarse_rung(n, 16, _FEW_SAMPLES), rung(d)
 
 
 def pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
