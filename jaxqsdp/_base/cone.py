@@ -71,7 +71,7 @@ def definite_solver(matrix: Any, *others: Any) -> Callable[[Any], Any]:
     if namespace(matrix, *others) is jnp:
         factor = jnp.linalg.cholesky(matrix), True
         return lambda right: jax.scipy.linalg.cho_solve(factor, right)
-    # By themselves: SciPy's `cho_solve` takes ten times as long around it for a few numbers.
+    # LAPACK itself: around it SciPy's `cho_solve` takes ten times as long for a few numbers.
     factorize, solve = scipy.linalg.lapack.get_lapack_funcs(("potrf", "potrs"), (matrix,))
     lower, failed = factorize(matrix, lower=True, clean=False)
     if failed or not matrix.size:
