@@ -218,7 +218,7 @@ class CubicHinge(qs.AbstractLoss):
 
 CHECKED = {
     "of one's own": (SquareRoot(), 0.0, "absolute"),
-    "not smoothed": (qs.LogisticLoss(), 0.0, "logistic"),
+    **{name: (loss, 0.0, name) for name, loss in SMOOTH.items()},
     "smoothed": (qs.SquaredHingeLoss(), 1e-2, "hinge"),
     "smoothed kinks": (qs.AbsoluteLoss(), 0.5, "absolute"),
 }

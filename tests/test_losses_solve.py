@@ -11,8 +11,7 @@ from networks import best_of_all, network_of
 
 import jaxqsdp as qs
 
-# Few of them, padded: each loss has a program for each in both dtypes.
-SHAPES = {"many samples": (30, 4), "few samples": (8, 4)}
+SHAPES = {"many samples": (30, 4), "few samples": (12, 6)}
 
 
 @pytest.fixture(params=OTHERS)

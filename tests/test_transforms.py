@@ -43,19 +43,12 @@ def jvp(solve, problems):
 
 
 def jit_of_vmap_of_vmap_of_grad(solve, problems):
-    """Over data, and for each over penalties, which share them. One program, as each costs time.
-
-    In float32 over both at once: a second `vmap` takes as long to trace as the solve itself.
-    """
-    pairs, shared = list(problems), (None, 0, None, None)
-    if problems[0, 0][0].dtype == jnp.float32:
-        (_, solutions), slopes = jax.jit(jax.vmap(gradient(solve)))(*stack(problems.values()))
-        return {key: (lane(solutions, at), lane(slopes, at)) for at, key in enumerate(pairs)}
+    """Over data, and for each over penalties, which share them. One program, as each costs time."""
+    over_penalties = jax.vmap(gradient(solve), in_axes=(None, 0, None, None))
     X, _, y, weight = stack([problems[data, 0] for data in range(2)])
     betas = stack([stack([problems[data, at][1] for at in range(2)]) for data in range(2)])
-    over_both = jax.vmap(jax.vmap(gradient(solve), in_axes=shared))
-    (_, solutions), slopes = jax.jit(over_both)(X, betas, y, weight)
-    return {key: (lane(solutions, *key), lane(slopes, *key)) for key in pairs}
+    (_, solutions), slopes = jax.jit(jax.vmap(over_penalties))(X, betas, y, weight)
+    return {key: (lane(solutions, *key), lane(slopes, *key)) for key in problems}
 
 
 # `jit` by itself is in the last of them, and costs as much as it.

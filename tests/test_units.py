@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import problem_of
+from losses import ALL
 from problems import SMALL, planted
 from referee import exact_bound
 
@@ -154,13 +155,19 @@ def test_stacked_problems_are_refused_by_name():
             call()
 
 
-def test_no_softmax_is_below_zero_where_a_compiler_computes_scores_twice():
-    """It may round them differently each time: the class's own margin is zero by definition."""
-    rng = np.random.default_rng(6)
+@pytest.mark.parametrize("name", ALL)
+def test_no_loss_is_below_zero_where_a_compiler_computes_scores_twice(name):
+    """It may round them differently each time, beside which all margins and residuals are small."""
+    rng, loss = np.random.default_rng(6), ALL[name]
     A, b = 1e3 * rng.standard_normal((40, 50)), rng.standard_normal((50, 3))
-    best = np.eye(3)[np.argmax(A @ b, axis=1)]
+    b = b if loss.takes_classes else b[:, :1]
+    scores = 1e9 * (A @ b)
+    if loss.takes_classes:
+        y = np.eye(3)[np.argmax(scores, axis=1)]
+    else:
+        y = np.where(scores > 0, 1.0, -1.0) if loss.takes_labels else scores
 
     def value(A, b):
-        return qs.SoftmaxLoss(3).value(1e9 * jnp.sum(A[:, :, None] * b[None], axis=1), best)
+        return loss.value(1e9 * jnp.sum(A[:, :, None] * b[None], axis=1), y)
 
     assert np.all(jax.jit(value)(A, b) >= 0)
