@@ -187,7 +187,7 @@ def _quantized(data: Split, seed: int, neurons: list[int]) -> Iterator[tuple[str
 
 
 def measure(
-    neurons: list[int], data: Split, seed: int, known: set[str]
+    neurons: list[int], data: Split, seed: int, known: dict[str, Row]
 ) -> Iterator[tuple[str, Row]]:
     """Yield model and figures of one split, but for the models that are known."""
     if "linear" not in known:
@@ -263,11 +263,12 @@ def fill(
     path: Path | None,
     names: list[str],
     splits: int,
-    measure: Callable[[Split, int, set[str]], Iterator[tuple[str, Row]]],
+    measure: Callable[[Split, int, dict[str, Row]], Iterator[tuple[str, Row]]],
 ) -> list[Row]:
     """Return the rows of a JSON file with what `measure` adds; each is written when it is known.
 
-    It yields models and figures of one split, but for the models that are known already.
+    It yields models and figures of one split, but for the models that are known already, whose rows
+    it gets.
     """
     rows: list[Row] = []
     if path is not None and path.exists():
@@ -281,7 +282,7 @@ def fill(
                 print(f"{name} left out: {error}", flush=True)
                 names.remove(name)
                 continue
-            known = {r["model"] for r in rows if (r["data"], r["split"]) == (name, seed)}
+            known = {r["model"]: r for r in rows if (r["data"], r["split"]) == (name, seed)}
             start = time.perf_counter()
             shape = {"n": len(data.y), "d": data.X.shape[1]}
             metric = "accuracy" if data.classes else "R²"

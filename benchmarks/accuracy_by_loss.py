@@ -16,9 +16,7 @@ by accuracy or by log-loss chooses. Penalty and constant of the networks are cho
 cross-validation of the relaxation by the loss itself, among ten × three, solved to 1 % for softmax;
 on digits by two folds among five × one, and the relaxation of softmax is solved to 1 % there, too.
 One relaxation serves the networks of all sizes, and `qs.improve` looks for each for 20 s at most,
-on digits from few descents; with squared loss 128 neurons take minutes there, as column generation
-and its pruning end late, so `--neurons 8 32` does without. What the JSON file has already is not
-measured again.
+on digits from few descents. What the JSON file has already is not measured again.
 """
 
 from __future__ import annotations
@@ -68,12 +66,20 @@ def _is_large(data: Split) -> bool:
     return data.outputs * len(data.y) >= 1000
 
 
-def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator[tuple[str, Row]]:
-    """Yield the figures of networks of several sizes for one loss."""
+def quantized(
+    data: Split, seed: int, name: str, neurons: list[int], known: Row | None
+) -> Iterator[tuple[str, Row]]:
+    """Yield the figures of networks of several sizes for one loss.
+
+    A known row of another size has the penalty and the constant, which are the same for all.
+    """
     loss, key, start = LOSSES[name], jax.random.key(seed), time.perf_counter()
     targets = data.labels if loss.takes_classes else data.y
-    options = _search(data, targets, loss)
-    beta, constant = choose(data, key, y=targets, loss=loss, **options)
+    if known is None:
+        options = _search(data, targets, loss)
+        beta, constant = choose(data, key, y=targets, loss=loss, **options)
+    else:
+        beta, constant = known["beta"], known["constant"]
     scale = constant * float(qs.with_constant(data.X[0])[-1])
     X, test_X = (qs.with_constant(part, scale) for part in (data.X, data.test_X))
     problem = qs.Problem(X, targets, beta, loss)
@@ -104,7 +110,7 @@ def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator
             "beta": beta,
             "constant": constant,
             "seconds": {
-                "choice": chosen - start,
+                "choice": known["seconds"]["choice"] if known else chosen - start,
                 "relaxation": solved - chosen,
                 "networks": improved - begun,
             },
@@ -116,7 +122,7 @@ def quantized(data: Split, seed: int, name: str, neurons: list[int]) -> Iterator
 
 
 def measure(
-    only: list[str], neurons: list[int], data: Split, seed: int, known: set[str]
+    only: list[str], neurons: list[int], data: Split, seed: int, known: dict[str, Row]
 ) -> Iterator[tuple[str, Row]]:
     """Yield model and figures of one split, but for the models that are known."""
     if "linear" in only and "linear" not in known:
@@ -127,7 +133,8 @@ def measure(
     for name in ("squared", "hinge", "logistic" if data.outputs == 1 else "softmax"):
         missing = [m for m in neurons if f"{name} {m}" not in known]
         if name in only and missing:
-            yield from quantized(data, seed, name, missing)
+            chosen = next((row for model, row in known.items() if model.split()[0] == name), None)
+            yield from quantized(data, seed, name, missing, chosen)
 
 
 def table(rows: list[Row], field: str) -> list[Row]:

@@ -310,19 +310,27 @@ def test_outputs_of_different_size():
 
 
 def test_what_is_late_is_pruned_at_once(monkeypatch):
-    """For two outputs: a round of column generation each, a fit to choose by and one to see."""
+    """For two outputs: a round of column generation each, a fit to choose by and one to see.
+
+    Nothing then looks for fewer neurons of the same predictions, which takes longer than fits.
+    """
     case = planted(0, 60, 6)
     problem = qs.Problem(case.X, np.column_stack([case.y, case.y[::-1]]), 0.2)
-    solution, fits = qs.solve(problem), []
-    plain = Target.restricted
-    monkeypatch.setattr(Target, "restricted", lambda *given: fits.append(given) or plain(*given))
+    solution, fits, basic = qs.solve(problem), [], []
+    for name, calls in (("restricted", fits), ("basic_weights", basic)):
+        plain = getattr(Target, name)
+        monkeypatch.setattr(
+            Target, name, lambda *given, plain=plain, calls=calls: calls.append(1) or plain(*given)
+        )
     for late in (True, False):
         fits.clear()
+        basic.clear()
         u, v = generate_and_prune(
             HostCore.of(problem), solution, np.random.default_rng(0), 6, str, lambda late=late: late
         )
         assert u.shape == v.shape == (6, 6)
         assert (len(fits) == 2 * 3) == late
+        assert len(basic) == (0 if late else 2 * 2)
 
 
 def test_a_time_limit_ends_the_search_early():
@@ -366,10 +374,10 @@ def test_a_time_limit_ends_the_search_early():
 
 
 def test_late_is_late_only_where_work_is_left(monkeypatch):
-    """With one batch of networks and too many neurons to kick there is nothing to cut short."""
+    """With one batch of networks and too many neurons to kick only its second round can be cut."""
     monkeypatch.setattr(kicks, "_round", lambda core, batch, *_: batch)
     core = HostCore.of(qs.Problem(np.eye(40, 2), np.ones(40), 1.0))
-    for m, batches, asked in ((33, 1, 0), (33, 3, 2), (32, 1, 1)):
+    for m, batches, asked in ((33, 1, 1), (33, 3, 5), (32, 1, 2)):
         calls = []
 
         def is_late(calls=calls):

@@ -19,6 +19,8 @@ _MORE_ROUNDS, _MOST_ROUNDS = 2, 40  # than half the neurons
 _CLOSE = 1e-4  # gap at which it ends
 _PRUNED = 0.2  # of the surplus neurons, between two refits
 _FIT = 1e-4  # relative gap of those
+_MOST_PRUNED = 1024  # neurons of all outputs together that pruning begins with, or ...
+_FACTOR, _FACTOR_IF_LATE = 8, 2  # ... so many times the neurons asked for
 
 
 def generate_and_prune(
@@ -50,7 +52,15 @@ def generate_and_prune(
             report(f"column generation{name}, gap {last.gap:.1e}")
             if count < most_rounds and is_late():
                 break
-        kept = np.flatnonzero(task.target.basic_weights(task.columns(last.u, last.v), last.alpha))
+        columns, alpha = task.columns(last.u, last.v), last.alpha
+        if is_late():
+            most = _FACTOR_IF_LATE * max_neurons
+        else:
+            most = max(_FACTOR * max_neurons, _MOST_PRUNED)
+            alpha = task.target.basic_weights(columns, alpha)
+        size = _contributions(task, columns, alpha)
+        kept = np.argsort(-size, kind="stable")[: -(-most // len(tasks))]
+        kept = np.sort(kept[size[kept] > 0])
         parts.append((last.u[kept], last.v[kept]))
     all_u, all_v = (np.concatenate(part) for part in zip(*parts, strict=True))
     return _pruned(tasks, all_u, all_v, max_neurons, is_late)
@@ -70,13 +80,18 @@ def _pruned(
         for task in tasks:
             columns = task.columns(u, v)
             fitted = task.target.restricted(columns, task.target.dual_of_nothing, _FIT)
-            # The first fit spreads over more neurons than it needs, some of them equal.
-            alpha = task.target.basic_weights(columns, fitted.alpha) if first else fitted.alpha
-            size = np.ldexp(task.target.sizes(columns), -task.exponent)
-            importance += np.square(np.abs(alpha) * size)
+            alpha = fitted.alpha
+            if first and not is_late():  # it spreads over more neurons than needed, some equal
+                alpha = task.target.basic_weights(columns, alpha)
+            importance += np.square(_contributions(task, columns, alpha))
         order = np.argsort(-importance)
         surplus = np.count_nonzero(importance) - max_neurons
         if surplus <= 0:
             return u[order[:max_neurons]], v[order[:max_neurons]]
         kept = max_neurons + (0 if is_late() else int((1 - _PRUNED) * surplus))
         u, v, first = u[order[:kept]], v[order[:kept]], False
+
+
+def _contributions(task: Task, columns: NDArray, alpha: NDArray) -> NDArray:
+    """Return the norm of what each neuron adds to the predictions, in the units of all tasks."""
+    return np.abs(alpha) * np.ldexp(task.target.sizes(columns), -task.exponent)

@@ -84,8 +84,9 @@ def search(
     for first in range(0, count, lanes):
         chosen = np.arange(first, first + lanes) % count
         batch = Searched(u[chosen], v[chosen], np.full(lanes, np.inf, u.dtype))
-        for _ in range(_ROUNDS):
-            batch = _round(core, batch, 0.0, rng, slots)
+        for index in range(_ROUNDS):
+            if index == 0 or not is_late():
+                batch = _round(core, batch, 0.0, rng, slots)
         batches.append(batch)
         if first + lanes < count and is_late():
             break
