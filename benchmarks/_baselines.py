@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 Signs = tuple[Array, Array]  # u, v (m, d), ±1
+_PLAIN = (-1.0, 1.0)
 
 
 def signs(weights: Array) -> Array:
@@ -21,12 +22,20 @@ def signs(weights: Array) -> Array:
     return jnp.where(weights >= 0, 1.0, -1.0).astype(weights.dtype)
 
 
-def _through(weights: Array) -> Array:
-    """Return the signs, with the derivative of the identity; weights stay within [−1, 1]."""
-    return weights + jax.lax.stop_gradient(signs(weights) - weights)
+def _nearest(weights: Array, levels: tuple[float, ...]) -> Array:
+    """Return the nearest levels, of ±1 the signs."""
+    if levels == _PLAIN:
+        return signs(weights)
+    values = jnp.asarray(levels, weights.dtype)
+    return values[jnp.argmin(jnp.abs(weights[..., None] - values), axis=-1)]
 
 
-@functools.partial(jax.jit, static_argnames=("num_neurons", "num_steps", "binary"))
+def _through(weights: Array, levels: tuple[float, ...]) -> Array:
+    """Return the levels, with the derivative of the identity; weights stay within [−1, 1]."""
+    return weights + jax.lax.stop_gradient(_nearest(weights, levels) - weights)
+
+
+@functools.partial(jax.jit, static_argnames=("num_neurons", "num_steps", "binary", "levels"))
 def train(
     X: Array,
     y: Array,
@@ -37,17 +46,18 @@ def train(
     num_neurons: int,
     num_steps: int,
     binary: bool,
+    levels: tuple[float, ...] = _PLAIN,
 ) -> Signs:
-    """Train a bilinear network by Adam and return the signs of its weights.
+    """Train a bilinear network by Adam and return the signs of its weights, or other levels.
 
-    The objective is ½‖f(X) − y‖² + β‖α‖₁. With `binary`, the network sees the signs of its weights
+    The objective is ½‖f(X) − y‖² + β‖α‖₁. With `binary`, the network sees the levels of its weights
     (a straight-through estimator); without, the real weights, quantized only at the end. Either way
     weights stay within [−1, 1], so that β means the same. Rates fall to zero as a cosine does.
     """
     weights_key, alpha_key = jax.random.split(key)
     # One step size suits weights and α once a neuron's output has the size of y.
     unit = jnp.sqrt(jnp.mean(y**2) / jnp.mean(jnp.sum(X**2, axis=1) ** 2))
-    quantize = _through if binary else lambda weights: weights
+    quantize = functools.partial(_through, levels=levels) if binary else lambda weights: weights
 
     def objective(parameters: tuple[Array, Array, Array]) -> Array:
         latent_u, latent_v, scaled = parameters
@@ -67,7 +77,7 @@ def train(
         return ((jnp.clip(u, -1, 1), jnp.clip(v, -1, 1), a), state), None
 
     (trained, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=num_steps)
-    return signs(trained[0]), signs(trained[1])
+    return _nearest(trained[0], levels), _nearest(trained[1], levels)
 
 
 def random_signs(key: Array, num_neurons: int, num_features: int) -> Signs:

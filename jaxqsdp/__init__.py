@@ -20,7 +20,7 @@ Step by step: `Problem`, `solve`, `jaxqsdp.round`, `improve`, `certify`. The pen
 Derivatives: `solve` has them, see `Implicit`, `RelaxationLayer`, `adjoint_report` and
 `check_gradient`. Networks in files: `QuantizedNetwork.save` and `load`. Another solver's opinion:
 `Problem.to_cvxpy` and `Problem.write_sdpa`. A loss of your own: `AbstractLoss`, tried by
-`testing.check_loss`.
+`testing.check_loss`. More than one bit: `Levels`, `quantize_alpha`, `compress`.
 
 `round` is not among the names of `from jaxqsdp import *`, as Python has one of its own.
 """
@@ -39,6 +39,8 @@ from ._certify import Certificate as Certificate
 from ._certify import certify as certify
 from ._check_gradient import GradientCheck as GradientCheck
 from ._check_gradient import check_gradient as check_gradient
+from ._compress import Compression as Compression
+from ._compress import compress as compress
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
 from ._host.cache import enable_cache as enable_cache
@@ -54,10 +56,15 @@ from ._loss.huber import HuberLoss as HuberLoss
 from ._loss.logistic import LogisticLoss as LogisticLoss
 from ._loss.softmax import SoftmaxLoss as SoftmaxLoss
 from ._loss.squared import SquaredLoss as SquaredLoss
+from ._network.activation import AbstractActivation as AbstractActivation
 from ._network.bilinear import KRIVINE_CONSTANT as KRIVINE_CONSTANT
+from ._network.bilinear import Bilinear as Bilinear
+from ._network.levels import Levels as Levels
 from ._network.network import QuantizedNetwork as QuantizedNetwork
+from ._network.polynomial import Polynomial as Polynomial
 from ._problem.features import with_constant as with_constant
 from ._problem.problem import Problem as Problem
+from ._quantize_alpha import quantize_alpha as quantize_alpha
 from ._relaxation.solution import Solution as Solution
 from ._relaxation.solution import Stats as Stats
 from ._relaxation.status import Status as Status
@@ -83,12 +90,15 @@ __all__ = [
     "ADMM",
     "KRIVINE_CONSTANT",
     "AbsoluteLoss",
+    "AbstractActivation",
     "AbstractAdjoint",
     "AbstractLoss",
     "AbstractSolver",
     "AdjointReport",
     "AdjointStatus",
+    "Bilinear",
     "Certificate",
+    "Compression",
     "CrossValidation",
     "ExactResult",
     "FitResult",
@@ -98,8 +108,10 @@ __all__ = [
     "HuberLoss",
     "Implicit",
     "InteriorPoint",
+    "Levels",
     "LogisticLoss",
     "Path",
+    "Polynomial",
     "Problem",
     "QuantileLoss",
     "QuantizedNetwork",
@@ -116,11 +128,13 @@ __all__ = [
     "beta_max",
     "certify",
     "check_gradient",
+    "compress",
     "cross_validate",
     "enable_cache",
     "fit",
     "improve",
     "path",
+    "quantize_alpha",
     "refit",
     "solve",
     "solve_batch",

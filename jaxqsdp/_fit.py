@@ -16,6 +16,7 @@ from ._base.types import as_float_array, check_count, check_positive, is_concret
 from ._certify import Certificate, certify
 from ._host.programs import Stopwatch
 from ._loss.base import AbstractLoss
+from ._network.levels import Levels
 from ._network.network import QuantizedNetwork, predictions_of
 from ._problem.problem import Problem
 from ._relaxation.solution import Solution, has_status
@@ -91,6 +92,7 @@ def fit(
     key: PRNGKeyArray,
     loss: AbstractLoss | None = None,
     sample_weight: ArrayLike | None = None,
+    levels: Levels | None = None,
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
     refit: bool = True,
@@ -104,8 +106,8 @@ def fit(
     docstrings hold the formulas. It prunes, which changes shapes, so call it outside `jit` and
     `vmap`, and chain the functions yourself inside.
 
-    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight` as those of `Problem`; `solver`,
-    `max_steps` of `solve`; `key`, `refit` of `round`; and
+    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight`, `levels` as those of `Problem`;
+    `solver`, `max_steps` of `solve`; `key`, `refit` of `round`; and
 
     - `num_neurons`: the most that the network may have.
     - `improve`: whether to look for the best network of that size or to keep what rounding gives.
@@ -124,7 +126,7 @@ def fit(
         improve = refit
     if improve and not refit:
         raise ValueError("`improve=True` needs `refit=True`: what it finds is refitted.")
-    problem = Problem(X, y, beta, loss, sample_weight)
+    problem = Problem(X, y, beta, loss, sample_weight, levels)
     if not is_concrete(problem, key):
         raise ValueError(
             "`fit` prunes the network, which changes shapes: call it outside `jit` and `vmap`, or "

@@ -137,10 +137,12 @@ def improve_within(
     check_numbers(problem)
     core, given = HostCore.of(problem), operator.index(max_neurons)
     padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)
+    network, levels = _of_levels(problem, network), problem.levels
+    one_bit = levels.count == 2
     if solution is None:
         solution = solve_once(problem)
     check_solution(problem, solution)
-    start = _largest(problem, network, given)
+    start = largest_neurons(problem, network, given)
     best, lowest = start, float(problem.objective(start))
     (n, d), rng, watch = problem.X.shape, generator(key), Stopwatch()
     limit = np.inf if time_limit is None else float(time_limit)
@@ -157,13 +159,13 @@ def improve_within(
 
     def prepared(model: HostCore) -> HostCore:
         """Return it padded."""
-        return padded if model is core else model.padded(padded_shape(n, d), problem.X.dtype)
+        return padded if model is core else _padded(problem, model)
 
     def consider(networks: list[tuple[NDArray, NDArray]]) -> None:
         """Fit output weights with the true loss, and keep what is better."""
         nonlocal best, lowest
-        for signs in networks:
-            candidate = refit(problem, _network(problem, *signs))
+        for weights in networks:
+            candidate = refit(problem, _network(problem, *weights))
             objective = float(problem.objective(candidate))
             if objective < lowest or np.isnan(lowest):
                 best, lowest = candidate, objective
@@ -172,7 +174,7 @@ def improve_within(
     kept = 1 if core.loss.is_quadratic else _CONSIDERED
     with progress_bar(3, progress, "stage") as advance:
         report = functools.partial(advance, 0)
-        starts = [_signs(_largest(problem, start, max_neurons))]
+        starts = [_weights(largest_neurons(problem, start, max_neurons))]
         report("column generation")
         squared = modelled(relaxed_predictions(problem, solution))
         if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
@@ -180,16 +182,18 @@ def improve_within(
             separate = squared if core.loss.couples_outputs else core
             starts.append(generate_and_prune(separate, solution, rng, max_neurons, report, is_late))
         advance(1, "descents on latent weights")
+        sizes = max_neurons, num_starts, num_steps, slots
+        lifted = prepared(squared) if one_bit else _padded(problem, squared.lifted(levels))
+        u, v = map(levels.from_signs, descend_from_many(lifted, solution, rng, *sizes, levels))
         model = prepared(squared)
-        u, v = descend_from_many(model, solution, rng, max_neurons, num_starts, num_steps, slots)
         count = searched_networks(slots, d) - len(starts)
-        filled = [_filled(signs, (u[:1], v[:1])) for signs in starts]
+        filled = [_filled(weights, (u[:1], v[:1])) for weights in starts]
         u, v = (
             np.concatenate([some[:count], *others])
             for some, others in zip((u, v), zip(*filled, strict=True), strict=True)
         )
         advance(1, "local search")
-        found = search(model, u, v, rng, slots, report, is_late)
+        found = search(model, u, v, rng, slots, levels, report, is_late)
         consider(found.best(kept).networks)
         if len(starts) > 1:  # what is generated needs the better fit to show its worth
             consider([(u[-1], v[-1])])
@@ -200,24 +204,27 @@ def improve_within(
                 break
             report(f"local search, model {index + 2} of the loss")
             model = prepared(modelled(predictions(problem, best)))
-            given_again = _filled(_signs(_largest(problem, best, max_neurons)), (u[:1], v[:1]))
+            ours = _weights(largest_neurons(problem, best, max_neurons))
+            given_again = _filled(ours, (u[:1], v[:1]))
             u, v = (
                 np.concatenate([one, some[:count]])
                 for one, some in zip(given_again, (u, v), strict=True)
             )
-            consider(search(model, u, v, rng, slots, report, is_late).best(kept).networks)
+            found = search(model, u, v, rng, slots, levels, report, is_late)
+            consider(found.best(kept).networks)
             if not lowest < before:
                 break
         if not core.loss.is_quadratic and 0 < best.num_neurons <= _MOST_EXCHANGED:
             report("exchange of neurons")
-            ours = _signs(_largest(problem, best, max_neurons))
-            starts = [ours]
+            wide, ours = core.lifted(levels), _weights(largest_neurons(problem, best, max_neurons))
+            starts = [(levels.to_signs(ours[0]), levels.to_signs(ours[1]))]
             if max_neurons < _FEW_NEURONS:
                 together = core.loss.couples_outputs
                 count = _RANDOM_STARTS_TOGETHER if together else _RANDOM_STARTS
-                shape = (count, 2, max_neurons, d)
+                shape = (count, 2, max_neurons, wide.X.shape[1])
                 starts += list(rng.choice((-1.0, 1.0), shape))
-            consider([exchange(core, *signs, rng, is_late) for signs in starts])
+            exchanged = [exchange(wide, *signs, rng, is_late) for signs in starts]
+            consider([(levels.from_signs(u), levels.from_signs(v)) for u, v in exchanged])
         advance(1, f"objective {lowest:.6g}")
     return best.prune(), interrupted
 
@@ -235,34 +242,51 @@ def _prepared(
     # More are never needed, by Carathéodory's theorem.
     max_neurons = min(max_neurons, core.y.shape[1] * (min(n, lifted_size(d)) + 1))
     slots = coarse_rung(max_neurons, 1, _FEW_SLOTS)
-    padded = core.padded(padded_shape(n, d), problem.X.dtype)
-    prepare_search(padded, slots)
-    prepare_descents(padded, num_starts, num_steps, slots)
+    padded, lifted = _padded(problem, core), _padded(problem, core.lifted(problem.levels))
+    prepare_search(padded, slots, problem.levels)
+    prepare_descents(lifted, num_starts, num_steps, slots)
     return padded, slots, max_neurons
+
+
+def _padded(problem: Problem, core: HostCore) -> HostCore:
+    return core.padded(padded_shape(*core.X.shape), problem.X.dtype)
+
+
+def _of_levels(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
+    """Return the network stored in the levels of the problem, or raise `ValueError`."""
+    if network.levels == problem.levels:
+        return network
+    host = jax.tree.map(np.asarray, network)
+    if not all(problem.levels.holds(weights) for weights in host.vectors):
+        raise ValueError(
+            f"`network` has weights of {network.levels!r}, which are not all among the "
+            f"{problem.levels!r} of `problem`; build that with `levels={network.levels!r}`."
+        )
+    return _network(problem, *host.vectors).with_alpha(network.alpha)
 
 
 def _network(problem: Problem, u: NDArray, v: NDArray) -> QuantizedNetwork:
     """Return the network of these neurons, to be refitted."""
-    alpha = np.ones((len(u), *problem.y.shape[1:]), problem.X.dtype)
-    return pack(u > 0, v > 0, alpha)
+    alpha, levels = np.ones((len(u), *problem.y.shape[1:]), problem.X.dtype), problem.levels
+    return pack(levels.indices(u), levels.indices(v), alpha=alpha, levels=levels)
 
 
-def _signs(network: QuantizedNetwork) -> tuple[NDArray, NDArray]:
+def _weights(network: QuantizedNetwork) -> tuple[NDArray, NDArray]:
     host = jax.tree.map(np.asarray, network)
     return host.u, host.v
 
 
-def _largest(problem: Problem, network: QuantizedNetwork, count: int) -> QuantizedNetwork:
+def largest_neurons(problem: Problem, network: QuantizedNetwork, count: int) -> QuantizedNetwork:
     """Return the network, cut to its largest neurons and refitted if it has too many."""
     network = network.prune()
     if network.num_neurons <= count:
         return network
     counted = np.asarray(problem.weight) > 0
     host = jax.tree.map(lambda leaf: np.asarray(leaf), network)
-    X, u, v = (np.asarray(a, np.float64) for a in (problem.X, host.u, host.v))
+    X, *vectors = (np.asarray(a, np.float64) for a in (problem.X, *host.vectors))
     weight = np.asarray(problem.weight, np.float64)[counted]
     size = np.sum(np.square(np.asarray(host.alpha_columns, np.float64)), axis=1)
-    energy = weight @ np.square(problem.activation.neurons(X[counted], u, v))
+    energy = weight @ np.square(problem.activation.neurons(X[counted], *vectors))
     return refit(problem, network.subset(np.sort(np.argsort(-size * energy)[:count])))
 
 

@@ -80,7 +80,7 @@ def _round(
 ) -> QuantizedNetwork:
     normal = jax.random.normal(key, (2, num_neurons, problem.num_features), problem.X.dtype)
     u, v, alpha = draw(solution, normal)
-    network = pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
+    network = _packed(problem, u, v, alpha, refit)
     return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
 
 
@@ -91,15 +91,25 @@ def _round_on_host(
     alpha: Any
     u, v, alpha = draw(solution, normal_numbers(key, shape, dtype))
     if refit:
-        core = HostCore.of(problem)
-        alpha = best_alpha(core, np.where(u >= 0, 1.0, -1.0), np.where(v >= 0, 1.0, -1.0))
-    alpha = alpha.astype(dtype)
-    return pack(u >= 0, v >= 0, alpha if problem.y.ndim == 2 else alpha[:, 0])
+        network = jax.tree.map(np.asarray, _packed(problem, u, v, alpha, refit))
+        vectors = (np.asarray(weights, np.float64) for weights in network.vectors)
+        alpha = best_alpha(HostCore.of(problem), *vectors)
+    return _packed(problem, u, v, alpha.astype(dtype), refit)
 
 
-def best_alpha(core: HostCore, u: NDArray, v: NDArray) -> NDArray[np.float64]:
+def _packed(problem: Problem, u: Array, v: Array, alpha: Array, refit: bool) -> QuantizedNetwork:
+    """Return the network of Gaussian vectors: their signs, or nearest levels if α is refitted."""
+    levels, indices = problem.levels, (u, v)
+    if refit and levels.count > 2:
+        indices = levels.indices(u), levels.indices(v)
+    else:
+        indices = levels.of_signs(u >= 0), levels.of_signs(v >= 0)
+    return pack(*indices, alpha=alpha if problem.y.ndim == 2 else alpha[:, 0], levels=levels)
+
+
+def best_alpha(core: HostCore, *vectors: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
-    features = core.activation.neurons(core.X, u, v)
+    features = core.activation.neurons(core.X, *vectors)
     alpha = [target.best_weights(features) for target in Target.all_of(core)]
     return core.restore_alpha(np.column_stack(alpha))
 
@@ -124,11 +134,11 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
 def _refit_on_host(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     host = jax.tree.map(np.asarray, network)
     kept = np.any(host.alpha_columns != 0, axis=1)
-    u, v = (np.asarray(signs, np.float64)[kept] for signs in (host.u, host.v))
+    vectors = (np.asarray(weights, np.float64)[kept] for weights in host.vectors)
     alpha = np.zeros(host.alpha_columns.shape)
-    alpha[kept] = best_alpha(HostCore.of(problem), u, v)
+    alpha[kept] = best_alpha(HostCore.of(problem), *vectors)
     alpha = alpha.reshape(network.alpha.shape).astype(problem.X.dtype)
-    return eqx.tree_at(lambda network: network.alpha, network, jnp.asarray(alpha))
+    return network.with_alpha(jnp.asarray(alpha))
 
 
 @eqx.filter_jit
@@ -140,10 +150,10 @@ def _refit(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quantize
 
 def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> QuantizedNetwork:
     columns, dtype = problem.columns, problem.X.dtype
-    u, v = network.u.astype(dtype), network.v.astype(dtype)
+    vectors = (weights.astype(dtype) for weights in network.vectors)
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
-    features = problem.activation.neurons(X, u, v) * kept[None, :].astype(dtype)
+    features = problem.activation.neurons(X, *vectors) * kept[None, :].astype(dtype)
     if problem.loss.is_quadratic:
         alpha = lasso(features, columns.y, problem.weight, columns.beta)
     elif problem.loss.couples_outputs:
@@ -155,4 +165,4 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
 
         alpha = jax.vmap(fit_output, in_axes=(1, 0), out_axes=1)(columns.y, columns.beta)
     alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
-    return eqx.tree_at(lambda network: network.alpha, network, alpha)
+    return network.with_alpha(alpha)

@@ -73,6 +73,7 @@ def solve(
     Source: Bartan & Pilanci, ICML 2021 (arXiv 2105.01420), re-derived.
     """
     check_arguments(problem, solver, max_steps, warm_start, adjoint)
+    problem = problem.of_one_bit
     solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     if time_limit is not None:

@@ -186,7 +186,8 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
         )
         for name in "uv"
     )
-    network = QuantizedNetwork.from_weights(*(jnp.asarray(a, dtype) for a in (u, v, alpha)))
+    weights = (jnp.asarray(a, dtype) for a in (u, v, alpha))
+    network = QuantizedNetwork.from_weights(*weights, levels=problem.levels)
     # An output that ended earlier stays where it was.
     rounds = max(len(output.history) for output in outputs)
     history = sum(

@@ -20,6 +20,8 @@ def values():
     solution = qs.solve(problem)
     network = qs.round(problem, solution, num_neurons=4, key=key)
     certificate = qs.certify(problem, network, solution)
+    adjoint = qs.adjoint_report(problem, solution)
+    row = {"levels": qs.Levels(), "alpha_bits": 8, "neurons": 4, "bits": 99, "objective": 1.0}
     names = "quadratic_form", "scale", "dual", "predictions", "value"
     found = [
         problem,
@@ -29,15 +31,19 @@ def values():
         network,
         certificate,
         qs.FitResult(network, solution, certificate, problem),
+        qs.Compression(network, certificate, (row,)),
         qs.ExactResult(network, certificate, solution.dual, jax.numpy.ones((3, 2))),
         qs.path(X, y, [1.0, 0.1]),
         qs.cross_validate(X, y, [1.0, 0.1], key=key, folds=2, constant=False),
-        qs.adjoint_report(problem, solution),
-        qs.adjoint_report(problem, solution).status,
+        adjoint,
+        adjoint.status,
         qs.GradientCheck({name: dict.fromkeys(names, 1e-9) for name in ("X", "y")}, 1e-4),
         qs.RelaxationLayer(0.1, solver=qs.InteriorPoint(max_steps=20)),
         qs.FittedRelaxation(solution.quadratic_form),
         qs.SolveError("It failed [relative gap 1e-3]", solution),
+        qs.Bilinear(),
+        qs.Polynomial(0.09, 0.5, 0.47),
+        qs.Levels(bits=2),
         qs.SquaredLoss(),
         qs.AbsoluteLoss(),
         qs.QuantileLoss(0.3),
@@ -52,7 +58,7 @@ def values():
         qs.Unrolled(num_steps=7),
     ]
     named = {type(value).__name__: value for value in found}
-    named["Status"], named["AdjointStatus"] = found[3], found[11]
+    named["Status"], named["AdjointStatus"] = solution.status, adjoint.status
     return {name: value for name, value in named.items() if name != "EnumerationItem"}
 
 

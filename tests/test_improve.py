@@ -145,11 +145,12 @@ def test_units_do_not_matter(c, dtype):
     np.testing.assert_allclose(moved.objective(again), expected, rtol=0.2)
 
 
-def test_local_search_never_raises_the_objective():
+@pytest.mark.parametrize("levels", [qs.Levels().values, qs.Levels.ternary().values])
+def test_local_search_never_raises_the_objective(levels):
     """Whatever it starts from, and not only by refitting: weights change."""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 6)), rng.standard_normal((30, 2))
-    u, v = rng.choice((-1.0, 1.0), (2, 5, 3, 6))
+    u, v = rng.choice(levels, (2, 5, 3, 6))
     beta = np.array([0.1, 2.0])
 
     def objective(u, v):
@@ -162,9 +163,9 @@ def test_local_search_never_raises_the_objective():
         """Search in a program with room for more neurons than the three that are in use."""
         order = np.zeros((sweeps, rooms), np.int32)
         order[:, :3] = [rng.permutation(3) for _ in range(sweeps)]
-        starts = rng.choice((-1, 1), (sweeps, rooms, 2, 6, 6)).astype(np.int8)
+        starts = rng.integers(0, len(levels), (sweeps, rooms, 2, 6, 6), np.uint8)
         u, v = (jnp.pad(signs, ((0, rooms - 3), (0, 0)), constant_values=1) for signs in (u, v))
-        found = jax.jit(local_search)(X, y, beta, u, v, order, starts, np.int32(3))
+        found = jax.jit(local_search)(X, y, beta, u, v, order, starts, np.int32(3), levels)
         assert np.all(np.asarray(found.alpha)[3:] == 0)
         return found.u[:3], found.v[:3]
 
@@ -172,8 +173,8 @@ def test_local_search_never_raises_the_objective():
         jnp.stack(signs)
         for signs in zip(*(search(u[k], v[k], 3, 3 + k % 2) for k in range(5)), strict=True)
     )
-    assert np.all(np.abs(found_u) == 1)
-    assert np.all(np.abs(found_v) == 1)
+    assert np.all(np.isin(found_u, levels))
+    assert np.all(np.isin(found_v, levels))
     before, after = jax.vmap(objective)(u, v), jax.vmap(objective)(found_u, found_v)
     assert np.all(after <= before * (1 + 1e-6))
     assert np.all(after < 0.95 * before)
@@ -387,7 +388,8 @@ def test_late_is_late_only_where_work_is_left(monkeypatch):
         slots = 64
         monkeypatch.setattr(kicks, "_MOST_KICKS", 1)
         u = np.ones((batches * kicks.side_by_side(slots), m, 2))
-        kicks.search(core, u, u, np.random.default_rng(0), slots, lambda note: None, is_late)
+        rng = np.random.default_rng(0)
+        kicks.search(core, u, u, rng, slots, qs.Levels(), lambda note: None, is_late)
         assert len(calls) == asked
 
 

@@ -95,6 +95,7 @@ def solve_batch(
         raise TypeError(f"`problems` must be a stacked `Problem` or a list of them, got {given!r}.")
     given = _with_arrays(given) if stacked else list(map(_with_arrays, given))
     _check_arguments(given, solver, max_steps, lanes, time_limit)
+    given = given.of_one_bit if stacked else [problem.of_one_bit for problem in given]
     watch, seconds = Stopwatch(), np.inf if time_limit is None else float(time_limit)
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)

@@ -12,7 +12,7 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -76,8 +76,10 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def read_arrays(path: Path, names: set[str] | None = None) -> dict[str, np.ndarray]:
-    """Read members of an NPZ file, all of them by default.
+def read_arrays(
+    path: Path, names: set[str] | None = None, optional: Set[str] = frozenset()
+) -> dict[str, np.ndarray]:
+    """Read members of an NPZ file, all of them by default; optional ones if they are there.
 
     Sizes are checked before anything is unpacked, so memory stays in proportion to the file.
 
@@ -89,7 +91,7 @@ def read_arrays(path: Path, names: set[str] | None = None) -> dict[str, np.ndarr
             # Headers are Python literals, about which Python may warn.
             with warnings.catch_warnings(), zipfile.ZipFile(file) as archive:
                 warnings.simplefilter("error")
-                return _read_members(archive, names)
+                return _read_members(archive, names, optional)
         except DamagedFile:
             raise
         except _DAMAGE as error:
@@ -97,14 +99,16 @@ def read_arrays(path: Path, names: set[str] | None = None) -> dict[str, np.ndarr
             raise DamagedFile(f"it cannot be read as an NPZ file ({reason})") from None
 
 
-def _read_members(archive: zipfile.ZipFile, names: set[str] | None) -> dict[str, np.ndarray]:
+def _read_members(
+    archive: zipfile.ZipFile, names: set[str] | None, optional: Set[str]
+) -> dict[str, np.ndarray]:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     if len(members) < len(archive.infolist()):
         raise DamagedFile("it has two members of one name")
     missing = (names or set()) - set(members)
     if missing:
         raise DamagedFile(f"it has no {min(missing)!r}")
-    wanted = members if names is None else names
+    wanted = set(members) if names is None else names | (optional & set(members))
     return {name: _read_member(archive, name, members[name]) for name in wanted}
 
 

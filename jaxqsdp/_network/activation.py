@@ -7,23 +7,25 @@ from typing import Any
 
 import equinox as eqx
 
-from .layout import Layout
-
 
 class AbstractActivation(eqx.Module):
-    """A neuron, as a function of the projections xᵀs of a sample on its vectors s of signs.
+    """A neuron, as a function of the projections xᵀw of a sample on its vectors w of weights."""
 
-    The relaxation of training with such neurons has the blocks of `layout`.
-    """
-
-    num_vectors: eqx.AbstractClassVar[int]  # of signs, for a neuron
-    layout: eqx.AbstractClassVar[Layout]
-    guarantee: eqx.AbstractClassVar[float]  # K: p_sdp ≤ optimum ≤ K·p_sdp
+    num_vectors: eqx.AbstractClassVar[int]  # of weights, for a neuron
 
     @abc.abstractmethod
     def value(self, *projections: Any) -> Any:
-        """Return what neurons give, elementwise; an argument for each vector of signs."""
+        """Return what neurons give, elementwise; an argument for each vector of weights."""
 
-    def neurons(self, X: Any, *signs: Any) -> Any:
-        """Return what m neurons give on samples (n, d), (n, m), or on one, (m,); signs (m, d)."""
-        return self.value(*(X @ vectors.T for vectors in signs))
+    def neurons(self, X: Any, *weights: Any) -> Any:
+        """Return what m neurons give on samples (n, d), (n, m), or on one, (m,); weights (m, d)."""
+        return self.value(*(X @ vectors.T for vectors in weights))
+
+
+def check_activation(activation: AbstractActivation) -> AbstractActivation:
+    """Return the activation, or raise `TypeError`."""
+    if not isinstance(activation, AbstractActivation):
+        raise TypeError(
+            f"`activation` must be `Bilinear()` or `Polynomial(a, b, c)`, got {activation!r}."
+        )
+    return activation

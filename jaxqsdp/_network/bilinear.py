@@ -16,11 +16,11 @@ KRIVINE_CONSTANT = math.pi / (2 * KRIVINE_ANGLE)
 
 
 class Bilinear(AbstractActivation):
-    """(xᵀu)(xᵀv)."""
+    """(xᵀu)(xᵀv); the relaxation of training has the blocks of `layout`."""
 
     num_vectors: ClassVar[int] = 2
     layout: ClassVar[Layout] = Layout(gain=0.5)
-    guarantee: ClassVar[float] = KRIVINE_CONSTANT
+    guarantee: ClassVar[float] = KRIVINE_CONSTANT  # K: p_sdp ≤ optimum ≤ K·p_sdp
 
     def value(self, first: Any, second: Any) -> Any:
         """Return the product."""

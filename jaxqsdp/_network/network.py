@@ -2,81 +2,118 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, UInt8
 
 from .._base.fork import check_process
 from .._base.text import outline, shape_of
 from .._base.types import as_float_array, highest_precision, is_concrete, namespace
-from .._host.files import read_arrays, write_arrays
-from .activation import AbstractActivation
+from .activation import AbstractActivation, check_activation
 from .bilinear import BILINEAR
-from .levels import ONE_BIT, Levels
+from .conversion import bilinear_from_square, polynomial_from_bilinear
+from .levels import ONE_BIT, Levels, check_levels
+from .network_file import read_network, write_network
+from .polynomial import Polynomial
 
 _ENTRIES = 2**20  # outputs of neurons that NumPy holds at a time
 
 
 class QuantizedNetwork(eqx.Module):
-    """f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j) with u_j, v_j ∈ {−1, +1}^d, one bit a first-layer weight.
+    """f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j) with weights u_j, v_j among a few levels, ±1 by default.
 
     Takes one sample x (d,) and gives a scalar, or (c,) where α is (m, c); `jax.vmap(network)(X)`
-    for many. Differentiable with respect to x and α. The weights are stored packed, eight to a
-    byte, most significant bit first, a set bit meaning +1.
+    for many. Differentiable with respect to x and α. The weights are stored packed, as `levels`
+    says: one bit each, eight to a byte, most significant bit first, a set bit meaning +1. Neurons
+    of a `Polynomial` activation, Σ_j α_j σ(xᵀu_j), have no v.
 
     Build one with `QuantizedNetwork.from_weights`, or let `jaxqsdp.round` and `jaxqsdp.fit` do it.
+
+    **Attributes:** `alpha` (m,) or (m, c); `activation` and `levels`; `alpha_bits`, where
+    `quantize_alpha` has made α integers times `alpha_scale` (), or (c,), else None.
     """
 
     packed_u: UInt8[Array, "m bytes"]
-    packed_v: UInt8[Array, "m bytes"]
+    packed_v: UInt8[Array, "m bytes"] | None
     alpha: Float[Array, " m"] | Float[Array, "m c"]
     num_features: int = eqx.field(static=True)
-
-    activation: ClassVar[AbstractActivation] = BILINEAR
-    levels: ClassVar[Levels] = ONE_BIT
+    activation: AbstractActivation = BILINEAR
+    levels: Levels = eqx.field(static=True, default=ONE_BIT)
+    alpha_scale: Float[Array, ""] | Float[Array, " c"] | None = None
+    alpha_bits: int | None = eqx.field(static=True, default=None)
 
     @staticmethod
-    def from_weights(u: ArrayLike, v: ArrayLike, alpha: ArrayLike) -> QuantizedNetwork:
+    def from_weights(
+        u: ArrayLike,
+        v: ArrayLike | None = None,
+        alpha: ArrayLike | None = None,
+        *,
+        activation: AbstractActivation | None = None,
+        levels: Levels | None = None,
+    ) -> QuantizedNetwork:
         """Pack a network given by its weights.
 
-        **Arguments:** `u`, `v`: (m, d), every entry −1 or +1. `alpha`: (m,) or (m, c).
+        **Arguments:** `u`, `v`: (m, d), every entry among the levels; `v` is None for an activation
+        of one vector. `alpha`: (m,) or (m, c). `activation`: `Bilinear()` if left out. `levels`:
+        ±1 if left out, else `Levels(bits=2)` and the like.
 
-        **Raises:** `ValueError` for wrong shapes or, where the numbers can be seen, entries other
-        than ±1 or a non-finite `alpha`.
+        **Raises:** `TypeError`, or `ValueError` for wrong shapes or, where the numbers can be seen,
+        weights that are no levels or a non-finite `alpha`.
+
+        Example: `QuantizedNetwork.from_weights([[1, 0], [0, -1]], alpha=[0.5, 2.0],
+        activation=Polynomial(1.0), levels=Levels.ternary())`.
         """
-        u, v = as_float_array(u, "u"), as_float_array(v, "v")
-        alpha = as_float_array(alpha, "alpha")
-        if u.ndim != 2 or u.shape[1] == 0:
-            raise ValueError(f"`u` must have shape (m, d) with d ≥ 1, got {u.shape}.")
-        if v.shape != u.shape:
-            raise ValueError(f"`v` must have the shape of `u`, {u.shape}, got {v.shape}.")
-        if alpha.ndim not in (1, 2) or alpha.shape[0] != u.shape[0] or 0 in alpha.shape[1:]:
+        if alpha is None:
+            raise TypeError("`alpha` is missing: the output weights, (m,) or (m, c).")
+        activation = check_activation(BILINEAR if activation is None else activation)
+        levels = check_levels(levels)
+        if (v is None) != (activation.num_vectors == 1):
+            takes = "one vector, `u`" if activation.num_vectors == 1 else "two vectors, `u` and `v`"
+            raise ValueError(f"`v` does not fit: neurons of {activation!r} have {takes}.")
+        vectors = {"u": as_float_array(u, "u")}
+        if v is not None:
+            vectors["v"] = as_float_array(v, "v")
+        alpha, shape = as_float_array(alpha, "alpha"), vectors["u"].shape
+        if len(shape) != 2 or shape[1] == 0:
+            raise ValueError(f"`u` must have shape (m, d) with d ≥ 1, got {shape}.")
+        if "v" in vectors and vectors["v"].shape != shape:
+            raise ValueError(f"`v` must have the shape of `u`, {shape}, got {vectors['v'].shape}.")
+        if alpha.ndim not in (1, 2) or alpha.shape[0] != shape[0] or 0 in alpha.shape[1:]:
             raise ValueError(
-                f"`alpha` must have shape ({u.shape[0]},) or ({u.shape[0]}, c), one row per "
+                f"`alpha` must have shape ({shape[0]},) or ({shape[0]}, c), one row per "
                 f"neuron, got {alpha.shape}."
             )
-        for name, signs in (("u", u), ("v", v)):
-            if is_concrete(signs) and not QuantizedNetwork.levels.holds(np.asarray(signs)):
-                raise ValueError(f"`{name}` must hold only −1 and +1; quantize it first.")
+        for name, weights in vectors.items():
+            if is_concrete(weights) and not levels.holds(np.asarray(weights)):
+                raise ValueError(_not_among(name, np.asarray(weights), levels))
         if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
             raise ValueError("`alpha` has non-finite values.")
-        return pack(u > 0, v > 0, alpha)
+        return _from_vectors(tuple(vectors.values()), alpha, levels, activation)
 
     @property
     def u(self) -> Float[Array, "m d"]:
-        """First factor of each neuron, ±1."""
+        """First vector of each neuron."""
         return self.levels.unpack(self.packed_u, self.num_features, self.alpha.dtype)
 
     @property
-    def v(self) -> Float[Array, "m d"]:
-        """Second factor of each neuron, ±1."""
+    def v(self) -> Float[Array, "m d"] | None:
+        """Second vector of each neuron, None where it has one only."""
+        if self.packed_v is None:
+            return None
         return self.levels.unpack(self.packed_v, self.num_features, self.alpha.dtype)
+
+    @property
+    def vectors(self) -> tuple[Float[Array, "m d"], ...]:
+        """The one or two vectors of each neuron."""
+        v = self.v
+        return (self.u,) if v is None else (self.u, v)
 
     @property
     def alpha_columns(self) -> Float[Array, "m c"]:
@@ -90,9 +127,22 @@ class QuantizedNetwork(eqx.Module):
 
     @property
     def num_bits(self) -> int:
-        """Bits that the first-layer weights need: two signs per neuron and feature."""
-        weights = self.activation.num_vectors * self.num_neurons * self.num_features
-        return weights * self.levels.bits
+        """Bits that the first-layer weights take as stored, but for what fills a row's last byte.
+
+        Two signs per neuron and feature, for bilinear neurons of ±1.
+        """
+        rows = self.activation.num_vectors * self.num_neurons
+        return rows * self.levels.bits_for(self.num_features)
+
+    @property
+    def total_bits(self) -> int:
+        """Bits of both layers: `num_bits`, and those of α, with its scale where it is quantized."""
+        width = 8 * self.alpha.dtype.itemsize
+        several = self.alpha.ndim == self.packed_u.ndim
+        outputs = self.alpha.shape[-1] if several else 1
+        if self.alpha_bits is None:
+            return self.num_bits + width * outputs * self.num_neurons
+        return self.num_bits + outputs * (self.alpha_bits * self.num_neurons + width)
 
     @highest_precision
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""] | Float[Array, " c"]:
@@ -105,8 +155,19 @@ class QuantizedNetwork(eqx.Module):
             )
         # What JAX holds of it: single precision while 64-bit mode is off.
         dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
-        x, u, v = x.astype(dtype), self.u.astype(dtype), self.v.astype(dtype)
-        return self.activation.neurons(x, u, v) @ self.alpha.astype(dtype)
+        x, *vectors = (array.astype(dtype) for array in (x, *self.vectors))
+        return self.activation.neurons(x, *vectors) @ self.alpha.astype(dtype)
+
+    @property
+    def alpha_integers(self) -> Int[Array, " m"] | Int[Array, "m c"]:
+        """α as multiples of `alpha_scale`.
+
+        **Raises:** `ValueError` for a network whose α is not quantized.
+        """
+        if self.alpha_scale is None:
+            raise ValueError("α is not quantized; `jaxqsdp.quantize_alpha` does that.")
+        scale = jnp.broadcast_to(self.alpha_scale, self.alpha.shape)
+        return jnp.rint(self.alpha / scale).astype(jnp.int32)
 
     def prune(self) -> QuantizedNetwork:
         """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
@@ -119,9 +180,55 @@ class QuantizedNetwork(eqx.Module):
 
     def subset(self, neurons: np.ndarray) -> QuantizedNetwork:
         """Return the network of some of the neurons; on the host, where nothing is compiled."""
-        leaves = (self.packed_u, self.packed_v, self.alpha)
-        u, v, alpha = (jnp.asarray(np.asarray(leaf)[neurons]) for leaf in leaves)
-        return QuantizedNetwork(u, v, alpha, self.num_features)
+        names = ("packed_u", "packed_v", "alpha")
+        leaves = {name: getattr(self, name) for name in names}
+        some: dict[str, Any] = {
+            name: jnp.asarray(np.asarray(leaf)[neurons])
+            for name, leaf in leaves.items()
+            if leaf is not None
+        }
+        return dataclasses.replace(self, **some)
+
+    def with_alpha(self, alpha: Array) -> QuantizedNetwork:
+        """Return the network with other output weights, which are not quantized."""
+        return dataclasses.replace(self, alpha=alpha, alpha_scale=None, alpha_bits=None)
+
+    def to_polynomial(self, a: float, b: float = 0.0, c: float = 0.0) -> QuantizedNetwork:
+        """Return a network of neurons σ(xᵀw), σ(t) = at² + bt + c, with the same outputs.
+
+            (xᵀu)(xᵀv) = (xᵀw₊)² − (xᵀw₋)²,   w± = (u ± v)/2,   2a·t² = σ(t) + σ(−t) − 2c
+
+        So a neuron of ±1 becomes two ternary ones where b = 0, and four elsewhere, w and −w of
+        each; the constants cancel. Works under `jit` and `vmap`.
+
+        **Raises:** `TypeError` or `ValueError` naming the argument.
+
+        Source: Bartan & Pilanci, ICML 2021, section 4.
+
+        Example: `network.to_polynomial(0.09, 0.5, 0.47)`.
+        """
+        activation = Polynomial(a, b, c)
+        if self.activation != BILINEAR:
+            raise ValueError(f"The network must have bilinear neurons, got {self.activation!r}.")
+        found = polynomial_from_bilinear(self.vectors, self.alpha, self.levels, activation)
+        return _from_vectors(*found, activation)
+
+    def to_bilinear(self) -> QuantizedNetwork:
+        """Return a bilinear network with the outputs of one of neurons a·(xᵀw)².
+
+        What `to_polynomial(a)` gives becomes what it was made from; any other neuron one with
+        u = v = w, also under `jit` and `vmap`. Then `certify` takes it.
+
+        **Raises:** `ValueError` for other neurons.
+        """
+        activation = self.activation
+        if not isinstance(activation, Polynomial) or activation.coefficients[1:] != (0.0, 0.0):
+            raise ValueError(
+                f"The network must have neurons a·(xᵀw)², got {activation!r}; those with b or c "
+                "are bilinear only with a constant feature."
+            )
+        alpha = self.alpha * activation.a
+        return _from_vectors(*bilinear_from_square(self.u, alpha, self.levels), BILINEAR)
 
     def save(self, path: str | os.PathLike[str], **others: ArrayLike) -> Path:
         """Write the network to an NPZ file of packed weights and α, readable by plain NumPy.
@@ -132,22 +239,7 @@ class QuantizedNetwork(eqx.Module):
 
         **Raises:** `TypeError` or `ValueError` naming what cannot be written; `OSError`.
         """
-        path = Path(path)
-        alpha = np.asarray(self.alpha)
-        own: dict[str, Any] = {
-            "packed_u": np.asarray(self.packed_u),
-            "packed_v": np.asarray(self.packed_v),
-            # NumPy has no bfloat16.
-            "alpha": alpha if alpha.dtype.kind == "f" else alpha.astype(np.float32),
-            "num_features": np.asarray(self.num_features),
-        }
-        arrays = {name: _plain_array(array, name) for name, array in others.items()}
-        taken = {*own, "file", "allow_pickle"} & set(arrays)  # the last two mean others to NumPy
-        if taken:
-            raise ValueError(f"`{min(taken)}` is a name that the file needs itself; use another.")
-        _checked(**own)
-        write_arrays(path, own | arrays)
-        return path
+        return write_network(Path(path), self, others)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> QuantizedNetwork:
@@ -156,82 +248,68 @@ class QuantizedNetwork(eqx.Module):
         **Raises:** `ValueError` if the file holds no network: if it is of another kind or damaged,
         if members are missing or do not fit together, or if α is not finite; `OSError`.
         """
-        path = Path(path)
-        try:
-            arrays = read_arrays(path, {"packed_u", "packed_v", "alpha", "num_features"})
-            return _checked(**arrays)
-        except ValueError as error:
-            raise ValueError(f"`path` holds no network: {os.fspath(path)!r}: {error}.") from None
+        return read_network(Path(path), QuantizedNetwork)
 
     def __repr__(self) -> str:
         packed, alpha = shape_of(self.packed_u), shape_of(self.alpha)
-        if packed is None or alpha is None or len(packed) < 2:
+        if packed is None or alpha is None or len(packed) < 2 or self.activation is None:
             return outline(self)
         if len(alpha) not in (len(packed) - 1, len(packed)):
             return outline(self)
         stacked = "" if len(packed) == 2 else f", stacked={packed[:-2]}"
         outputs = "" if len(alpha) < len(packed) else f", outputs={alpha[-1]}"
+        kind = "" if self.activation == BILINEAR else f", {self.activation!r}"
+        kind += "" if self.levels == ONE_BIT else f", {self.levels!r}"
+        bits = self.alpha.dtype if self.alpha_bits is None else f"{self.alpha_bits} bits"
         return (
-            f"QuantizedNetwork(neurons={self.num_neurons}, features={self.num_features}{outputs}, "
-            f"first layer {self.num_bits} bits, alpha {self.alpha.dtype}{stacked})"
+            f"QuantizedNetwork(neurons={self.num_neurons}, features={self.num_features}{outputs}"
+            f"{kind}, first layer {self.num_bits} bits, alpha {bits}{stacked})"
         )
 
 
 @highest_precision
 def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
     """Return f(X), a block of samples at a time in NumPy."""
-    parts = network.u, network.v, network.alpha_columns
-    u, v, alpha = (part.astype(X.dtype) for part in parts)
-    xp = namespace(X, alpha)
+    parts = network.alpha_columns, *network.vectors
+    alpha, *vectors = (part.astype(X.dtype) for part in parts)
+    xp, neurons = namespace(X, alpha), network.activation.neurons
     if xp is not np:
-        return network.activation.neurons(X, u, v) @ alpha
+        return neurons(X, *vectors) @ alpha
     step = max(1, _ENTRIES // max(1, len(alpha)))
     blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([network.activation.neurons(block, u, v) @ alpha for block in blocks])
+    return xp.concatenate([neurons(block, *vectors) @ alpha for block in blocks])
 
 
 def _columns(alpha: Any) -> Any:
     return alpha if alpha.ndim == 2 else alpha[:, None]
 
 
-def pack(u: Any, v: Any, alpha: Any) -> QuantizedNetwork:
-    """Build a network from the positions (m, d) of the +1 weights, of NumPy or JAX, and α."""
-    packed_u, packed_v = (jnp.asarray(QuantizedNetwork.levels.pack(signs)) for signs in (u, v))
-    return QuantizedNetwork(packed_u, packed_v, jnp.asarray(alpha), num_features=u.shape[-1])
-
-
-def _plain_array(value: ArrayLike, name: str) -> np.ndarray:
-    """Return what NumPy can write without pickling it."""
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` is no array: {error}") from None
-    if array.dtype.hasobject:
-        raise TypeError(f"`{name}` must hold numbers or text, got objects.")
-    return array
-
-
-def _checked(
-    packed_u: np.ndarray, packed_v: np.ndarray, alpha: np.ndarray, num_features: np.ndarray
+def pack(
+    *indices: Any,
+    alpha: Any,
+    activation: AbstractActivation = BILINEAR,
+    levels: Levels = ONE_BIT,
 ) -> QuantizedNetwork:
-    """Return the network of these arrays, or raise `ValueError` if they do not make one."""
-    if num_features.shape != () or num_features.dtype.kind not in "iu" or num_features < 1:
-        raise ValueError(f"num_features is {num_features}, which is no positive integer")
-    d = int(num_features)
-    m, width = packed_u.shape[:1], QuantizedNetwork.levels.bytes_for(d)
-    for name, packed in (("packed_u", packed_u), ("packed_v", packed_v)):
-        if packed.dtype != np.uint8 or packed.shape != (*m, width) or packed.ndim != 2:
-            raise ValueError(
-                f"{name} is {packed.dtype} of shape {packed.shape}, where {d} features take uint8 "
-                f"of shape (neurons, {width})"
-            )
-        if QuantizedNetwork.levels.has_rest(packed, d):
-            raise ValueError(f"{name} has bits set beyond its {d} features")
-    if alpha.dtype not in (np.float16, np.float32, np.float64):
-        raise ValueError(f"alpha is {alpha.dtype}; it must be real and floating-point")
-    if alpha.ndim not in (1, 2) or alpha.shape[:1] != m or 0 in alpha.shape[1:]:
-        raise ValueError(f"alpha has shape {alpha.shape}, but there are {m[0]} neurons")
-    numbers = as_float_array(alpha, "alpha")
-    if not np.all(np.isfinite(np.asarray(numbers))):
-        raise ValueError(f"alpha is not finite in {numbers.dtype}")
-    return QuantizedNetwork(jnp.asarray(packed_u), jnp.asarray(packed_v), numbers, d)
+    """Build a network from α and the indices (m, d) of its levels, of NumPy or JAX.
+
+    For two levels these may be truth values, which are the positions of +1.
+    """
+    packed = [jnp.asarray(levels.pack(each)) for each in indices]
+    u, v = packed if len(packed) == 2 else (packed[0], None)
+    d = indices[0].shape[-1]
+    return QuantizedNetwork(u, v, jnp.asarray(alpha), d, activation, levels)
+
+
+def _from_vectors(
+    vectors: tuple[Any, ...], alpha: Any, levels: Levels, activation: AbstractActivation
+) -> QuantizedNetwork:
+    indices = map(levels.indices, vectors)
+    return pack(*indices, alpha=alpha, activation=activation, levels=levels)
+
+
+def _not_among(name: str, weights: np.ndarray, levels: Levels) -> str:
+    if levels == ONE_BIT:
+        return (
+            f"`{name}` must hold only −1 and +1; quantize it first, or say of what `levels` it is."
+        )
+    return f"`{name}` must hold only levels of {levels!r}, {levels.values}; quantize it first."

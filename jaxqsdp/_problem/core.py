@@ -9,8 +9,7 @@ from jaxtyping import Array, Float
 
 from .._base.types import across, namespace, record
 from .._loss.base import AbstractLoss
-from .._network.activation import AbstractActivation
-from .._network.bilinear import BILINEAR
+from .._network.bilinear import BILINEAR, Bilinear
 from .._network.layout import Layout
 
 
@@ -33,7 +32,7 @@ class Core:
     beta: Float[Array, "*c"]
     loss: AbstractLoss
 
-    activation: ClassVar[AbstractActivation] = BILINEAR
+    activation: ClassVar[Bilinear] = BILINEAR
 
     @property
     def layout(self) -> Layout:

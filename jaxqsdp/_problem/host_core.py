@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from .._base.types import across, in_float64
 from .._loss.base import AbstractLoss
-from .._network.activation import AbstractActivation
-from .._network.bilinear import BILINEAR
+from .._network.bilinear import BILINEAR, Bilinear
+from .._network.levels import Levels
 from .core import Core
 from .problem import Problem
 
@@ -34,7 +34,7 @@ class HostCore:
     root: NDArray  # (n,) √w' where weights are absorbed, else 1; zero for samples that do not count
     exponents: tuple[int, int, int]  # a, b, c
 
-    activation: ClassVar[AbstractActivation] = BILINEAR
+    activation: ClassVar[Bilinear] = BILINEAR
 
     @staticmethod
     def of(problem: Problem) -> HostCore:
@@ -92,6 +92,13 @@ class HostCore:
         dual = np.ldexp(dual, self._of_dual)
         root = across(self.root, dual)
         return np.divide(dual, root, out=np.zeros_like(dual), where=root > 0)
+
+    def lifted(self, levels: Levels) -> HostCore:
+        """Return the problem with k·d features c_k·X, whose neurons of ±1 are those of levels."""
+        if levels.count == 2:
+            return self
+        parts = [coefficient * self.X for coefficient in levels.coefficients]
+        return dataclasses.replace(self, X=np.concatenate(parts, axis=1))
 
     def padded(self, shape: tuple[int, int], dtype: np.dtype) -> HostCore:
         """Add zero samples and features, which change nothing, and round to a dtype."""

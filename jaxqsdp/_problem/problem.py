@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -28,9 +29,10 @@ from .._exact.powers import is_negative
 from .._loss.base import AbstractLoss
 from .._loss.softmax import SoftmaxLoss
 from .._loss.squared import SquaredLoss
-from .._network.activation import AbstractActivation
-from .._network.bilinear import BILINEAR
+from .._network.bilinear import BILINEAR, Bilinear
+from .._network.levels import ONE_BIT, Levels, check_levels
 from .._network.network import QuantizedNetwork
+from .._network.polynomial import SQUARE
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
 from .export import cvxpy_model, write_sdpa
 from .labels import check_labels
@@ -65,6 +67,9 @@ class Problem(eqx.Module):
         `LogisticLoss` are for targets ±1, `SoftmaxLoss` for more classes, `AbsoluteLoss`,
         `QuantileLoss(q)` and `HuberLoss(delta)` for numbers.
     - `sample_weight`: w ≥ 0, shape (n,), not all zero; zero-weight samples do not count.
+    - `levels`: what first-layer weights may be, default ±1; see `Levels`. The optimum over networks
+        of any size is the same for all, and so are relaxation and bounds; `round`, `improve` and
+        `fit` make networks of these levels, which need fewer neurons the more there are.
 
     β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
     (float64); all else may be subnormal.
@@ -86,8 +91,9 @@ class Problem(eqx.Module):
     beta: Float[Array, ""] | Float[Array, " c"]
     sample_weight: Float[Array, " n"] | None
     loss: AbstractLoss
+    levels: Levels = eqx.field(static=True)
 
-    activation: ClassVar[AbstractActivation] = BILINEAR
+    activation: ClassVar[Bilinear] = BILINEAR
 
     def __init__(
         self,
@@ -96,7 +102,9 @@ class Problem(eqx.Module):
         beta: ArrayLike,
         loss: AbstractLoss | None = None,
         sample_weight: ArrayLike | None = None,
+        levels: Levels | None = None,
     ):
+        self.levels = check_levels(levels)
         loss = check_loss(SquaredLoss() if loss is None else loss)
         y = loss.encoded(y)
         check_labels(y)
@@ -129,7 +137,18 @@ class Problem(eqx.Module):
 
         Example: `problem.at(0.5 * qs.beta_max(problem))`.
         """
-        return Problem(self.X, self.y, beta, self.loss, self.sample_weight)
+        return Problem(self.X, self.y, beta, self.loss, self.sample_weight, self.levels)
+
+    @property
+    def of_one_bit(self) -> Problem:
+        """The same problem for weights ±1, which has the same relaxation: what is solved."""
+        if self.levels == ONE_BIT:
+            return self
+        plain = object.__new__(Problem)
+        for field in dataclasses.fields(Problem):
+            value = ONE_BIT if field.name == "levels" else getattr(self, field.name)
+            object.__setattr__(plain, field.name, value)
+        return plain
 
     def with_numbers(self, **numbers: Any) -> Problem:
         """Return the problem with other X, y, beta or sample_weight, taken as they are."""
@@ -257,7 +276,9 @@ class Problem(eqx.Module):
         weighted = "" if self.sample_weight is None else ", weighted"
         penalty = "(…)" if beta is None or beta[0].ndim else f"{float(beta[0]):.4g}"
         penalty += "" if isinstance(self.loss, SquaredLoss) else f", {self.loss!r}"
+        levels = "" if self.levels == ONE_BIT else f", {self.levels!r}"
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
+        shape += levels
         stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
         return f"Problem({shape}, {self.X.dtype}{stacked})"
 
@@ -349,6 +370,12 @@ def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
         raise TypeError(
             f"`network` must be a `QuantizedNetwork`, got {type(network).__name__}; build one with "
             "`QuantizedNetwork.from_weights(u, v, alpha)`."
+        )
+    if network.activation != problem.activation:
+        remedy = "; `network.to_bilinear()` has them" if network.activation == SQUARE else ""
+        raise ValueError(
+            f"`network` has neurons of {network.activation!r}, `problem` of "
+            f"{problem.activation!r}{remedy}."
         )
     if network.num_features != problem.num_features:
         raise ValueError(

@@ -43,7 +43,7 @@ def pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
     y = np.asarray(problem.y)
     given = problem.sample_weight
     weight = np.ones(n, problem.X.dtype) if given is None else np.asarray(given)
-    return problem.with_numbers(
+    return problem.of_one_bit.with_numbers(
         X=np.pad(np.asarray(problem.X), ((0, rows), (0, columns))),
         y=np.pad(y, ((0, rows),) + ((0, 0),) * (y.ndim - 1)),
         beta=np.asarray(problem.beta),

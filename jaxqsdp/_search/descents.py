@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from .._base.types import highest_precision, tiny
 from .._host.programs import HostProgram
 from .._network.bilinear import BILINEAR
+from .._network.levels import Levels
 from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
@@ -32,18 +33,21 @@ def descend_from_many(
     num_starts: int,
     num_steps: int,
     slots: int,
+    levels: Levels,
 ) -> tuple[Signs, Signs]:
     """Return the signs of all descents, the best first: half start from the relaxation.
 
-    The core may be padded; `slots` are the neurons that the program has room for. They descend in
-    float32, whatever the dtype: only signs are taken from them.
+    The core may be padded, after it was lifted for the levels; `slots` are the neurons that the
+    program has room for. They descend in float32, whatever the dtype: only signs are taken from
+    them.
     """
-    d, dtype = solution.quadratic_form.shape[-1], np.float32
+    features, dtype = solution.quadratic_form.shape[-1], np.float32
+    d = features * len(levels.coefficients)
     shape = (num_starts, max_neurons, d)
     latent = rng.uniform(-1, 1, (2, *shape)).astype(dtype)
     for index in range(0, num_starts, 2):
-        drawn = draw(solution, rng.standard_normal((2, max_neurons, d)))[:2]
-        latent[:, index] = np.clip(drawn, -1, 1)
+        drawn = draw(solution, rng.standard_normal((2, max_neurons, features)))[:2]
+        latent[:, index] = _parts(np.clip(drawn, -1, 1), levels)
     rates = np.asarray(_RATES, dtype)[np.arange(num_starts) // 2 % len(_RATES)]
     room = ((0, 0), (0, slots - max_neurons), (0, core.X.shape[1] - d))
     u, v, objective = _program(
@@ -56,6 +60,15 @@ def descend_from_many(
     order = np.argsort(np.asarray(objective), kind="stable")
     u, v = (np.asarray(signs)[order, :max_neurons, :d] for signs in (u, v))
     return u.astype(core.X.dtype), v.astype(core.X.dtype)
+
+
+def _parts(weights: NDArray, levels: Levels) -> NDArray:
+    """Return what is left of weights (…, d) for each part c_k b_k of a level, b_k its sign."""
+    left, parts = weights, []
+    for coefficient in levels.coefficients:
+        parts.append(left)
+        left = left - coefficient * np.where(left >= 0, 1, -1)
+    return np.concatenate(parts, axis=-1)
 
 
 def prepare_descents(core: HostCore, num_starts: int, num_steps: int, slots: int) -> None:

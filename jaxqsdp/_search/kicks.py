@@ -3,14 +3,18 @@
 networks ──► local search ──► the best ──► kick: flip some signs ──► local search ──┐
 ▲                                                  │
 └────────────────── kept if better ────────────────┘
+
+Where there are more levels than ±1, a kick gives weights other levels at random.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 from .._base.trees import select
 from .._base.types import highest_precision
 from .._host.programs import HostProgram
+from .._network.levels import Levels
 from .._problem.host_core import HostCore
 from .local import RANDOM_STARTS, local_search
 
@@ -45,7 +50,7 @@ class Searched:
 
     @property
     def networks(self) -> list[tuple[NDArray, NDArray]]:
-        """The signs of each network."""
+        """The weights of each network."""
         return list(zip(self.u, self.v, strict=True))
 
     def best(self, count: int) -> Searched:
@@ -71,6 +76,7 @@ def search(
     v: NDArray,
     rng: np.random.Generator,
     slots: int,
+    levels: Levels,
     report: Callable[[str], None],
     is_late: Callable[[], bool],
 ) -> Searched:
@@ -86,7 +92,7 @@ def search(
         batch = Searched(u[chosen], v[chosen], np.full(lanes, np.inf, u.dtype))
         for index in range(_ROUNDS):
             if index == 0 or not is_late():
-                batch = _round(core, batch, 0.0, rng, slots)
+                batch = _round(core, batch, 0.0, rng, slots, levels)
         batches.append(batch)
         if first + lanes < count and is_late():
             break
@@ -97,25 +103,32 @@ def search(
         if is_late():
             break
         report(f"local search, kick {index + 1}")
-        found = _round(core, found, _SIGNS_FLIPPED, rng, slots)
+        found = _round(core, found, _SIGNS_FLIPPED, rng, slots, levels)
     return found
 
 
-def prepare_search(core: HostCore, slots: int) -> None:
+def prepare_search(core: HostCore, slots: int, levels: Levels) -> None:
     """Start to compile what `search` runs."""
     d, lanes = core.X.shape[1], side_by_side(slots)
 
-    def like(*shape: int, dtype: type = np.int8) -> jax.ShapeDtypeStruct:
+    def like(*shape: int, dtype: type = np.uint8) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    signs = like(lanes, slots, d)
+    indices = like(lanes, slots, d)
     randomness = like(lanes, _sweeps(slots), slots, 2, RANDOM_STARTS, d)
     order = like(lanes, _sweeps(slots), slots, dtype=np.int32)
     _program.prepare(
-        *(core.X, core.y, core.beta, signs, signs),
-        *(signs, signs, like(lanes, dtype=core.X.dtype.type), order, randomness),
+        *(core.X, core.y, core.beta, indices, indices),
+        *(indices, indices, like(lanes, dtype=core.X.dtype.type), order, randomness),
         like(dtype=np.int32),
+        _values(levels, core.X.dtype),
     )
+
+
+def _values(levels: Levels, dtype: Any) -> NDArray:
+    """Return the levels, the last one again up to a power of two, so that they share programs."""
+    missing = (1 << (levels.count - 1).bit_length()) - levels.count
+    return np.pad(levels.values, (0, missing), mode="edge").astype(dtype)
 
 
 def _sweeps(slots: int) -> int:
@@ -126,28 +139,38 @@ _FIELDS = [field.name for field in dataclasses.fields(Searched)]
 
 
 def _round(
-    core: HostCore, found: Searched, share: float, rng: np.random.Generator, slots: int
+    core: HostCore,
+    found: Searched,
+    share: float,
+    rng: np.random.Generator,
+    slots: int,
+    levels: Levels,
 ) -> Searched:
-    """Flip a share of the signs of some neurons, search, and keep what is better."""
+    """Change a share of the weights of some neurons, search, and keep what is better."""
     lanes, m, d = found.u.shape
     room = ((0, 0), (0, slots - m), (0, core.X.shape[1] - d))
     kicked = rng.permuted(np.tile(np.arange(m), (lanes, 1)), axis=1) < max(m // _NEURONS_KICKED, 1)
-    flips = kicked[None, :, :, None] & (rng.random((2, lanes, m, d)) < share)
-    turned = [
-        np.where(flip, -signs, signs) for flip, signs in zip(flips, (found.u, found.v), strict=True)
-    ]
+    changed = kicked[None, :, :, None] & (rng.random((2, lanes, m, d)) < share)
+    given: Any = [levels.indices(weights) for weights in (found.u, found.v)]
+    if levels.count == 2:
+        turned = [1 - indices for indices in given]
+    else:
+        turned = list(rng.integers(0, levels.count, (2, lanes, m, d), np.uint8))
+    turned = [np.where(*parts) for parts in zip(changed, turned, given, strict=True)]
     sweeps = _sweeps(slots)
     order = np.zeros((lanes, sweeps, slots), np.int32)
     order[:, :, :m] = rng.permuted(np.tile(np.arange(m), (lanes, sweeps, 1)), axis=2)
-    starts = np.ones((lanes, sweeps, slots, 2, RANDOM_STARTS, core.X.shape[1]), np.int8)
-    some = rng.integers(0, 2, (lanes, sweeps, m, 2, RANDOM_STARTS, d), np.int8)
-    starts[:, :, :m, ..., :d] = 2 * some - 1
+    starts = np.zeros((lanes, sweeps, slots, 2, RANDOM_STARTS, core.X.shape[1]), np.uint8)
+    shape = lanes, sweeps, m, 2, RANDOM_STARTS, d
+    starts[:, :, :m, ..., :d] = rng.integers(0, levels.count, shape, np.int8)
     u, v, objective = _program(
         *(core.X, core.y, core.beta),
-        *(np.pad(signs.astype(np.int8), room) for signs in (found.u, found.v, *turned)),
+        *(np.pad(indices, room) for indices in (*given, *turned)),
         *(found.objective, order, starts, np.asarray(m, np.int32)),
+        _values(levels, core.X.dtype),
     )
-    u, v = (np.asarray(signs)[:, :m, :d].astype(found.u.dtype) for signs in (u, v))
+    values = levels.values.astype(found.u.dtype)
+    u, v = (values[np.asarray(indices)[:, :m, :d]] for indices in (u, v))
     return Searched(u, v, np.asarray(objective))
 
 
@@ -164,14 +187,22 @@ def _search_round(
     order: Array,
     starts: Array,
     num_neurons: Array,
+    levels: Array,
 ) -> tuple[Array, Array, Array]:
-    """Search from the turned networks, side by side, and keep what is better than the given."""
+    """Search from the turned networks, side by side, and keep what is better than the given.
+
+    Weights are given and returned as indices of levels.
+    """
 
     def one(*network: Array) -> tuple[Array, Array, Array]:
         u, v, turned_u, turned_v, objective, order, starts = network
-        other = local_search(X, y, beta, turned_u, turned_v, order, starts, num_neurons)
+        turned = levels[turned_u], levels[turned_v]
+        other = local_search(X, y, beta, *turned, order, starts, num_neurons, levels)
         found_u, found_v, found = other.u, other.v, other.objective
-        found_u, found_v = (signs.astype(u.dtype) for signs in (found_u, found_v))
+        found_u, found_v = (
+            jnp.argmin(jnp.abs(w[..., None] - levels[None, None]), axis=2).astype(u.dtype)
+            for w in (found_u, found_v)
+        )
         return select(found < objective, (found_u, found_v, found), (u, v, objective))
 
     return jax.vmap(one)(u, v, turned_u, turned_v, objective, order, starts)

@@ -3,8 +3,8 @@
 Take a neuron out and refit the others: r is what is left of y. What a neuron φ in its place is
 worth, the others being refitted again, is (|φᵀr| − β)₊² / 2φᵀMφ, M being the projection on what the
 others do not reach. For fixed v, φ is linear in u, so both are forms in u of d × d entries, and
-a flip of one sign costs O(d). Signs are flipped, the best first, from several starts; then u and v
-change roles, and the next neuron is due.
+a change of one weight costs O(d). Weights go to other levels, the best first, from several starts;
+then u and v change roles, and the next neuron is due.
 
 With many neurons a refit changes signs of α, and that worth means little. So every other sweep the
 others stay as they are, and M is the identity.
@@ -16,14 +16,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from .._base.control_flow import fori_loop, scan, while_loop
 from .._base.trees import select
 from .._base.types import Scalar, epsilon, tiny
 from .._network.bilinear import BILINEAR
 
-RANDOM_STARTS = 6  # of the flips of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
+RANDOM_STARTS = 6  # of the changes of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
 _FIRST_SWEEPS = 50  # of coordinate descent over α, ...
 _SWEEPS = 3  # ... and after each change of a neuron
 
@@ -35,14 +35,16 @@ def local_search(
     u: Float[Array, "m d"],
     v: Float[Array, "m d"],
     order: Int[Array, "sweeps m"],
-    starts: Float[Array, "sweeps m 2 starts d"],
+    starts: UInt8[Array, "sweeps m 2 starts d"],
     num_neurons: Int[Array, ""],
+    levels: Float[Array, " L"],
 ) -> Network:
-    """Improve the weights ±1 of a network, and return it with fitting α and the objective.
+    """Improve the weights of a network, and return it with fitting α and the objective.
 
-    Each sweep visits the first `num_neurons` neurons, those that are in use, in its `order`, with
-    random signs to start from for either factor of the neuron; the objective never rises. Weights
-    of samples are absorbed into X and y, which are of moderate scale. α is nearly the best.
+    Weights are among the levels, which ascend from −1 to 1. Each sweep visits the first
+    `num_neurons` neurons, those that are in use, in its `order`, with random weights to start from
+    for either factor of the neuron, as indices of levels; the objective never rises. Weights of
+    samples are absorbed into X and y, which are of moderate scale. α is nearly the best.
     """
     m = u.shape[0]
     used = (jnp.arange(m, dtype=num_neurons.dtype) < num_neurons).astype(X.dtype)
@@ -50,8 +52,9 @@ def local_search(
     def visit(count: Array, network: Network) -> Network:
         sweep, place = count // num_neurons, count % num_neurons
         joint = (1 - sweep % 2).astype(X.dtype)
-        random = starts[sweep, place].astype(X.dtype)
-        changed = _replace_neuron(X, y, beta, network, order[sweep, place], joint, random)
+        random = levels[starts[sweep, place]]
+        place = order[sweep, place]
+        changed = _replace_neuron(X, y, beta, network, place, joint, random, levels)
         return select(changed.objective < network.objective, changed, network)
 
     u, v = u.astype(X.dtype), v.astype(X.dtype)
@@ -99,6 +102,7 @@ def _replace_neuron(
     j: Array,
     joint: Array,
     random: Float[Array, "2 starts d"],
+    levels: Float[Array, " L"],
 ) -> Network:
     """Find a better neuron in place of the j-th.
 
@@ -130,7 +134,7 @@ def _replace_neuron(
         return solve_triangular(lower, products, lower=True)
 
     def best(factors: tuple[Array, Array], random: Array) -> tuple[tuple[Array, Array], None]:
-        """Choose the signs of the first factor, φ = features · signs, and exchange the two."""
+        """Choose the weights of the first factor, φ = features · u, and exchange the two."""
         start, other = factors
         features = (X @ other)[:, None] * X
         linear = left @ features  # (c, d)
@@ -138,7 +142,7 @@ def _replace_neuron(
         quadratic = (features.T @ features)[None] - jnp.swapaxes(others, 1, 2) @ others
         greedy = jnp.where(jnp.sum(linear, axis=0) >= 0, 1, -1).astype(start.dtype)
         starts = jnp.concatenate([start[None], greedy[None], random])
-        return (other, _flip(linear, quadratic, beta, starts)), None
+        return (other, _changed(linear, quadratic, beta, starts, levels)), None
 
     (new_u, new_v), _ = scan(best, (u[j], v[j]), random)
     new_phi = (X @ new_u) * (X @ new_v)
@@ -162,42 +166,50 @@ def _worth(linear: Float[Array, "*s c"], quadratic: Float[Array, "*s c"], beta: 
     return jnp.sum(gain, axis=-1)
 
 
-def _flip(
+def _changed(
     linear: Float[Array, "c d"],
     quadratic: Float[Array, "c d d"],
     beta: Float[Array, " c"],
     starts: Float[Array, "s d"],
+    levels: Float[Array, " L"],
 ) -> Float[Array, " d"]:
-    """Maximize Σ_k (|b_kᵀs| − β_k)₊² / sᵀM_k s over signs s, by the best flip until none helps."""
+    """Maximize Σ_k (|b_kᵀw| − β_k)₊² / wᵀM_k w over weights w, by the best change of one of them
+    to another level until none helps.
+    """
     diagonal = jnp.diagonal(quadratic, axis1=1, axis2=2)  # (c, d)
     # Below rounding errors of the full forms, M says nothing: the others reach all there is.
     floor = 1e2 * epsilon(linear.dtype) * jnp.sum(jnp.abs(quadratic), axis=(1, 2))
+    others = jnp.arange(1, len(levels))[None, None]  # places from a level on, in a circle
 
     def body(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        signs, images, worth, _ = carry  # (s, d), (s, c, d), (s,)
-        b = signs @ linear.T  # (s, c)
-        q = jnp.sum(images * signs[:, None, :], axis=2)
-        flipped_b = b[:, :, None] - 2 * signs[:, None, :] * linear[None]
-        flipped_q = q[:, :, None] - 4 * signs[:, None, :] * images + 4 * diagonal[None]
-        worths = _worth(
-            jnp.swapaxes(flipped_b, 1, 2),
-            jnp.maximum(jnp.swapaxes(flipped_q, 1, 2), floor[None, None]),
-            beta,
-        )
+        places, images, worth, _ = carry  # (s, d), (s, c, d), (s,)
+        weights = levels[places]
+        steps = levels[(places[..., None] + others) % len(levels)] - weights[..., None]  # (s, d, r)
+        b = weights @ linear.T  # (s, c)
+        q = jnp.sum(images * weights[:, None, :], axis=2)
+        moved_b = b[:, :, None, None] + steps[:, None] * linear[None, :, :, None]
+        moved_q = q[:, :, None, None] + 2 * steps[:, None] * images[..., None]
+        moved_q = moved_q + jnp.square(steps)[:, None] * diagonal[None, :, :, None]
+        moved_q = jnp.maximum(moved_q, floor[None, :, None, None])
+        worths = _worth(jnp.moveaxis(moved_b, 1, 3), jnp.moveaxis(moved_q, 1, 3), beta)
+        worths = jnp.reshape(worths, (len(starts), -1))
         best = jnp.argmax(worths, axis=1)
-        lanes = jnp.arange(len(signs))
+        feature, turn = best // others.size, best % others.size
+        lanes = jnp.arange(len(places))
         better = worths[lanes, best] > worth * (1 + 1e2 * epsilon(linear.dtype))
-        flip = jnp.where(better, signs[lanes, best], 0)
-        images = images - 2 * flip[:, None, None] * jnp.swapaxes(quadratic[:, best], 0, 1)
-        signs = signs.at[lanes, best].add(-2 * flip)
-        return signs, images, jnp.where(better, worths[lanes, best], worth), jnp.any(better)
+        step = jnp.where(better, steps[lanes, feature, turn], 0)
+        images = images + step[:, None, None] * jnp.swapaxes(quadratic[:, feature], 0, 1)
+        turned = jnp.where(better, turn + 1, 0)
+        places = places.at[lanes, feature].add(turned) % len(levels)
+        return places, images, jnp.where(better, worths[lanes, best], worth), jnp.any(better)
 
+    apart = jnp.abs(starts[..., None] - levels[None, None])
     images = jnp.einsum("kde,se->skd", quadratic, starts)
     q = jnp.maximum(jnp.sum(images * starts[:, None, :], axis=2), floor[None])
     worth = _worth(starts @ linear.T, q, beta)
-    carry = starts, images, worth, jnp.array(True)
-    signs, _, worth, _ = while_loop(lambda carry: carry[-1], body, carry)
-    return signs[jnp.argmax(worth)]
+    carry = jnp.argmin(apart, axis=2), images, worth, jnp.array(True)
+    places, _, worth, _ = while_loop(lambda carry: carry[-1], body, carry)
+    return levels[places[jnp.argmax(worth)]]
 
 
 def _shrunk(x: Array, beta: Array) -> Array:

@@ -69,8 +69,9 @@ def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.floa
 def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float64]:
     """Return what a network predicts, (n, c)."""
     host = jax.tree.map(np.asarray, network)
-    u, v, alpha = (np.asarray(a, np.float64) for a in (host.u, host.v, host.alpha_columns))
-    return problem.activation.neurons(_counted(problem), u, v) @ alpha
+    parts = host.alpha_columns, *host.vectors
+    alpha, *vectors = (np.asarray(part, np.float64) for part in parts)
+    return problem.activation.neurons(_counted(problem), *vectors) @ alpha
 
 
 def _counted(problem: Problem) -> NDArray[np.float64]:

@@ -66,9 +66,11 @@ def refitted(
         slope = (beta * signs - correlation)[neuron, output]
         hessian = _hessian(columns, weight, 1 / a_loss.conjugate_curvature(unit, y), neuron, output)
         hessian[np.diag_indices_from(hessian)] *= 1 + _RIDGE
-        try:
-            step = -linalg.solve(hessian, slope, assume_a="pos", check_finite=False)
-        except linalg.LinAlgError:
+        if len(slope) == 0:
+            return None
+        # SciPy's `solve` warns where this is nearly singular; what is wrong then ends below.
+        _, step, failed = linalg.lapack.dposv(hessian, -slope)
+        if failed:
             return None
         for _ in range(_HALVINGS):
             moved = alpha.copy()
