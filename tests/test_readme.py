@@ -8,7 +8,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_python_blocks_run_in_order(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     namespace = {}
     for block in blocks:
         exec(block, namespace)
@@ -16,6 +16,7 @@ def test_python_blocks_run_in_order(capsys):
     assert "Certificate(" in printed
     assert "QuantizedNetwork(" in printed
     assert "AdjointReport(" in printed
+    assert "Compression(" in printed
     assert 0 < namespace["fit"].certificate.gap < 0.5
 
 
