@@ -138,7 +138,6 @@ def improve_within(
     core, given = HostCore.of(problem), operator.index(max_neurons)
     padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)
     network, levels = _of_levels(problem, network), problem.levels
-    one_bit = levels.count == 2
     if solution is None:
         solution = solve_once(problem)
     check_solution(problem, solution)
@@ -183,9 +182,8 @@ def improve_within(
             starts.append(generate_and_prune(separate, solution, rng, max_neurons, report, is_late))
         advance(1, "descents on latent weights")
         sizes = max_neurons, num_starts, num_steps, slots
-        lifted = prepared(squared) if one_bit else _padded(problem, squared.lifted(levels))
-        u, v = map(levels.from_signs, descend_from_many(lifted, solution, rng, *sizes, levels))
         model = prepared(squared)
+        u, v = descend_from_many(model, solution, rng, *sizes, levels)
         count = searched_networks(slots, d) - len(starts)
         filled = [_filled(weights, (u[:1], v[:1])) for weights in starts]
         u, v = (
@@ -242,9 +240,9 @@ def _prepared(
     # More are never needed, by Carathéodory's theorem.
     max_neurons = min(max_neurons, core.y.shape[1] * (min(n, lifted_size(d)) + 1))
     slots = coarse_rung(max_neurons, 1, _FEW_SLOTS)
-    padded, lifted = _padded(problem, core), _padded(problem, core.lifted(problem.levels))
+    padded = _padded(problem, core)
     prepare_search(padded, slots, problem.levels)
-    prepare_descents(lifted, num_starts, num_steps, slots)
+    prepare_descents(padded, num_starts, num_steps, slots, problem.levels)
     return padded, slots, max_neurons
 
 

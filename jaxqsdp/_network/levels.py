@@ -89,6 +89,11 @@ class Levels:
         opposite = [(-v, tuple(-s for s in signs)) for v, signs in reversed(levels) if v > 0]
         return opposite + levels
 
+    def repeated(self, dtype: Any) -> NDArray:
+        """The levels, the last one again up to a power of two, so that they share programs."""
+        missing = (1 << self._whole_bits) - self.count
+        return np.pad(self.values, (0, missing), mode="edge").astype(dtype)
+
     @property
     def count(self) -> int:
         """L."""

@@ -15,14 +15,14 @@ from .._network.levels import Levels
 from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
-from .latent import descend, loss_of
+from .latent import descend, loss_of, nearest
 from .local import coordinate_descent
 
 _RATES = (0.01, 0.03)
 _ALPHA_RATE = 5.0  # of the natural size of α, relative to the rate of the signs
 _COORDINATE_SWEEPS = 50
 
-Signs = NDArray  # (s, m, d) ±1
+Weights = NDArray  # (s, m, d)
 
 
 def descend_from_many(
@@ -34,20 +34,18 @@ def descend_from_many(
     num_steps: int,
     slots: int,
     levels: Levels,
-) -> tuple[Signs, Signs]:
-    """Return the signs of all descents, the best first: half start from the relaxation.
+) -> tuple[Weights, Weights]:
+    """Return the weights of all descents, the best first: half start from the relaxation.
 
-    The core may be padded, after it was lifted for the levels; `slots` are the neurons that the
-    program has room for. They descend in float32, whatever the dtype: only signs are taken from
-    them.
+    The core may be padded; `slots` are the neurons that the program has room for. They descend in
+    float32, whatever the dtype: only levels are taken from them.
     """
-    features, dtype = solution.quadratic_form.shape[-1], np.float32
-    d = features * len(levels.coefficients)
+    d, dtype = solution.quadratic_form.shape[-1], np.float32
     shape = (num_starts, max_neurons, d)
     latent = rng.uniform(-1, 1, (2, *shape)).astype(dtype)
     for index in range(0, num_starts, 2):
-        drawn = draw(solution, rng.standard_normal((2, max_neurons, features)))[:2]
-        latent[:, index] = _parts(np.clip(drawn, -1, 1), levels)
+        drawn = draw(solution, rng.standard_normal((2, max_neurons, d)))[:2]
+        latent[:, index] = np.clip(drawn, -1, 1)
     rates = np.asarray(_RATES, dtype)[np.arange(num_starts) // 2 % len(_RATES)]
     room = ((0, 0), (0, slots - max_neurons), (0, core.X.shape[1] - d))
     u, v, objective = _program(
@@ -56,27 +54,23 @@ def descend_from_many(
         rates,
         np.arange(slots) < max_neurons,
         num_steps,
+        levels.repeated(core.X.dtype),
     )
     order = np.argsort(np.asarray(objective), kind="stable")
-    u, v = (np.asarray(signs)[order, :max_neurons, :d] for signs in (u, v))
-    return u.astype(core.X.dtype), v.astype(core.X.dtype)
+    values = levels.repeated(core.X.dtype)
+    u, v = (values[np.asarray(places)[order, :max_neurons, :d]] for places in (u, v))
+    return u, v
 
 
-def _parts(weights: NDArray, levels: Levels) -> NDArray:
-    """Return what is left of weights (…, d) for each part c_k b_k of a level, b_k its sign."""
-    left, parts = weights, []
-    for coefficient in levels.coefficients:
-        parts.append(left)
-        left = left - coefficient * np.where(left >= 0, 1, -1)
-    return np.concatenate(parts, axis=-1)
-
-
-def prepare_descents(core: HostCore, num_starts: int, num_steps: int, slots: int) -> None:
+def prepare_descents(
+    core: HostCore, num_starts: int, num_steps: int, slots: int, levels: Levels
+) -> None:
     """Start to compile what `descend_from_many` runs."""
     latent = jax.ShapeDtypeStruct((num_starts, slots, core.X.shape[1]), np.float32)
     rates = jax.ShapeDtypeStruct((num_starts,), np.float32)
     alive = jax.ShapeDtypeStruct((slots,), np.bool_)
-    _program.prepare(core.X, core.y, core.beta, latent, latent, rates, alive, num_steps)
+    data = core.X, core.y, core.beta, latent, latent, rates, alive, num_steps
+    _program.prepare(*data, levels.repeated(core.X.dtype))
 
 
 @highest_precision
@@ -89,8 +83,9 @@ def _descend(
     rates: Float[Array, " s"],
     alive: Array,
     num_steps: int,
+    levels: Float[Array, " L"],
 ) -> tuple[Array, Array, Float[Array, " s"]]:
-    """Return the signs after the descents, and nearly the best objective with these neurons."""
+    """Return the places of the levels after the descents, and nearly the best objective."""
     dtype = latent_u.dtype
     single_X, single_y, single_beta = (array.astype(dtype) for array in (X, y, beta))
     loss = loss_of(single_X, single_y, len(alive))
@@ -103,15 +98,18 @@ def _descend(
     def one(latent_u: Array, latent_v: Array, rate: Array) -> tuple[Array, Array, Array]:
         start = latent_u, latent_v, jnp.zeros((len(alive), y.shape[1]), dtype)
         alpha_rate = _ALPHA_RATE * rate * unit * alive[:, None].astype(dtype)
-        latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps)
-        u, v = (jnp.where(some >= 0, 1, -1).astype(X.dtype) for some in latent[:2])
-        phi = BILINEAR.neurons(X, u, v) * alive[None, :].astype(X.dtype)
+        single_levels = levels.astype(dtype)
+        latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps, single_levels)
+        places = [nearest(some, single_levels) for some in latent[:2]]
+        phi = BILINEAR.neurons(X, *(levels[place] for place in places)) * alive[None, :].astype(
+            X.dtype
+        )
         alpha = latent[2].astype(X.dtype)
         gram, targets = phi.T @ phi, phi.T @ y
         alpha = coordinate_descent(gram, targets, beta, alpha, _COORDINATE_SWEEPS)
         misfit = 0.5 * jnp.sum(jnp.square(phi @ alpha - y))
         objective = misfit + jnp.sum(beta * jnp.sum(jnp.abs(alpha), axis=0))
-        return u.astype(jnp.int8), v.astype(jnp.int8), objective
+        return places[0].astype(jnp.uint8), places[1].astype(jnp.uint8), objective
 
     return jax.vmap(one)(latent_u, latent_v, rates)
 

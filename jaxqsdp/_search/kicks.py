@@ -121,14 +121,8 @@ def prepare_search(core: HostCore, slots: int, levels: Levels) -> None:
         *(core.X, core.y, core.beta, indices, indices),
         *(indices, indices, like(lanes, dtype=core.X.dtype.type), order, randomness),
         like(dtype=np.int32),
-        _values(levels, core.X.dtype),
+        levels.repeated(core.X.dtype),
     )
-
-
-def _values(levels: Levels, dtype: Any) -> NDArray:
-    """Return the levels, the last one again up to a power of two, so that they share programs."""
-    missing = (1 << (levels.count - 1).bit_length()) - levels.count
-    return np.pad(levels.values, (0, missing), mode="edge").astype(dtype)
 
 
 def _sweeps(slots: int) -> int:
@@ -167,7 +161,7 @@ def _round(
         *(core.X, core.y, core.beta),
         *(np.pad(indices, room) for indices in (*given, *turned)),
         *(found.objective, order, starts, np.asarray(m, np.int32)),
-        _values(levels, core.X.dtype),
+        levels.repeated(core.X.dtype),
     )
     values = levels.values.astype(found.u.dtype)
     u, v = (values[np.asarray(indices)[:, :m, :d]] for indices in (u, v))

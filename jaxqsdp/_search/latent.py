@@ -1,10 +1,11 @@
-"""Descent on real weights whose signs are those of the network: a straight-through estimator.
+"""Descent on real weights whose nearest levels are the network's: a straight-through estimator.
 
-The network sees sign(U) and sign(V); its derivative with respect to the signs moves U and V, which
-are kept within [−1, 1]. There are two ways to compute that derivative. With few neurons, neuron by
-neuron from the residuals R = Φα − y: Xᵀ(Rα_j ∘ Xv_j) for u_j. With many, Σ_k α_jk G_k v_j, where
-G_k = A*(A(Z_k) − y_k), Z_k = Σ_j α_jk sym(u_j v_jᵀ), belongs to output k and all neurons share it.
-G_k comes from the samples or, where that is cheaper, from the Gram matrix of the lifted samples.
+The network sees sign(U) and sign(V), or the nearest levels where there are more; its derivative
+with respect to these moves U and V, which are kept within [−1, 1]. There are two ways to compute
+that derivative. With few neurons, neuron by neuron from the residuals R = Φα − y: Xᵀ(Rα_j ∘ Xv_j)
+for u_j. With many, Σ_k α_jk G_k v_j, where G_k = A*(A(Z_k) − y_k), Z_k = Σ_j α_jk sym(u_j v_jᵀ),
+belongs to output k and all neurons share it. G_k comes from the samples or, where that is cheaper,
+from the Gram matrix of the lifted samples.
 
 Source: Courbariaux, Bengio & David, *BinaryConnect* (2015), with Adam.
 """
@@ -17,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._base.control_flow import scan
 from .._base.lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
@@ -102,6 +103,22 @@ class _ByLifted(_ByForms):
         return jax.vmap(lambda form, y: smat(self.gram @ svec(form) - y, size))(forms, self.targets)
 
 
+def nearest(weights: Float[Array, "m d"], levels: Float[Array, " L"]) -> Int[Array, "m d"]:
+    """Return the places of the nearest levels, which ascend from −1 to 1; +1 for 0 of two."""
+    if len(levels) == 2:
+        return (weights >= 0).astype(int)
+    return jnp.argmin(jnp.abs(weights[..., None] - levels[None, None]), axis=-1)
+
+
+def _quantized(weights: Float[Array, "m d"], levels: Float[Array, " L"]) -> Float[Array, "m d"]:
+    """Return the nearest levels, by comparisons, which are faster than lookups."""
+    if len(levels) == 2:
+        return jnp.where(weights >= 0, levels[1], levels[0])
+    between = ((levels[1:] + levels[:-1]) / 2)[None, None]
+    above = (weights[..., None] > between).astype(weights.dtype)
+    return levels[0] + jnp.sum(above * jnp.diff(levels)[None, None], axis=-1)
+
+
 def descend(
     loss: Loss,
     beta: Float[Array, " c"],
@@ -109,13 +126,14 @@ def descend(
     rate: Scalar,
     alpha_rate: Scalar,
     num_steps: int,
+    levels: Float[Array, " L"],
 ) -> Latent:
     """Take steps of Adam, with rates that fall to zero as a cosine does."""
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
 
     def step(carry: tuple[Latent, optax.OptState], _: None) -> tuple[tuple, None]:
         (latent_u, latent_v, alpha), state = carry
-        u, v = (jnp.where(w >= 0, 1, -1).astype(w.dtype) for w in (latent_u, latent_v))
+        u, v = _quantized(latent_u, levels), _quantized(latent_v, levels)
         along_u, along_v, along_alpha = loss.gradient(u, v, alpha)
         gradient = along_u, along_v, along_alpha + beta[None, :] * jnp.sign(alpha)
         # Optax mixes integers and floats, which strict promotion refuses.
