@@ -82,7 +82,8 @@ def certify(
 ) -> Certificate:
     """Prove how far a network, whoever trained it, can be from the global optimum.
 
-    There are two bounds. That of the relaxation is computed from the problem and the dual point
+    The bounds are for networks of any size and all weights in [−1, 1], so of any levels. There are
+    two. That of the relaxation is computed from the problem and the dual point
     (λ, p) of `solution`. The combinatorial one, from λ alone, is no weaker but for its allowance
     for rounding, and needs all 2^(d−1) sign vectors; it is tried with λ of the solution, with the
     dual point −∇ℓ(f(X)) of the network, which proves it optimal if it is, and with `dual`. They are

@@ -71,6 +71,8 @@ def improve(
     neuron in its place; with few features and neurons it goes on from random flips of the best
     networks' signs.
 
+    Weights are among the levels of the problem, all of which the three ways look for.
+
     Never worse than the network given, if that has no more nonzero neurons than allowed; else never
     worse than its `max_neurons` largest ones, refitted; up to the rounding of `problem.objective`.
     Changes shapes, so not under `jit`.
@@ -78,7 +80,7 @@ def improve(
     **Arguments:**
 
     - `problem`: the training problem.
-    - `network`: any network for it.
+    - `network`: any network for it, whose weights are among its levels.
     - `max_neurons`: neurons of the result, at most. Beyond 256 there is no local search, whose time
         grows as their third power.
     - `key`: a JAX random key.

@@ -45,6 +45,9 @@ def round(
     of xᵀZx. `refit` replaces that α by the best one for the neurons drawn, the minimizer of the
     objective, which is a LASSO and sets many α_j to zero (`network.prune()` removes them).
 
+    Where the problem has more levels than ±1, neurons that are refitted have the levels nearest to
+    (g_u, g_v), and those that are not the signs, which are levels, too.
+
     Shapes are fixed, so this works under `jit` and `vmap`; the same key draws the same neurons
     with and without `refit`.
 

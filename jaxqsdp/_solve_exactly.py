@@ -83,6 +83,8 @@ def solve_exactly(
     |uᵀGv| > β, G = Xᵀ diag(λ) X, which are added, and scaling λ until there is none left gives a
     lower bound. It ends when the two agree. Starts from the relaxation.
 
+    With more levels than ±1 the optimum is the same, and neurons of ±1 reach it.
+
     Works on the host in float64, so not under `jit` or `vmap`; one round takes time of the order
     of 2^d. Typically 10 to 50 rounds: seconds for d ≤ 16, a minute or two for d = 20.
 
