@@ -8,12 +8,12 @@ total bits, the objective of training, and accuracy (targets ±1) on the 30 % of
 
 - improve: `qs.improve` from a rounded network, then `qs.quantize_alpha`; the best of two keys;
 - STE: a straight-through estimator, Adam, 2000 steps, seeds × two step sizes in one batch (twenty
-  runs by default), output weights refitted by LASSO; the best objective of all runs, α in eight
-  bits of them, too.
+  runs by default, none with `--runs 0`), output weights refitted by LASSO; the best objective of
+  all runs, α in eight bits of them, too.
 
-Planted data come with β = 0.05·d, real ones with 0.3·d, where more neurons pay; by cross-validation
-β is larger, and few bits are as good as many: column "β" says "chosen" there. The bound is one
-for all alphabets.
+β is 0.05·d for planted data and 0.3·d for real ones, where more neurons pay; with `--chosen` also
+that of cross-validation ("β" says "chosen"). The bound is one for all alphabets. `--read` draws
+what a file has, and measures nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.problems import planted
 
 from ._baselines import train
 from ._data import load
-from ._report import arguments, environment, publish
+from ._report import arguments, environment, markdown, publish
 
 DATA = ("planted 200×20", "breast_cancer", "ionosphere", "digits 3/8")
 ALPHABETS = {
@@ -132,6 +132,7 @@ def measure(name: str, chosen: bool, neurons: list[int], runs: int) -> list[dict
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw objectives against bits, a panel for each data set."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     rows = [row for row in rows if row["β"] == "small"]
     names = list(dict.fromkeys(row["data"] for row in rows))
@@ -150,6 +151,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         ax.axhline(_bound(rows, name), color="0.7")
         ax.set_title(name)
         ax.set_xlabel("bits of the network")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
     axes[0, 0].set_ylabel("objective (dotted: straight-through)")
     axes[0, 0].legend()
     figure.tight_layout()
@@ -161,15 +166,23 @@ def _bound(rows: list[dict[str, Any]], name: str) -> float:
 
 
 def main() -> None:
+    rows: list[dict[str, Any]]
     parser = arguments((__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
     parser.add_argument("--neurons", nargs="+", type=int, default=NEURONS)
     parser.add_argument("--runs", type=int, default=20, help="of straight-through training")
     parser.add_argument("--chosen", action="store_true", help="β by cross-validation, too")
     parser.add_argument("--plot", type=Path, help="draw the objectives to this file")
+    parser.add_argument("--read", type=Path, help="show a JSON file, measure nothing")
     options = parser.parse_args()
+    if options.read is not None:
+        rows = json.loads(options.read.read_text())["rows"]
+        print(markdown(rows))
+        if options.plot is not None:
+            plot(rows, options.plot)
+        return
     jax.config.update("jax_enable_x64", True)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for chosen in (False, True) if options.chosen else (False,):
         for name in options.data:
             if not (chosen and name.startswith("planted")):
