@@ -83,7 +83,8 @@ def compress(
     - `max_bits`: of first layer and α together, as `network.total_bits` counts them.
     - `key`: a JAX random key; `jax.random.key(0)` if left out.
     - `solution`: a `Solution` of the problem; solved here if left out.
-    - `time_limit`: seconds, compilation not counted, for all searches together.
+    - `time_limit`: seconds, compilation not counted, for all searches together; rounding α, which
+        takes seconds for hundreds of neurons, comes after each.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
     **Returns:** a `Compression`.
@@ -153,8 +154,8 @@ def _of_alphabet(
 ) -> list[tuple[dict[str, Any], QuantizedNetwork]]:
     """Return networks of an alphabet for each number of bits of α, with their rows."""
     problem, most = dataclasses.replace(problem, levels=levels), max(rooms.values())
-    host = jax.tree.map(np.asarray, network)
-    if not all(levels.holds(weights) for weights in host.vectors):
+    vectors = jax.tree.map(np.asarray, network).vectors(np.float64)
+    if not all(levels.holds(weights) for weights in vectors):
         network = round(problem, solution, num_neurons=most, key=key)
     options: Any = {"key": key, "solution": solution, "time_limit": time_limit, "progress": False}
     network = improve(problem, network, max_neurons=most, **options)

@@ -256,13 +256,13 @@ def _of_levels(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     """Return the network stored in the levels of the problem, or raise `ValueError`."""
     if network.levels == problem.levels:
         return network
-    host = jax.tree.map(np.asarray, network)
-    if not all(problem.levels.holds(weights) for weights in host.vectors):
+    vectors = jax.tree.map(np.asarray, network).vectors(np.float64)
+    if not all(problem.levels.holds(weights) for weights in vectors):
         raise ValueError(
             f"`network` has weights of {network.levels!r}, which are not all among the "
             f"{problem.levels!r} of `problem`; build that with `levels={network.levels!r}`."
         )
-    return _network(problem, *host.vectors).with_alpha(network.alpha)
+    return _network(problem, *vectors).with_alpha(network.alpha)
 
 
 def _network(problem: Problem, u: NDArray, v: NDArray) -> QuantizedNetwork:
@@ -283,7 +283,7 @@ def largest_neurons(problem: Problem, network: QuantizedNetwork, count: int) -> 
         return network
     counted = np.asarray(problem.weight) > 0
     host = jax.tree.map(lambda leaf: np.asarray(leaf), network)
-    X, *vectors = (np.asarray(a, np.float64) for a in (problem.X, *host.vectors))
+    X, vectors = np.asarray(problem.X, np.float64), host.vectors(np.float64)
     weight = np.asarray(problem.weight, np.float64)[counted]
     size = np.sum(np.square(np.asarray(host.alpha_columns, np.float64)), axis=1)
     energy = weight @ np.square(problem.activation.neurons(X[counted], *vectors))

@@ -64,8 +64,8 @@ def quantize_alpha(
     unit = core.restore_alpha(np.ones(()))
     host = jax.tree.map(np.asarray, network)  # where nothing is compiled
     alpha = np.asarray(host.alpha_columns, np.float64) / unit
-    vectors = (np.asarray(weights, np.float64) for weights in host.vectors)
-    columns, targets = core.activation.neurons(core.X, *vectors), Target.all_of(core)
+    columns = core.activation.neurons(core.X, *host.vectors(np.float64))
+    targets = Target.all_of(core)
     if core.loss.couples_outputs:
         integers, scale = best_integers(targets[0], columns, alpha, most)
     else:

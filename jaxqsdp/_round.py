@@ -95,8 +95,7 @@ def _round_on_host(
     u, v, alpha = draw(solution, normal_numbers(key, shape, dtype))
     if refit:
         network = jax.tree.map(np.asarray, _packed(problem, u, v, alpha, refit))
-        vectors = (np.asarray(weights, np.float64) for weights in network.vectors)
-        alpha = best_alpha(HostCore.of(problem), *vectors)
+        alpha = best_alpha(HostCore.of(problem), *network.vectors(np.float64))
     return _packed(problem, u, v, alpha.astype(dtype), refit)
 
 
@@ -137,7 +136,7 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
 def _refit_on_host(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     host = jax.tree.map(np.asarray, network)
     kept = np.any(host.alpha_columns != 0, axis=1)
-    vectors = (np.asarray(weights, np.float64)[kept] for weights in host.vectors)
+    vectors = (weights[kept] for weights in host.vectors(np.float64))
     alpha = np.zeros(host.alpha_columns.shape)
     alpha[kept] = best_alpha(HostCore.of(problem), *vectors)
     alpha = alpha.reshape(network.alpha.shape).astype(problem.X.dtype)
@@ -153,10 +152,9 @@ def _refit(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quantize
 
 def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> QuantizedNetwork:
     columns, dtype = problem.columns, problem.X.dtype
-    vectors = (weights.astype(dtype) for weights in network.vectors)
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
-    features = problem.activation.neurons(X, *vectors) * kept[None, :].astype(dtype)
+    features = problem.activation.neurons(X, *network.vectors(dtype)) * kept[None, :].astype(dtype)
     if problem.loss.is_quadratic:
         alpha = lasso(features, columns.y, problem.weight, columns.beta)
     elif problem.loss.couples_outputs:

@@ -106,7 +106,7 @@ def test_bad_alphabets_are_refused():
     for wrong in ({"bits": 0}, {"bits": 9}, {"bits": 1.5}, {"bits": True}):
         with pytest.raises(ValueError, match="`bits`"):
             qs.Levels(**wrong)
-    for wrong in ([], [1] * 9, [1, 0], [1, np.inf], [np.nan]):
+    for wrong in ([], [1] * 9, [1, 0], [1, np.inf], [np.nan], [1, 1e-13], [1e308, 5e-324]):
         with pytest.raises(ValueError, match="`coefficients`"):
             qs.Levels(coefficients=wrong)
     for wrong in (3.0, ["a"], [None]):
@@ -120,6 +120,28 @@ def test_bad_alphabets_are_refused():
         from_weights([[0.5]], [[1.0]], [1.0], levels=qs.Levels.ternary())
     with pytest.raises(ValueError, match="say of what `levels`"):
         from_weights([[0.0]], [[1.0]], [1.0])
+
+
+def test_networks_without_neurons(alphabet, tmp_path):
+    levels = alphabet[0]
+    nothing = from_weights(np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0), levels=levels)
+    assert nothing.u.shape == (0, 4)
+    assert (nothing.num_bits, float(nothing(np.ones(4)))) == (0, 0)
+    again = qs.QuantizedNetwork.load(nothing.save(tmp_path / "network.npz"))
+    assert eqx.tree_equal(again, nothing)
+    case = planted(1, 40, 4)
+    large = qs.Problem(case.X, case.y, 1e5, levels=levels)
+    assert qs.solve_exactly(large).network.num_neurons == 0
+    if len(levels.coefficients) <= 4:
+        assert nothing.to_polynomial(1.0, 0.5).num_neurons == 0
+
+
+def test_any_levels_come_back_from_files_as_they_were():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        levels = qs.Levels(coefficients=rng.uniform(0.01, 1, rng.integers(1, 6)))
+        assert qs.Levels(coefficients=levels.coefficients) == levels
+        assert levels.values[-1] == 1
 
 
 def test_files_hold_levels(alphabet, tmp_path):
@@ -158,6 +180,27 @@ def test_objective_above_is_above(name, dtype):
         assert fractions.Fraction(float(above)) >= exact_objective(
             X64, y64, float(beta64), *weights
         )
+
+
+@pytest.mark.parametrize("name", ["two bits", "three bits"])
+def test_the_certificate_is_of_the_levels_themselves(name):
+    """And not of what float32 makes of 1/3."""
+    levels, rng = ALPHABETS[name][0], np.random.default_rng(0)
+    exact = [
+        fractions.Fraction(round(v * (levels.count - 1)), levels.count - 1) for v in levels.values
+    ]
+    for _ in range(10):
+        places = rng.integers(0, levels.count, (2, 3, 5))
+        u, v = (np.array(exact, object)[place] for place in places)
+        X = rng.standard_normal((4, 5)).astype(np.float32)
+        alpha = rng.standard_normal(3).astype(np.float32)
+        network = from_weights(*levels.values[places].astype(np.float32), alpha, levels=levels)
+        y = np.asarray(jax.vmap(network)(X))
+        problem = qs.Problem(X, y, np.float32(1e-12), levels=levels)
+        data = (np.asarray(a, np.float64) for a in (X, y))
+        least = exact_objective(*data, float(problem.beta), u, v, alpha.astype(float))
+        for certify in (qs.certify, jax.jit(qs.certify)):
+            assert fractions.Fraction(float(certify(problem, network).objective)) >= least
 
 
 def problem_with(levels, dtype=np.float64):
@@ -228,6 +271,13 @@ def test_improve_takes_networks_of_levels_that_the_problem_has():
     assert qs.certify(problem, ternary).gap > 0  # any network can be judged
     with pytest.raises(ValueError, match=r"not all among the Levels\(bits=2\)"):
         qs.improve(problem, ternary, **options)
+
+
+def test_searches_over_a_hundred_levels_and_more():
+    problem = problem_with(qs.Levels(bits=8))
+    _, drawn, found = searched(problem, 1)
+    assert found.num_bits == 2 * 5 * 8
+    assert problem.objective(found) < problem.objective(drawn)
 
 
 def test_rounding_under_transforms_is_that_on_the_host():

@@ -114,6 +114,15 @@ def test_what_is_wrong_is_named():
             one.to_polynomial(*wrong)
     with pytest.raises(TypeError, match="`a` must be a number"):
         qs.Polynomial("1")
+    with pytest.raises(ValueError, match=r"Levels\(bits=5\), of more than 4 coefficients"):
+        network(qs.Levels(bits=5)).to_polynomial(1.0)
+    with pytest.raises(ValueError, match="`a` is too small"):
+        one.to_polynomial(5e-324)
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), one)
+    with pytest.raises(ValueError, match=r"stacked; use `jax\.vmap`"):
+        stacked.to_polynomial(1.0)
+    both = jax.vmap(lambda network: network.to_polynomial(1.0))(stacked)
+    assert both.u.shape == (2, 10, 9)
     with pytest.raises(ValueError, match="must have bilinear neurons"):
         one.to_polynomial(1.0).to_polynomial(1.0)
     with pytest.raises(ValueError, match=r"a·\(xᵀw\)²"):

@@ -44,7 +44,7 @@ def test_few_integers_are_the_best_of_all(seed):
         quadratic.best_scale(np.array(z, float)).value
         for z in itertools.product(range(-3, 4), repeat=4)
     )
-    found = quadratic.search(alpha, 3)
+    found = quadratic.search(alpha, 3)[0]
     assert found.value == pytest.approx(best, rel=1e-9)
     value = 0.5 * np.sum((columns @ found.integers * found.scale - y) ** 2) - 0.5 * y @ y
     value += 0.1 * found.scale * np.abs(found.integers).sum()
@@ -148,6 +148,79 @@ def test_levels_and_units_do_not_matter():
     u, v = np.random.default_rng(0).choice(levels.values, (2, 5, 6))
     wide = qs.QuantizedNetwork.from_weights(u, v, np.ones(5), levels=levels)
     assert qs.quantize_alpha(problem, wide, bits=5).levels == levels
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_where_the_penalty_leaves_nothing(name, dtype):
+    problem = problem_of_loss(name, 30, 4, fraction=50.0, dtype=dtype)
+    shape = (2, *problem.y.shape[1:])
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), (2, 2, 4))
+    network = qs.QuantizedNetwork.from_weights(*signs, np.ones(shape, dtype))
+    for some in (network, network.subset(np.zeros(0, int))):
+        assert qs.quantize_alpha(problem, some, bits=4).num_neurons == 0
+
+
+def test_files_hold_what_the_network_has(tmp_path):
+    problem, network = fitted(6)
+    quantized = qs.quantize_alpha(problem, network, bits=4)
+    path = tmp_path / "network.npz"
+    moved = eqx.tree_at(lambda network: network.alpha, quantized, quantized.alpha * 1.3 + 0.01)
+    with pytest.raises(ValueError, match="`alpha` is no longer"):
+        moved.save(path)
+    again = qs.QuantizedNetwork.load(moved.with_alpha(moved.alpha).save(path))
+    np.testing.assert_array_equal(again.alpha, moved.alpha)
+    # XLA takes subnormal numbers for zero.
+    least = eqx.tree_at(
+        lambda network: (network.alpha, network.alpha_scale),
+        quantized,
+        (np.asarray(quantized.alpha_integers) * 5e-324, np.asarray(5e-324)),
+    )
+    again = qs.QuantizedNetwork.load(least.save(path))
+    np.testing.assert_array_equal(np.asarray(again.alpha), np.asarray(least.alpha))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha_scale": np.asarray(np.inf)},
+        {"alpha_scale": np.asarray(-1.0)},
+        {"alpha_scale": np.asarray(1e308)},
+        {"alpha_scale": np.ones(2)},
+        {"alpha_scale": None},
+        {"alpha_bits": np.asarray(17)},
+        {"alpha_bits": np.asarray(1)},
+        {"packed_alpha": np.full(2, 255, np.uint8)},
+        {"packed_alpha": np.zeros(3, np.uint8)},
+        {"packed_alpha": None},
+        {"alpha": np.ones(3)},
+        {"levels": np.array([1e308, 0.0])},
+        {"levels": np.array([np.nan])},
+        {"levels": np.ones(9)},
+        {"levels": np.ones(2, int)},
+        {"polynomial": np.ones(3)},
+        {"polynomial": np.array([np.inf, 0, 0])},
+    ],
+)
+def test_damaged_files_are_refused(change, tmp_path):
+    path, signs = tmp_path / "network.npz", np.ones((3, 5))
+    network = qs.QuantizedNetwork.from_weights(signs, signs, [7.0, -7, 3])
+    case = qs.Problem(np.eye(5), np.ones(5), 1e-3)
+    quantized = qs.quantize_alpha(case, network, bits=4)
+    signs = np.asarray(quantized.packed_u)
+    members = {
+        "packed_u": np.repeat(signs[:1], 3, axis=0),
+        "packed_v": np.repeat(signs[:1], 3, axis=0),
+        "num_features": np.asarray(5),
+        "packed_alpha": np.array([0xE0, 0xA0], np.uint8),
+        "alpha_scale": np.asarray(0.5),
+        "alpha_bits": np.asarray(4),
+    }
+    np.savez(path, **members)
+    np.testing.assert_array_equal(qs.QuantizedNetwork.load(path).alpha, [3.5, -3.5, 1.5])
+    given = {name: array for name, array in (members | change).items() if array is not None}
+    np.savez(path, **given)
+    with pytest.raises(ValueError, match="`path` holds no network"):
+        qs.QuantizedNetwork.load(path)
 
 
 def test_a_network_of_nothing_stays_that():

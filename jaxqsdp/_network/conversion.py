@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.types import is_concrete, namespace
-from .levels import Levels
+from .levels import MOST_COEFFICIENTS, Levels
 from .polynomial import Polynomial
 
 Vectors = tuple[Float[Array, "m d"], ...]
@@ -21,6 +21,11 @@ def polynomial_from_bilinear(
     a, b, _ = activation.coefficients
     if a == 0:
         raise ValueError("`a` must not be zero: without t² there are no products.")
+    if len(levels.coefficients) > MOST_COEFFICIENTS // 2:
+        raise ValueError(
+            f"The network has {levels!r}, of more than {MOST_COEFFICIENTS // 2} coefficients; half "
+            "the sums of two such weights are too many levels."
+        )
     halves = [coefficient / 2 for coefficient in levels.coefficients for _ in range(2)]
     (u, v), xp, alpha = vectors, namespace(*vectors), alpha / a
     plus, minus = (u + v) / 2, (u - v) / 2

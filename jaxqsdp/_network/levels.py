@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from .._base.types import as_number, check_count, epsilon, namespace
 from .packing import last_axis, pack_bits, pack_digits, unpack_bits, unpack_digits
 
-_MOST_BITS, _MOST_COEFFICIENTS = 8, 8
+MOST_BITS, MOST_COEFFICIENTS = 8, 8
 _SAME = 1e-12  # sums that are closer are one level
+_SMALLEST = 1e-6  # coefficient, of the sum of all
+_NORMALIZED = 1e-14  # from 1, that their sum may be
 _ROUNDINGS = 4  # that a weight may be from its level
 
 
@@ -46,16 +48,17 @@ class Levels:
         if coefficients is None:
             bits = 1 if bits is None else bits
             check_count(bits, "bits")
-            if bits > _MOST_BITS:
-                raise ValueError(f"`bits` must be at most {_MOST_BITS}, got {bits}.")
+            if bits > MOST_BITS:
+                raise ValueError(f"`bits` must be at most {MOST_BITS}, got {bits}.")
             numbers = [2.0**power for power in reversed(range(int(bits)))]
         elif bits is None:
             numbers = _checked(coefficients)
         else:
             raise ValueError("`bits` and `coefficients` are two ways to say one thing; give one.")
         total = math.fsum(numbers)
-        normalized = tuple(sorted((number / total for number in numbers), reverse=True))
-        object.__setattr__(self, "coefficients", normalized)
+        if abs(total - 1) > _NORMALIZED:  # those of a file are as they were
+            numbers = [number / total for number in numbers]
+        object.__setattr__(self, "coefficients", tuple(sorted(numbers, reverse=True)))
 
     @staticmethod
     def ternary() -> Levels:
@@ -83,9 +86,11 @@ class Levels:
         # Levels are symmetric, and 0 where it is one is exactly that.
         middle = [(0.0, signs) for value, signs in found if abs(value) <= _SAME]
         levels = middle[:1]
-        for value, signs in found:
-            if value > _SAME and (not levels or value - levels[-1][0] > _SAME):
-                levels.append((value, signs))
+        positive: list[tuple[float, tuple[float, ...]]] = []
+        for value, signs in reversed(found):  # from the largest, which is 1
+            if value > _SAME and (not positive or positive[-1][0] - value > _SAME):
+                positive.append((value, signs))
+        levels += reversed(positive)
         opposite = [(-v, tuple(-s for s in signs)) for v, signs in reversed(levels) if v > 0]
         return opposite + levels
 
@@ -217,12 +222,18 @@ def _checked(coefficients: ArrayLike | Sequence[float]) -> list[float]:
             f"`coefficients` must be a sequence of numbers, got {coefficients!r}."
         ) from None
     magnitudes = [abs(float(number)) for number in numbers]
-    if not 1 <= len(magnitudes) <= _MOST_COEFFICIENTS:
+    if not 1 <= len(magnitudes) <= MOST_COEFFICIENTS:
         raise ValueError(
-            f"`coefficients` must be 1 to {_MOST_COEFFICIENTS} numbers, got {len(magnitudes)}."
+            f"`coefficients` must be 1 to {MOST_COEFFICIENTS} numbers, got {len(magnitudes)}."
         )
     if not all(0 < number < math.inf for number in magnitudes):
         raise ValueError(f"`coefficients` must be finite and not zero, got {coefficients!r}.")
+    if max(magnitudes) > 1:  # sums may overflow
+        magnitudes = [number / max(magnitudes) for number in magnitudes]
+    if min(magnitudes) < _SMALLEST * math.fsum(magnitudes):
+        raise ValueError(
+            f"`coefficients` must be at least {_SMALLEST:g} of their sum, got {coefficients!r}."
+        )
     return magnitudes
 
 

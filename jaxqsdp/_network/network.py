@@ -32,7 +32,8 @@ class QuantizedNetwork(eqx.Module):
     Takes one sample x (d,) and gives a scalar, or (c,) where α is (m, c); `jax.vmap(network)(X)`
     for many. Differentiable with respect to x and α. The weights are stored packed, as `levels`
     says: one bit each, eight to a byte, most significant bit first, a set bit meaning +1. Neurons
-    of a `Polynomial` activation, Σ_j α_j σ(xᵀu_j), have no v.
+    of a `Polynomial` activation, Σ_j α_j σ(xᵀu_j), have no v. Weights are the levels themselves,
+    also where `u` and `v` and outputs round them to the dtype at hand.
 
     Build one with `QuantizedNetwork.from_weights`, or let `jaxqsdp.round` and `jaxqsdp.fit` do it.
 
@@ -109,11 +110,10 @@ class QuantizedNetwork(eqx.Module):
             return None
         return self.levels.unpack(self.packed_v, self.num_features, self.alpha.dtype)
 
-    @property
-    def vectors(self) -> tuple[Float[Array, "m d"], ...]:
-        """The one or two vectors of each neuron."""
-        v = self.v
-        return (self.u,) if v is None else (self.u, v)
+    def vectors(self, dtype: Any) -> tuple[Float[Array, "m d"], ...]:
+        """Return the one or two vectors of each neuron, levels rounded to a dtype."""
+        packed = (self.packed_u,) if self.packed_v is None else (self.packed_u, self.packed_v)
+        return tuple(self.levels.unpack(each, self.num_features, dtype) for each in packed)
 
     @property
     def alpha_columns(self) -> Float[Array, "m c"]:
@@ -155,8 +155,8 @@ class QuantizedNetwork(eqx.Module):
             )
         # What JAX holds of it: single precision while 64-bit mode is off.
         dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
-        x, *vectors = (array.astype(dtype) for array in (x, *self.vectors))
-        return self.activation.neurons(x, *vectors) @ self.alpha.astype(dtype)
+        neurons = self.activation.neurons(x.astype(dtype), *self.vectors(dtype))
+        return neurons @ self.alpha.astype(dtype)
 
     @property
     def alpha_integers(self) -> Int[Array, " m"] | Int[Array, "m c"]:
@@ -166,8 +166,13 @@ class QuantizedNetwork(eqx.Module):
         """
         if self.alpha_scale is None:
             raise ValueError("α is not quantized; `jaxqsdp.quantize_alpha` does that.")
-        scale = jnp.broadcast_to(self.alpha_scale, self.alpha.shape)
-        return jnp.rint(self.alpha / scale).astype(jnp.int32)
+        self._check_single()
+        scale = jnp.where(self.alpha_scale == 0, 1, self.alpha_scale)
+        return jnp.rint(self.alpha / jnp.broadcast_to(scale, self.alpha.shape)).astype(jnp.int32)
+
+    def _check_single(self) -> None:
+        if self.packed_u.ndim != 2:
+            raise ValueError("The network is stacked; use `jax.vmap`.")
 
     def prune(self) -> QuantizedNetwork:
         """Drop the neurons whose α is zero for every output. Changes shapes, so not under `jit`.
@@ -201,16 +206,21 @@ class QuantizedNetwork(eqx.Module):
         So a neuron of ±1 becomes two ternary ones where b = 0, and four elsewhere, w and −w of
         each; the constants cancel. Works under `jit` and `vmap`.
 
-        **Raises:** `TypeError` or `ValueError` naming the argument.
+        **Raises:** `TypeError` or `ValueError` naming the argument; `ValueError` for levels of more
+        than four bits.
 
         Source: Bartan & Pilanci, ICML 2021, section 4.
 
         Example: `network.to_polynomial(0.09, 0.5, 0.47)`.
         """
         activation = Polynomial(a, b, c)
+        self._check_single()
         if self.activation != BILINEAR:
             raise ValueError(f"The network must have bilinear neurons, got {self.activation!r}.")
-        found = polynomial_from_bilinear(self.vectors, self.alpha, self.levels, activation)
+        vectors = self.vectors(self.alpha.dtype)
+        found = polynomial_from_bilinear(vectors, self.alpha, self.levels, activation)
+        if is_concrete(found[1]) and not np.all(np.isfinite(np.asarray(found[1]))):
+            raise ValueError(f"`a` is too small, {a!r}: α/a is beyond the range of its dtype.")
         return _from_vectors(*found, activation)
 
     def to_bilinear(self) -> QuantizedNetwork:
@@ -222,6 +232,7 @@ class QuantizedNetwork(eqx.Module):
         **Raises:** `ValueError` for other neurons.
         """
         activation = self.activation
+        self._check_single()
         if not isinstance(activation, Polynomial) or activation.coefficients[1:] != (0.0, 0.0):
             raise ValueError(
                 f"The network must have neurons a·(xᵀw)², got {activation!r}; those with b or c "
@@ -270,8 +281,7 @@ class QuantizedNetwork(eqx.Module):
 @highest_precision
 def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[Array, "n c"]:
     """Return f(X), a block of samples at a time in NumPy."""
-    parts = network.alpha_columns, *network.vectors
-    alpha, *vectors = (part.astype(X.dtype) for part in parts)
+    alpha, vectors = network.alpha_columns.astype(X.dtype), network.vectors(X.dtype)
     xp, neurons = namespace(X, alpha), network.activation.neurons
     if xp is not np:
         return neurons(X, *vectors) @ alpha

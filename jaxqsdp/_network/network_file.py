@@ -61,14 +61,21 @@ def read_network(path: Path, make: Callable[..., _T]) -> _T:
 
 def _alpha_members(network: Any) -> dict[str, Any]:
     alpha = np.asarray(network.alpha)
+    if alpha.dtype.kind != "f":  # NumPy has no bfloat16
+        return {"alpha": alpha.astype(np.float32)}
     if network.alpha_bits is None:
-        # NumPy has no bfloat16.
-        return {"alpha": alpha if alpha.dtype.kind == "f" else alpha.astype(np.float32)}
-    most = largest_integer(network.alpha_bits)
-    indices: Any = (np.asarray(network.alpha_integers).T + most).astype(np.uint16)
+        return {"alpha": alpha}
+    scale, most = np.asarray(network.alpha_scale), largest_integer(network.alpha_bits)
+    wide = np.where(scale == 0, 1, scale).astype(np.float64)
+    integers: Any = np.clip(np.rint(alpha / wide), -most, most)
+    if not np.array_equal(integers.astype(alpha.dtype) * scale, alpha):
+        raise ValueError(
+            f"`alpha` is no longer `alpha_scale` times integers of {network.alpha_bits} bits; use "
+            "`network.with_alpha(alpha)` to store floats, or `quantize_alpha`"
+        )
     return {
-        "packed_alpha": pack_bits(indices, network.alpha_bits),
-        "alpha_scale": np.asarray(network.alpha_scale),
+        "packed_alpha": pack_bits((integers.T + most).astype(np.uint16), network.alpha_bits),
+        "alpha_scale": scale,
         "alpha_bits": np.asarray(network.alpha_bits),
     }
 
@@ -100,6 +107,8 @@ def _members(
         if packed_v is None:
             raise ValueError("it has no 'packed_v'")
         vectors["packed_v"] = packed_v
+    elif packed_v is not None:
+        raise ValueError("its neurons have one vector, and it has 'packed_v'")
     for name, packed in vectors.items():
         if packed.dtype != np.uint8 or packed.shape != (*m, width) or packed.ndim != 2:
             raise ValueError(
@@ -126,15 +135,19 @@ def _alpha(
     alpha_bits: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the output weights of m neurons as a network has them, or raise `ValueError`."""
+    if (packed_alpha is None) == (alpha is None):
+        raise ValueError("it has no 'alpha', or two")
     if packed_alpha is None:
-        if alpha is None:
-            raise ValueError("it has no 'alpha'")
+        if alpha is None or alpha_scale is not None or alpha_bits is not None:
+            raise ValueError("it has 'alpha_scale' or 'alpha_bits' without 'packed_alpha'")
         return {"alpha": _checked_alpha(m, alpha)}
     if alpha_scale is None or alpha_bits is None:
         raise ValueError("it has no 'alpha_scale' or no 'alpha_bits'")
     bits = _positive("alpha_bits", alpha_bits)
     if not 2 <= bits <= MOST_ALPHA_BITS or alpha_scale.dtype not in _DTYPES:
         raise ValueError(f"alpha has {bits} bits and a scale of {alpha_scale.dtype}")
+    if not np.all(np.isfinite(alpha_scale) & (alpha_scale >= 0)):
+        raise ValueError("alpha_scale is not finite, or negative")
     shape = (*alpha_scale.shape, -(-m * bits // 8))
     if packed_alpha.dtype != np.uint8 or packed_alpha.shape != shape:
         raise ValueError(
@@ -143,11 +156,15 @@ def _alpha(
         )
     packed: Any = packed_alpha
     integers: Any = unpack_bits(packed, bits, m, np.uint16).astype(np.int64).T
+    if not np.array_equal(pack_bits(integers.T.astype(np.uint16), bits), packed_alpha):
+        raise ValueError("packed_alpha has bits set beyond its numbers")
     integers -= largest_integer(bits)
     if np.any(integers > largest_integer(bits)):
         raise ValueError(f"packed_alpha has numbers above {largest_integer(bits)}")
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        products = integers.astype(alpha_scale.dtype) * alpha_scale
     return {
-        "alpha": _checked_alpha(m, integers.astype(alpha_scale.dtype) * alpha_scale),
+        "alpha": _checked_alpha(m, products),
         "alpha_scale": as_float_array(alpha_scale, "alpha_scale"),
         "alpha_bits": bits,
     }

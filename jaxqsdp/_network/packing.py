@@ -36,7 +36,8 @@ def pack_digits(numbers: UInt8[Array, "*m d"], base: int, digits: int) -> UInt8[
     xp = namespace(numbers)
     room = [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % digits)]
     filled = xp.pad(numbers.astype(np.uint8), room)
-    groups = xp.reshape(filled, (*numbers.shape[:-1], -1, digits))
+    shape = *numbers.shape[:-1], filled.shape[-1] // digits, digits
+    groups = xp.reshape(filled, shape)
     return xp.sum(groups * _powers(base, digits, groups), axis=-1, dtype=np.uint8)
 
 
@@ -47,7 +48,7 @@ def unpack_digits(
     xp = namespace(packed)
     wide = packed[..., None]
     each = wide // _powers(base, digits, wide) % xp.asarray(base, np.uint8)
-    return xp.reshape(each, (*packed.shape[:-1], -1))[..., :count]
+    return xp.reshape(each, (*packed.shape[:-1], packed.shape[-1] * digits))[..., :count]
 
 
 def last_axis(numbers: Any, like: Array) -> Array:

@@ -54,12 +54,13 @@ class Quadratic:
     targets: Vector  # (m,)
     beta: float
 
-    def search(self, alpha: Vector, most: int) -> Fit:
-        """Return the best integers up to `most` in magnitude, near weights that fit best."""
+    def search(self, alpha: Vector, most: int) -> list[Fit]:
+        """Return integers up to `most` in magnitude, near weights that fit best; the best first."""
         largest = float(np.abs(alpha).max(initial=0))
         best = Fit(np.zeros_like(alpha), 0.0, 0.0)
         if largest == 0:
-            return best
+            return [best]
+        fits = [best]
         scales = np.geomspace(1, _SMALLEST, _SCALES) * largest / most
         order, upper = self._ordered()
         for _ in range(_ROUNDS):
@@ -71,7 +72,7 @@ class Quadratic:
                 changed = self._best_scales(self._changed(fit.integers, fit.scale, most)[None])
                 best = min(best, *changed, key=lambda fit: fit.value)
             scales = np.array([fit.scale for fit in fits[:_SCALES] if fit.scale > 0])
-        return best
+        return [best, *fits]
 
     def best_scale(self, integers: Vector) -> Fit:
         """Return these integers with their best scale."""

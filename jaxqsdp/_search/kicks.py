@@ -156,7 +156,7 @@ def _round(
     order[:, :, :m] = rng.permuted(np.tile(np.arange(m), (lanes, sweeps, 1)), axis=2)
     starts = np.zeros((lanes, sweeps, slots, 2, RANDOM_STARTS, core.X.shape[1]), np.uint8)
     shape = lanes, sweeps, m, 2, RANDOM_STARTS, d
-    starts[:, :, :m, ..., :d] = rng.integers(0, levels.count, shape, np.int8)
+    starts[:, :, :m, ..., :d] = rng.integers(0, levels.count, shape, np.uint8)
     u, v, objective = _program(
         *(core.X, core.y, core.beta),
         *(np.pad(indices, room) for indices in (*given, *turned)),

@@ -69,9 +69,8 @@ def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.floa
 def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float64]:
     """Return what a network predicts, (n, c)."""
     host = jax.tree.map(np.asarray, network)
-    parts = host.alpha_columns, *host.vectors
-    alpha, *vectors = (np.asarray(part, np.float64) for part in parts)
-    return problem.activation.neurons(_counted(problem), *vectors) @ alpha
+    neurons = problem.activation.neurons(_counted(problem), *host.vectors(np.float64))
+    return neurons @ np.asarray(host.alpha_columns, np.float64)
 
 
 def _counted(problem: Problem) -> NDArray[np.float64]:

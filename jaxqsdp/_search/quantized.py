@@ -16,8 +16,8 @@ from .target import Points, Target
 _FIT = 1e-8  # relative gap of the fit that the dual point comes from
 _WIDTHS = 2.0 ** np.arange(0, 6)  # of what rounding α makes of predictions
 _LEAST_GAIN = 1e-9  # of the objective
-_ENTRIES = 2e9  # losses of samples that polishing evaluates, at most
-_BLOCK = 2**22  # of them at a time
+_ENTRIES = 2e8  # losses of samples that polishing evaluates, from each of ...
+_POLISHED = 4  # ... so many starts
 
 Columns = NDArray[np.float64]
 Vector = NDArray[np.float64]
@@ -30,18 +30,24 @@ def best_integers(
 
     α is to be the best for these columns.
     """
+    if len(alpha) == 0:
+        return alpha, np.zeros(alpha.shape[1:])
     grams, targets = _model(target, columns, alpha, most)
     betas, alphas = np.atleast_1d(target.beta), np.atleast_2d(alpha.T)
-    fits = [
+    found = [
         Quadratic(gram, linear, float(beta)).search(each, most)
         for gram, linear, beta, each in zip(grams, targets, betas, alphas, strict=True)
     ]
+    fits = [best for best, *_ in found]
     integers, scale = np.stack([fit.integers for fit in fits]).T, [fit.scale for fit in fits]
     if alpha.ndim == 2:
         return integers, _rescaled(target, columns, integers, np.array(scale))
     if target.loss.is_quadratic:
         return integers[:, 0], np.array(scale[0])
-    return _polished(target, columns, integers[:, 0], scale[0], most)
+    polished = [
+        _polished(target, columns, fit.integers, fit.scale, most) for fit in found[0][:_POLISHED]
+    ]
+    return min(polished, key=lambda each: target.objective(columns, each[0] * each[1]))
 
 
 def _model(
