@@ -12,6 +12,7 @@ from problems import planted
 
 import jaxqsdp as qs
 from jaxqsdp._bound.objective import objective_above
+from jaxqsdp._search import kicks
 
 KEY = jax.random.key(5)
 from_weights = qs.QuantizedNetwork.from_weights
@@ -273,7 +274,8 @@ def test_improve_takes_networks_of_levels_that_the_problem_has():
         qs.improve(problem, ternary, **options)
 
 
-def test_searches_over_a_hundred_levels_and_more():
+def test_searches_over_a_hundred_levels_and_more(monkeypatch):
+    monkeypatch.setattr(kicks, "_MOST_KICKS", 1)
     problem = problem_with(qs.Levels(bits=8))
     _, drawn, found = searched(problem, 1)
     assert found.num_bits == 2 * 5 * 8
