@@ -8,7 +8,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from ._base.text import outline, shape_of
@@ -25,8 +24,8 @@ from ._relaxation.solution import Solution, check_solution
 from ._round import round
 from ._run.on_host import solve_once
 
-ALPHABETS = Levels(bits=1), Levels.ternary(), Levels(bits=2), Levels(bits=3)
-ALPHA_BITS = 4, 6, 8
+_ALPHABETS = Levels(bits=1), Levels.ternary(), Levels(bits=2), Levels(bits=3)
+_ALPHA_BITS = 4, 6, 8
 _LEAST_SECONDS = 1e-3
 
 
@@ -102,16 +101,16 @@ def compress(
     check_numbers(problem)
     if time_limit is not None:
         time_limit = check_positive(time_limit, "time_limit")
-    rooms = {levels: _rooms(problem, levels, operator.index(max_bits)) for levels in ALPHABETS}
+    rooms = {levels: _rooms(problem, levels, operator.index(max_bits)) for levels in _ALPHABETS}
     if not any(any(room.values()) for room in rooms.values()):
         raise ValueError(
             f"`max_bits` is {max_bits}, too few for one neuron; the smallest takes "
-            f"{_bits_of(problem, ALPHABETS[0], ALPHA_BITS[0], 1)}."
+            f"{_bits_of(problem, _ALPHABETS[0], _ALPHA_BITS[0], 1)}."
         )
     solution = solve_once(problem) if solution is None else solution
     check_solution(problem, solution)
     watch, found = Stopwatch(), []
-    alphabets = [levels for levels in ALPHABETS if any(rooms[levels].values())]
+    alphabets = [levels for levels in _ALPHABETS if any(rooms[levels].values())]
     with progress_bar(len(alphabets), progress, "alphabet") as advance:
         for place, levels in enumerate(alphabets):
             advance(0, f"{levels!r}")
@@ -137,7 +136,7 @@ def _bits_of(problem: Problem, levels: Levels, alpha_bits: int, neurons: int) ->
 def _rooms(problem: Problem, levels: Levels, max_bits: int) -> dict[int, int]:
     """Return how many neurons the budget has room for, by the bits of α."""
     rooms = {}
-    for bits in ALPHA_BITS:
+    for bits in _ALPHA_BITS:
         scales = _bits_of(problem, levels, bits, 0)
         rooms[bits] = max(max_bits - scales, 0) // (_bits_of(problem, levels, bits, 1) - scales)
     return rooms
@@ -154,8 +153,7 @@ def _of_alphabet(
 ) -> list[tuple[dict[str, Any], QuantizedNetwork]]:
     """Return networks of an alphabet for each number of bits of α, with their rows."""
     problem, most = dataclasses.replace(problem, levels=levels), max(rooms.values())
-    vectors = jax.tree.map(np.asarray, network).vectors(np.float64)
-    if not all(levels.holds(weights) for weights in vectors):
+    if not network.is_among(levels):
         network = round(problem, solution, num_neurons=most, key=key)
     options: Any = {"key": key, "solution": solution, "time_limit": time_limit, "progress": False}
     network = improve(problem, network, max_neurons=most, **options)

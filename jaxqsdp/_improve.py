@@ -256,13 +256,12 @@ def _of_levels(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     """Return the network stored in the levels of the problem, or raise `ValueError`."""
     if network.levels == problem.levels:
         return network
-    vectors = jax.tree.map(np.asarray, network).vectors(np.float64)
-    if not all(problem.levels.holds(weights) for weights in vectors):
+    if not network.is_among(problem.levels):
         raise ValueError(
             f"`network` has weights of {network.levels!r}, which are not all among the "
             f"{problem.levels!r} of `problem`; build that with `levels={network.levels!r}`."
         )
-    return _network(problem, *vectors).with_alpha(network.alpha)
+    return _network(problem, *_weights(network)).with_alpha(network.alpha)
 
 
 def _network(problem: Problem, u: NDArray, v: NDArray) -> QuantizedNetwork:

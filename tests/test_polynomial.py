@@ -87,8 +87,9 @@ def test_any_squares_are_bilinear_and_can_be_judged():
     problem = qs.Problem(case.X, case.y, 0.5)
     certificate = qs.certify(problem, bilinear)
     assert 0 < certificate.gap < 1
-    with pytest.raises(ValueError, match=r"`network\.to_bilinear\(\)` has them"):
-        qs.certify(problem, squares)
+    for some in (squares, bilinear.to_polynomial(2.0)):
+        with pytest.raises(ValueError, match=r"`network\.to_bilinear\(\)` has them"):
+            qs.certify(problem, some)
     with pytest.raises(ValueError, match="`problem` of") as error:
         problem.objective(network(d=5).to_polynomial(0.09, 0.5, 0.47))
     assert "to_bilinear" not in str(error.value)

@@ -202,14 +202,10 @@ def test_files_hold_what_the_network_has(tmp_path):
     ],
 )
 def test_damaged_files_are_refused(change, tmp_path):
-    path, signs = tmp_path / "network.npz", np.ones((3, 5))
-    network = qs.QuantizedNetwork.from_weights(signs, signs, [7.0, -7, 3])
-    case = qs.Problem(np.eye(5), np.ones(5), 1e-3)
-    quantized = qs.quantize_alpha(case, network, bits=4)
-    signs = np.asarray(quantized.packed_u)
+    path, signs = tmp_path / "network.npz", np.full((3, 1), 0b11111000, np.uint8)
     members = {
-        "packed_u": np.repeat(signs[:1], 3, axis=0),
-        "packed_v": np.repeat(signs[:1], 3, axis=0),
+        "packed_u": signs,
+        "packed_v": signs,
         "num_features": np.asarray(5),
         "packed_alpha": np.array([0xE0, 0xA0], np.uint8),
         "alpha_scale": np.asarray(0.5),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 from numpy.typing import NDArray
 
 from .._base.types import as_number, check_count, epsilon, namespace
@@ -213,10 +213,10 @@ class Levels:
         return f"Levels(coefficients=({numbers}{',' if bits == 1 else ''}))"
 
 
-def _checked(coefficients: ArrayLike | Sequence[float]) -> list[float]:
+def _checked(coefficients: Any) -> list[float]:
     """Return the magnitudes of coefficients, which do not matter with a sign."""
     try:
-        numbers = [as_number(number, "coefficients") for number in coefficients]  # type: ignore[union-attr]
+        numbers = [as_number(number, "coefficients") for number in coefficients]
     except TypeError:
         raise TypeError(
             f"`coefficients` must be a sequence of numbers, got {coefficients!r}."

@@ -115,6 +115,11 @@ class QuantizedNetwork(eqx.Module):
         packed = (self.packed_u,) if self.packed_v is None else (self.packed_u, self.packed_v)
         return tuple(self.levels.unpack(each, self.num_features, dtype) for each in packed)
 
+    def is_among(self, levels: Levels) -> bool:
+        """Whether all weights are among other levels; on the host, where nothing is compiled."""
+        vectors = jax.tree.map(np.asarray, self).vectors(np.float64)
+        return levels == self.levels or all(levels.holds(weights) for weights in vectors)
+
     @property
     def alpha_columns(self) -> Float[Array, "m c"]:
         """α as (m, c), with c = 1 for a scalar output."""
@@ -233,7 +238,7 @@ class QuantizedNetwork(eqx.Module):
         """
         activation = self.activation
         self._check_single()
-        if not isinstance(activation, Polynomial) or activation.coefficients[1:] != (0.0, 0.0):
+        if not (isinstance(activation, Polynomial) and activation.is_square):
             raise ValueError(
                 f"The network must have neurons a·(xᵀw)², got {activation!r}; those with b or c "
                 "are bilinear only with a constant feature."

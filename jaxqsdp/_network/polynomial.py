@@ -40,10 +40,11 @@ class Polynomial(AbstractActivation):
         """(a, b, c)."""
         return self.a, self.b, self.c
 
+    @property
+    def is_square(self) -> bool:
+        """Whether σ(t) = a·t², of which a bilinear neuron with equal vectors is one."""
+        return self.coefficients[1:] == (0.0, 0.0)
+
     def value(self, projection: Any) -> Any:
         """Return σ of projections, elementwise."""
         return (self.a * projection + self.b) * projection + self.c
-
-
-SQUARE = Polynomial(1.0)
-"""σ(t) = t², of which a bilinear neuron with equal vectors is one."""

@@ -32,7 +32,7 @@ from .._loss.squared import SquaredLoss
 from .._network.bilinear import BILINEAR, Bilinear
 from .._network.levels import ONE_BIT, Levels, check_levels
 from .._network.network import QuantizedNetwork
-from .._network.polynomial import SQUARE
+from .._network.polynomial import Polynomial
 from .checks import check_largest_weight, check_shapes, check_sign, check_values
 from .export import cvxpy_model, write_sdpa
 from .labels import check_labels
@@ -372,7 +372,8 @@ def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
             "`QuantizedNetwork.from_weights(u, v, alpha)`."
         )
     if network.activation != problem.activation:
-        remedy = "; `network.to_bilinear()` has them" if network.activation == SQUARE else ""
+        square = isinstance(network.activation, Polynomial) and network.activation.is_square
+        remedy = "; `network.to_bilinear()` has them" if square else ""
         raise ValueError(
             f"`network` has neurons of {network.activation!r}, `problem` of "
             f"{problem.activation!r}{remedy}."
