@@ -25,7 +25,6 @@ import numpy as np
 from scipy.linalg import lapack
 
 import jaxqsdp as qs
-from jaxqsdp._base.lift import quadratic_forms
 from jaxqsdp._bound.relaxation import scaled_dual_bound
 from jaxqsdp._problem.core import Core
 from jaxqsdp._relaxation.feasible import feasible_point
@@ -42,7 +41,7 @@ def _gap(X: Any, y: Any, beta: Any, dual: Any, p: Any, plus: Any, minus: Any) ->
     """Relative gap of the feasible point and the bound that a solver's point gives."""
     core = Core(X, jnp.ones_like(y), y, beta, qs.SquaredLoss())
     blocks = jnp.stack([_positive(matrix) for matrix in (plus, minus)])
-    value = feasible_point(core, quadratic_forms(X, core.layout.form(blocks)), blocks).value
+    value = feasible_point(core, core.map.outputs, blocks).value
     return (value - scaled_dual_bound(X, y, core.weight, beta, dual, p)) / value
 
 

@@ -82,14 +82,15 @@ def certify(
 ) -> Certificate:
     """Prove how far a network, whoever trained it, can be from the global optimum.
 
-    The bounds are for networks of any size and all weights in [−1, 1], so of any levels. There are
-    two. That of the relaxation is computed from the problem and the dual point
-    (λ, p) of `solution`. The combinatorial one, from λ alone, is no weaker but for its allowance
-    for rounding, and needs all 2^(d−1) sign vectors; it is tried with λ of the solution, with the
-    dual point −∇ℓ(f(X)) of the network, which proves it optimal if it is, and with `dual`. They are
-    computed anew and nothing is believed, so a wrong or unfinished solution weakens a bound but
-    cannot make it false. Rounding errors are allowed for throughout. Outside `jit` and `vmap` that
-    is done by NumPy in float64, in which float32 data are exact, and nothing is compiled.
+    The bounds are for networks of any size and all weights in [−1, 1], so of any levels; with
+    polynomial neurons, for weights ±1. There are two. That of the relaxation is computed from the
+    problem and the dual point (λ, p) of `solution`. The combinatorial one, from λ alone, is no
+    weaker but for its allowance for rounding, and needs all 2^(d−1) sign vectors; it is tried with
+    λ of the solution, with the dual point −∇ℓ(f(X)) of the network, which proves it optimal if it
+    is, and with `dual`. They are computed anew and nothing is believed, so a wrong or unfinished
+    solution weakens a bound but cannot make it false. Rounding errors are allowed for throughout.
+    Outside `jit` and `vmap` that is done by NumPy in float64, in which float32 data are exact, and
+    nothing is compiled.
 
     **Arguments:**
 
@@ -111,10 +112,10 @@ def certify(
         raise ValueError(
             f"`dual` must have the shape of y, {problem.y.shape}, got {np.shape(dual)}."
         )
-    if kind == "combinatorial" and problem.num_features > MOST_FEATURES:
+    if kind == "combinatorial" and problem.num_lifted > MOST_FEATURES:
         raise ValueError(
-            f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, `problem` has '
-            f"{problem.num_features}."
+            f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, the constant of '
+            f"polynomial neurons included, `problem` has {problem.num_lifted}."
         )
     concrete = is_concrete(problem, network, solution, dual)
     if kind == "combinatorial" and not concrete:
@@ -128,7 +129,7 @@ def certify(
         solution = solve_once(problem) if solution is None else solution
         check_solution(problem, solution)
         duals = [] if dual is None else [dual]
-        many = problem.num_features > (MOST_FEATURES if duals else _FEW_FEATURES)
+        many = problem.num_lifted > (MOST_FEATURES if duals else _FEW_FEATURES)
         kind = "relaxation" if kind == "best" and many else kind
         with np.errstate(all="ignore"):
             return _certify_on_host(problem, network, solution, duals, kind)
@@ -168,15 +169,16 @@ def _certify(
 def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Scalar:
     """Return the bound of the relaxation, summed over outputs."""
     columns, X, weight = problem.columns, problem.X, problem.weight
-    c, xp, layout = columns.y.shape[1], namespace(X, dual), problem.activation.layout
+    c, xp, activation = columns.y.shape[1], namespace(X, dual), problem.activation
+    shape = activation.layout.multiplier_shape(problem.num_lifted)
 
     def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
-        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss, layout)
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss, activation)
 
     if problem.loss.couples_outputs:
         bound = bound_of(columns.y, columns.beta, dual, dual_diagonal)
         return xp.where(problem.is_valid, bound, -xp.inf)
-    points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, -1)
+    points = dual.reshape(-1, c).T, dual_diagonal.reshape(c, *shape)
     bounds = over_leading(bound_of, columns.y.T, columns.beta, *points)
     return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
 
@@ -189,14 +191,13 @@ def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
     y, beta = columns.y, columns.beta
     if problem.loss.couples_outputs:
         data = problem.X, y, problem.weight, beta
-        return np.float64(max(combinatorial_bound(*data, dual, problem.loss) for dual in duals))
+        kinds = problem.loss, problem.activation
+        return np.float64(max(combinatorial_bound(*data, dual, *kinds) for dual in duals))
     for index in range(y.shape[1]):
         points = [dual.reshape(y.shape)[:, index] for dual in duals]
+        data = problem.X, y[:, index], problem.weight, beta[index]
         best = max(
-            combinatorial_bound(
-                problem.X, y[:, index], problem.weight, beta[index], point, problem.loss
-            )
-            for point in points
+            combinatorial_bound(*data, point, problem.loss, problem.activation) for point in points
         )
         total = np.nextafter(total + best, -np.inf) if best > 0 else total
     return total

@@ -12,7 +12,6 @@ from jaxtyping import Array
 
 from ._adjoint.implicit import Implicit, Scaling, data_of, linearization
 from ._adjoint.report import checked_adjoint, natural_sizes, norm, random_changes
-from ._base.lift import quadratic_forms
 from ._base.text import numbers_of, outline
 from ._base.types import Scalar, highest_precision
 from ._host.programs import program
@@ -112,8 +111,9 @@ def _errors(
     problem: Problem, solution: Solution, solver: AbstractSolver | None, adjoint: Implicit
 ) -> dict[str, dict[str, Scalar]]:
     numbers = eqx.filter(solution, eqx.is_inexact_array)
-    data = data_of(problem)
-    scaling, moderate = Scaling.of(data, jnp.array(True))
+    # Moved are the numbers of the problem, not what the relaxation makes of them.
+    data = Core(problem.X, problem.weight, problem.y, problem.beta, problem.loss)
+    scaling, moderate = Scaling.of(data_of(problem), jnp.array(True))
     units = scaling.units
     form_size, target_size = natural_sizes(moderate)
     sizes = {
@@ -124,20 +124,23 @@ def _errors(
         "value": units.restore_value(jnp.square(target_size)),
     }
 
+    def moved_to(data: Core) -> Problem:
+        numbers = data.X, data.y, data.beta, data.loss, data.weight
+        return Problem(*numbers, activation=problem.activation)
+
     def solved(data: Core) -> dict[str, Array]:
-        problem = Problem(data.X, data.y, data.beta, data.loss, data.weight)
-        solution = solve(problem, solver, adjoint=adjoint, throw=False)
+        solution = solve(moved_to(data), solver, adjoint=adjoint, throw=False)
         return {name: getattr(solution, name) for name in _OUTPUTS}
 
     def differenced(data: Core) -> dict[str, Array]:
-        scaled = scaling.scale(data)
+        scaled = scaling.scale(data_of(moved_to(data)))
         central = linearization(adjoint.smoothing, scaled, numbers, scaling).central
         form = scaled.layout.form(central.primal)
         return {
             "quadratic_form": units.restore_form(form),
-            "scale": units.restore_form(central.scale),
+            "scale": units.restore_form(scaled.layout.total(central.scale)),
             "dual": units.restore_dual(scaled.weight * central.dual),
-            "predictions": units.restore_predictions(quadratic_forms(scaled.X, form)),
+            "predictions": units.restore_predictions(scaled.map.outputs(form)),
         }
 
     dtype = data.y.dtype

@@ -16,7 +16,7 @@ from ._certify import Certificate, certify
 from ._host.programs import Stopwatch
 from ._host.progress import progress_bar
 from ._improve import improve, largest_neurons
-from ._network.levels import Levels
+from ._network.levels import ONE_BIT, Levels
 from ._network.network import QuantizedNetwork
 from ._problem.problem import Problem, check_fits, check_numbers
 from ._quantize_alpha import quantize_alpha
@@ -71,7 +71,8 @@ def compress(
     neurons as the budget has room for, from the given one where its weights are of that alphabet
     and from the relaxation where not; for 4, 6 and 8 bits of α the largest neurons that fit are
     kept and `quantize_alpha` rounds α. The best objective wins. All are compared with one bound,
-    which is for networks of any size and any weights in [−1, 1].
+    which is for networks of any size and any weights in [−1, 1]. Polynomial neurons have one bit a
+    weight.
 
     Works on the host; changes shapes, so not under `jit` or `vmap`.
 
@@ -101,16 +102,17 @@ def compress(
     check_numbers(problem)
     if time_limit is not None:
         time_limit = check_positive(time_limit, "time_limit")
-    rooms = {levels: _rooms(problem, levels, operator.index(max_bits)) for levels in _ALPHABETS}
+    alphabets: tuple[Levels, ...] = _ALPHABETS if problem.activation.has_levels else (ONE_BIT,)
+    rooms = {levels: _rooms(problem, levels, operator.index(max_bits)) for levels in alphabets}
     if not any(any(room.values()) for room in rooms.values()):
         raise ValueError(
             f"`max_bits` is {max_bits}, too few for one neuron; the smallest takes "
-            f"{_bits_of(problem, _ALPHABETS[0], _ALPHA_BITS[0], 1)}."
+            f"{_bits_of(problem, alphabets[0], _ALPHA_BITS[0], 1)}."
         )
     solution = solve_once(problem) if solution is None else solution
     check_solution(problem, solution)
     watch, found = Stopwatch(), []
-    alphabets = [levels for levels in _ALPHABETS if any(rooms[levels].values())]
+    alphabets = tuple(levels for levels in alphabets if any(rooms[levels].values()))
     with progress_bar(len(alphabets), progress, "alphabet") as advance:
         for place, levels in enumerate(alphabets):
             advance(0, f"{levels!r}")

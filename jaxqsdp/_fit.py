@@ -16,6 +16,7 @@ from ._base.types import as_float_array, check_count, check_positive, is_concret
 from ._certify import Certificate, certify
 from ._host.programs import Stopwatch
 from ._loss.base import AbstractLoss
+from ._network.activation import AbstractActivation
 from ._network.levels import Levels
 from ._network.network import QuantizedNetwork, predictions_of
 from ._problem.problem import Problem
@@ -93,6 +94,7 @@ def fit(
     loss: AbstractLoss | None = None,
     sample_weight: ArrayLike | None = None,
     levels: Levels | None = None,
+    activation: AbstractActivation | None = None,
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
     refit: bool = True,
@@ -106,7 +108,8 @@ def fit(
     docstrings hold the formulas. It prunes, which changes shapes, so call it outside `jit` and
     `vmap`, and chain the functions yourself inside.
 
-    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight`, `levels` as those of `Problem`;
+    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight`, `levels`, `activation` as
+    those of `Problem`;
     `solver`, `max_steps` of `solve`; `key`, `refit` of `round`; and
 
     - `num_neurons`: the most that the network may have.
@@ -126,7 +129,7 @@ def fit(
         improve = refit
     if improve and not refit:
         raise ValueError("`improve=True` needs `refit=True`: what it finds is refitted.")
-    problem = Problem(X, y, beta, loss, sample_weight, levels)
+    problem = Problem(X, y, beta, loss, sample_weight, levels, activation)
     if not is_concrete(problem, key):
         raise ValueError(
             "`fit` prunes the network, which changes shapes: call it outside `jit` and `vmap`, or "

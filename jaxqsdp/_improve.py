@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -38,6 +39,8 @@ from ._search.exchange import exchange
 from ._search.generated import generate_and_prune
 from ._search.kicks import prepare_search, search, searched_networks
 from ._search.model import predictions, quadratic_model, relaxed_predictions
+from ._search.pricing import Neurons
+from ._search.vectors import MOST_EXCHANGED, search_vectors
 
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
@@ -46,7 +49,6 @@ _MODELS = 3  # of a loss that is not squared, after the first
 _CONSIDERED = 4  # networks that are fitted with the true loss, of each model
 _RANDOM_STARTS = 2  # of that, if there are few, and ...
 _RANDOM_STARTS_TOGETHER = 6  # ... where a loss couples outputs: it is fast, but easily caught
-_MOST_EXCHANGED = 32  # neurons, beyond which that takes long
 _FEW_SLOTS = 16  # to which fewer neurons are padded, so that they share programs
 
 
@@ -69,7 +71,8 @@ def improve(
     neurons or more and up to 2^26 products of two features; and the given network. All end in a
     local search that takes out one neuron at a time, refits the others and looks for the best
     neuron in its place; with few features and neurons it goes on from random flips of the best
-    networks' signs.
+    networks' signs. Polynomial neurons, 32 or fewer, are exchanged for better ones, one at a time,
+    from networks of column generation, samples of the relaxation and the given one.
 
     Weights are among the levels of the problem, all of which the three ways look for.
 
@@ -85,7 +88,7 @@ def improve(
         grows as their third power.
     - `key`: a JAX random key.
     - `solution`: a `Solution` of the problem; solved here if left out.
-    - `num_starts`, `num_steps`: descents run side by side, and their steps.
+    - `num_starts`, `num_steps`: descents run side by side, and their steps; of bilinear neurons.
     - `time_limit`: seconds, compilation not counted, after which no further round of column
         generation or local search begins.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
@@ -138,7 +141,9 @@ def improve_within(
         raise ValueError("`improve` changes shapes; call it outside `jit` and `vmap`.")
     check_numbers(problem)
     core, given = HostCore.of(problem), operator.index(max_neurons)
-    padded, slots, max_neurons = _prepared(problem, core, given, num_starts, num_steps)
+    max_neurons, has_two = _at_most(problem, given), problem.activation.num_vectors == 2
+    if has_two:
+        padded, slots = _prepared(problem, core, max_neurons, num_starts, num_steps)
     network, levels = _of_levels(problem, network), problem.levels
     if solution is None:
         solution = solve_once(problem)
@@ -146,6 +151,7 @@ def improve_within(
     start = largest_neurons(problem, network, given)
     best, lowest = start, float(problem.objective(start))
     (n, d), rng, watch = problem.X.shape, generator(key), Stopwatch()
+    generates = n * lifted_size(problem.num_lifted) <= _MOST_ENTRIES
     limit = np.inf if time_limit is None else float(time_limit)
     interrupted = False
 
@@ -162,7 +168,7 @@ def improve_within(
         """Return it padded."""
         return padded if model is core else _padded(problem, model)
 
-    def consider(networks: list[tuple[NDArray, NDArray]]) -> None:
+    def consider(networks: Sequence[Neurons]) -> None:
         """Fit output weights with the true loss, and keep what is better."""
         nonlocal best, lowest
         for weights in networks:
@@ -171,6 +177,17 @@ def improve_within(
             if objective < lowest or np.isnan(lowest):
                 best, lowest = candidate, objective
 
+    if not has_two:
+        with progress_bar(1, progress, "stage") as advance:
+            ours = _weights(largest_neurons(problem, start, max_neurons))
+            squared = modelled(relaxed_predictions(problem, solution))
+            cores = core, squared if core.loss.couples_outputs else core
+            report = functools.partial(advance, 0)
+            consider(
+                search_vectors(*cores, solution, ours, rng, max_neurons, generates, report, is_late)
+            )
+            advance(1, f"objective {lowest:.6g}")
+        return best.prune(), interrupted
     # What is best for the model need not be for the loss.
     kept = 1 if core.loss.is_quadratic else _CONSIDERED
     with progress_bar(3, progress, "stage") as advance:
@@ -178,7 +195,7 @@ def improve_within(
         starts = [_weights(largest_neurons(problem, start, max_neurons))]
         report("column generation")
         squared = modelled(relaxed_predictions(problem, solution))
-        if max_neurons >= _FEW_NEURONS and n * lifted_size(d) <= _MOST_ENTRIES:
+        if max_neurons >= _FEW_NEURONS and generates:
             # Outputs that share neurons but no loss are priced and fitted one by one.
             separate = squared if core.loss.couples_outputs else core
             starts.append(generate_and_prune(separate, solution, rng, max_neurons, report, is_late))
@@ -214,38 +231,43 @@ def improve_within(
             consider(found.best(kept).networks)
             if not lowest < before:
                 break
-        if not core.loss.is_quadratic and 0 < best.num_neurons <= _MOST_EXCHANGED:
+        if not core.loss.is_quadratic and 0 < best.num_neurons <= MOST_EXCHANGED:
             report("exchange of neurons")
             wide, ours = core.lifted(levels), _weights(largest_neurons(problem, best, max_neurons))
-            starts = [(levels.to_signs(ours[0]), levels.to_signs(ours[1]))]
+            starts = [tuple(map(levels.to_signs, ours))]
             if max_neurons < _FEW_NEURONS:
                 together = core.loss.couples_outputs
                 count = _RANDOM_STARTS_TOGETHER if together else _RANDOM_STARTS
                 shape = (count, 2, max_neurons, wide.X.shape[1])
-                starts += list(rng.choice((-1.0, 1.0), shape))
-            exchanged = [exchange(wide, *signs, rng, is_late) for signs in starts]
-            consider([(levels.from_signs(u), levels.from_signs(v)) for u, v in exchanged])
+                starts += map(tuple, rng.choice((-1.0, 1.0), shape))
+            exchanged = [exchange(wide, signs, rng, is_late) for signs in starts]
+            consider([tuple(map(levels.from_signs, signs)) for signs in exchanged])
         advance(1, f"objective {lowest:.6g}")
     return best.prune(), interrupted
 
 
 def prepare_improve(problem: Problem, max_neurons: int) -> None:
     """Start to compile what `improve` runs with default options."""
-    _prepared(problem, HostCore.of(problem), max_neurons, _NUM_STARTS, _NUM_STEPS)
+    if problem.activation.num_vectors == 2:
+        core, most = HostCore.of(problem), _at_most(problem, max_neurons)
+        _prepared(problem, core, most, _NUM_STARTS, _NUM_STEPS)
+
+
+def _at_most(problem: Problem, max_neurons: int) -> int:
+    """Return how many neurons to look for: more are never needed, by Carathéodory's theorem."""
+    size = lifted_size(problem.num_lifted)
+    return min(max_neurons, problem.num_outputs * (min(problem.num_samples, size) + 1))
 
 
 def _prepared(
     problem: Problem, core: HostCore, max_neurons: int, num_starts: int, num_steps: int
-) -> tuple[HostCore, int, int]:
-    """Return the padded core, the slots for neurons and how many of them to use; compile."""
-    n, d = problem.X.shape
-    # More are never needed, by Carathéodory's theorem.
-    max_neurons = min(max_neurons, core.y.shape[1] * (min(n, lifted_size(d)) + 1))
+) -> tuple[HostCore, int]:
+    """Return the padded core and the slots for neurons; compile."""
     slots = coarse_rung(max_neurons, 1, _FEW_SLOTS)
     padded = _padded(problem, core)
     prepare_search(padded, slots, problem.levels)
     prepare_descents(padded, num_starts, num_steps, slots, problem.levels)
-    return padded, slots, max_neurons
+    return padded, slots
 
 
 def _padded(problem: Problem, core: HostCore) -> HostCore:
@@ -264,15 +286,17 @@ def _of_levels(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     return _network(problem, *_weights(network)).with_alpha(network.alpha)
 
 
-def _network(problem: Problem, u: NDArray, v: NDArray) -> QuantizedNetwork:
+def _network(problem: Problem, *vectors: NDArray) -> QuantizedNetwork:
     """Return the network of these neurons, to be refitted."""
-    alpha, levels = np.ones((len(u), *problem.y.shape[1:]), problem.X.dtype), problem.levels
-    return pack(levels.indices(u), levels.indices(v), alpha=alpha, levels=levels)
+    levels, shape = problem.levels, (len(vectors[0]), *problem.y.shape[1:])
+    alpha = np.ones(shape, problem.X.dtype)
+    indices = map(levels.indices, vectors)
+    return pack(*indices, alpha=alpha, levels=levels, activation=problem.activation)
 
 
-def _weights(network: QuantizedNetwork) -> tuple[NDArray, NDArray]:
+def _weights(network: QuantizedNetwork) -> Neurons:
     host = jax.tree.map(np.asarray, network)
-    return host.u, host.v
+    return host.vectors(host.alpha.dtype)
 
 
 def largest_neurons(problem: Problem, network: QuantizedNetwork, count: int) -> QuantizedNetwork:
@@ -289,9 +313,7 @@ def largest_neurons(problem: Problem, network: QuantizedNetwork, count: int) -> 
     return refit(problem, network.subset(np.sort(np.argsort(-size * energy)[:count])))
 
 
-def _filled(
-    signs: tuple[NDArray, NDArray], others: tuple[NDArray, NDArray]
-) -> tuple[NDArray, NDArray]:
+def _filled(signs: Neurons, others: tuple[NDArray, NDArray]) -> tuple[NDArray, NDArray]:
     """Fill up (k, d) with neurons of others (1, m, d)."""
     filled = tuple(np.array(other) for other in others)
     for some, other in zip(signs, filled, strict=True):

@@ -12,8 +12,10 @@ from ._adjoint.implicit import AbstractAdjoint, Implicit
 from ._base.types import as_float_array, cast, highest_precision, is_concrete
 from ._loss.base import AbstractLoss
 from ._loss.squared import SquaredLoss
+from ._network.activation import AbstractActivation
+from ._network.bilinear import BILINEAR
 from ._network.network import QuantizedNetwork
-from ._problem.problem import Problem, check_loss
+from ._problem.problem import Problem, check_loss, check_trained
 from ._relaxation.solution import Solution
 from ._round import round
 from ._solve import solve
@@ -26,22 +28,24 @@ class FittedRelaxation(eqx.Module):
     Takes one sample (d,) and gives a scalar, or (c,) for targets (n, c), as the layers of Equinox
     do; `jax.vmap` is for many. So it can end an `eqx.nn.Sequential`, which passes `key`.
 
-    **Attributes:** `quadratic_form`: Z, shape (d, d) or (c, d, d).
+    **Attributes:** `quadratic_form`: Z, shape (d, d) or (c, d, d); `activation`: of the neurons
+    that were trained.
     """
 
-    quadratic_form: Float[Array, "d d"] | Float[Array, "c d d"]
+    quadratic_form: Float[Array, "k k"] | Float[Array, "c k k"]
+    activation: AbstractActivation = BILINEAR
 
     def __call__(
         self, x: Float[Array, " d"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, ""] | Float[Array, " c"]:
         """Return the prediction for one sample. `key` is not used."""
-        d = self.quadratic_form.shape[-1]
+        d = self.quadratic_form.shape[-1] - self.activation.num_lifted(0)
         if np.shape(x) != (d,):
             raise ValueError(
                 f"`x` must have shape ({d},), got {np.shape(x)}; use `jax.vmap` for many samples."
             )
         x = cast(as_float_array(x, "x"), self.quadratic_form.dtype, "x")
-        return _predict(x[None], self.quadratic_form)[0]
+        return _predict(x[None], self.quadratic_form, self.activation)[0]
 
 
 class RelaxationLayer(eqx.Module):
@@ -61,10 +65,11 @@ class RelaxationLayer(eqx.Module):
 
     - `log_beta`: log β, shape () or (c,), the only parameter, so that any step keeps β > 0.
     - `loss`: as that of `Problem`; numbers that it depends on are not trained.
+    - `activation`: as that of `Problem`.
     - `solver`, `adjoint`: as those of `solve`, static.
 
     **Arguments:** `beta`: the penalty to start from, in the units of `Problem`, shape () or (c,);
-    `loss`, by default `SquaredLoss()`, `solver`, `adjoint`: the attributes.
+    `loss`, by default `SquaredLoss()`, `activation`, `solver`, `adjoint`: the attributes.
 
     **Raises:** `TypeError` or `ValueError` naming the argument. The sign of `beta` is checked where
     it can be seen; under a transform, a bad one gives `Status.invalid_data` instead.
@@ -72,6 +77,7 @@ class RelaxationLayer(eqx.Module):
 
     log_beta: Float[Array, ""] | Float[Array, " c"]
     loss: AbstractLoss
+    activation: AbstractActivation
     solver: AbstractSolver | None = eqx.field(static=True)
     adjoint: AbstractAdjoint = eqx.field(static=True)
 
@@ -80,6 +86,7 @@ class RelaxationLayer(eqx.Module):
         beta: ArrayLike,
         *,
         loss: AbstractLoss | None = None,
+        activation: AbstractActivation | None = None,
         solver: AbstractSolver | None = None,
         adjoint: AbstractAdjoint = Implicit(),
     ):
@@ -91,6 +98,7 @@ class RelaxationLayer(eqx.Module):
         # Not weakly typed, as a Python number is, or the first update would compile all anew.
         self.log_beta = jnp.log(beta.astype(beta.dtype))
         self.loss = check_loss(SquaredLoss() if loss is None else loss)
+        self.activation = check_trained(activation)
         self.solver, self.adjoint = solver, adjoint
 
     @property
@@ -103,7 +111,7 @@ class RelaxationLayer(eqx.Module):
     ) -> Problem:
         """Return the `Problem` of these data at the present penalty."""
         loss = jax.lax.stop_gradient(self.loss)
-        return Problem(X, y, self.beta, loss, sample_weight)
+        return Problem(X, y, self.beta, loss, sample_weight, activation=self.activation)
 
     def __call__(
         self,
@@ -139,7 +147,7 @@ class RelaxationLayer(eqx.Module):
         solution = solve(problem, self.solver, adjoint=self.adjoint, throw=False)
         if query is None:
             return solution, solution.predictions
-        return solution, _predict(query, solution.quadratic_form)
+        return solution, _predict(query, solution.quadratic_form, self.activation)
 
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -152,7 +160,7 @@ class RelaxationLayer(eqx.Module):
         """
         problem = self.problem(X, y, sample_weight)
         solution = solve(problem, self.solver, adjoint=self.adjoint)
-        return FittedRelaxation(solution.quadratic_form)
+        return FittedRelaxation(solution.quadratic_form, self.activation)
 
     def round(
         self,
@@ -174,5 +182,5 @@ class RelaxationLayer(eqx.Module):
 
 
 @highest_precision
-def _predict(query: Array, form: Array) -> Array:
-    return jnp.einsum("md,...de,me->m...", query, form, query)
+def _predict(query: Array, form: Array, activation: AbstractActivation) -> Array:
+    return activation.lifted(query).outputs(form)

@@ -64,7 +64,7 @@ def quantize_alpha(
     unit = core.restore_alpha(np.ones(()))
     host = jax.tree.map(np.asarray, network)  # where nothing is compiled
     alpha = np.asarray(host.alpha_columns, np.float64) / unit
-    columns = core.activation.neurons(core.X, *host.vectors(np.float64))
+    columns = core.neurons(*host.vectors(np.float64))
     targets = Target.all_of(core)
     if core.loss.couples_outputs:
         integers, scale = best_integers(targets[0], columns, alpha, most)

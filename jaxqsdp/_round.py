@@ -19,7 +19,7 @@ from ._host.random import normal_numbers
 from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_single
-from ._relaxation.gaussian import draw
+from ._relaxation.gaussian import Vectors, draw, shape_of_normal
 from ._relaxation.solution import Solution, check_solution
 from ._search.target import Target
 from ._solver.lasso import lasso
@@ -42,8 +42,10 @@ def round(
 
     is positive semidefinite with unit diagonal. For (g_u, g_v) ~ N(0, S), u = sign g_u and
     v = sign g_v satisfy E[u vᵀ] = (2γ/π) Z_s, so α_j = Kρ/m makes the network an unbiased estimate
-    of xᵀZx. `refit` replaces that α by the best one for the neurons drawn, the minimizer of the
-    objective, which is a LASSO and sets many α_j to zero (`network.prune()` removes them).
+    of xᵀZx. Neurons of a `Polynomial` are u = sign(g·g_s) of (g, g_s) ~ N(0, P/ρ₊) and N(0, N/ρ₋),
+    in proportion to ρ₊ and ρ₋, which is biased. `refit` replaces that α by the best one for the
+    neurons drawn, the minimizer of the objective, which is a LASSO and sets many α_j to zero
+    (`network.prune()` removes them).
 
     Where the problem has more levels than ±1, neurons that are refitted have the levels nearest to
     (g_u, g_v), and those that are not the signs, which are levels, too.
@@ -57,7 +59,7 @@ def round(
     - `num_neurons`: neurons drawn. With targets (n, c) this is the total; outputs get shares in
         proportion to their ρ, and the refit lets every output use every neuron.
     - `key`: a JAX random key.
-    - `refit`: whether to fit α (default) or to keep the unbiased one of the paper.
+    - `refit`: whether to fit α (default) or to keep the one above, that of the paper.
 
     **Returns:** a `QuantizedNetwork` with α of shape (m,), or (m, c).
 
@@ -81,37 +83,40 @@ def round(
 def _round(
     problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
 ) -> QuantizedNetwork:
-    normal = jax.random.normal(key, (2, num_neurons, problem.num_features), problem.X.dtype)
-    u, v, alpha = draw(solution, normal)
-    network = _packed(problem, u, v, alpha, refit)
+    shape = shape_of_normal(problem.activation, num_neurons, problem.num_features)
+    normal = jax.random.normal(key, shape, problem.X.dtype)
+    drawn = draw(problem.activation, solution, normal)
+    network = _packed(problem, *drawn, refit)
     return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
 
 
 def _round_on_host(
     problem: Problem, solution: Solution, num_neurons: int, key: PRNGKeyArray, refit: bool
 ) -> QuantizedNetwork:
-    shape, dtype = (2, num_neurons, problem.num_features), problem.X.dtype
+    shape = shape_of_normal(problem.activation, num_neurons, problem.num_features)
+    dtype = problem.X.dtype
     alpha: Any
-    u, v, alpha = draw(solution, normal_numbers(key, shape, dtype))
+    vectors, alpha = draw(problem.activation, solution, normal_numbers(key, shape, dtype))
     if refit:
-        network = jax.tree.map(np.asarray, _packed(problem, u, v, alpha, refit))
+        network = jax.tree.map(np.asarray, _packed(problem, vectors, alpha, refit))
         alpha = best_alpha(HostCore.of(problem), *network.vectors(np.float64))
-    return _packed(problem, u, v, alpha.astype(dtype), refit)
+    return _packed(problem, vectors, alpha.astype(dtype), refit)
 
 
-def _packed(problem: Problem, u: Array, v: Array, alpha: Array, refit: bool) -> QuantizedNetwork:
+def _packed(problem: Problem, vectors: Vectors, alpha: Array, refit: bool) -> QuantizedNetwork:
     """Return the network of Gaussian vectors: their signs, or nearest levels if α is refitted."""
-    levels, indices = problem.levels, (u, v)
+    levels = problem.levels
     if refit and levels.count > 2:
-        indices = levels.indices(u), levels.indices(v)
+        indices = [levels.indices(each) for each in vectors]
     else:
-        indices = levels.of_signs(u >= 0), levels.of_signs(v >= 0)
-    return pack(*indices, alpha=alpha if problem.y.ndim == 2 else alpha[:, 0], levels=levels)
+        indices = [levels.of_signs(each >= 0) for each in vectors]
+    alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
+    return pack(*indices, alpha=alpha, levels=levels, activation=problem.activation)
 
 
 def best_alpha(core: HostCore, *vectors: NDArray) -> NDArray[np.float64]:
     """Return the best output weights (m, c) of some neurons, in the units of the problem."""
-    features = core.activation.neurons(core.X, *vectors)
+    features = core.neurons(*vectors)
     alpha = [target.best_weights(features) for target in Target.all_of(core)]
     return core.restore_alpha(np.column_stack(alpha))
 

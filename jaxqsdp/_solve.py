@@ -74,7 +74,7 @@ def solve(
     """
     check_arguments(problem, solver, max_steps, warm_start, adjoint)
     problem = problem.of_one_bit
-    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
+    solver = solver_for(problem, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     if time_limit is not None:
         time_limit = check_positive(time_limit, "time_limit")

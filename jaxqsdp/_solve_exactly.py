@@ -18,17 +18,18 @@ from scipy.linalg import block_diag
 from ._base.plot import axes_for
 from ._base.text import shape_of
 from ._base.types import across, check_count, check_positive, is_concrete
-from ._bound.signs import MOST_FEATURES, enumerate_signs
+from ._bound.signs import MOST_FEATURES
 from ._certify import Certificate, certify
 from ._host.blas import with_one_blas_thread
 from ._host.progress import progress_bar
-from ._network.network import QuantizedNetwork
+from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
 from ._round import round
 from ._run.on_host import solve_once
 from ._search.columns import Round, Task, generate
+from ._search.pricing import Neurons, joined, price_exactly, some
 from ._search.target import largest
 
 if TYPE_CHECKING:
@@ -78,10 +79,11 @@ def solve_exactly(
 ) -> ExactResult:
     """Train a network to proven global optimality, by column generation with exact pricing.
 
-    The training problem is a LASSO over all 2^(2d−1) neurons. Its restriction to some neurons gives
-    a network and a dual point λ; enumerating all sign vectors u finds the neurons with
-    |uᵀGv| > β, G = Xᵀ diag(λ) X, which are added, and scaling λ until there is none left gives a
-    lower bound. It ends when the two agree. Starts from the relaxation.
+    The training problem is a LASSO over all 2^(2d−1) neurons, or 2^d polynomial ones. Its
+    restriction to some neurons gives a network and a dual point λ; enumerating all sign vectors u
+    finds the neurons with |uᵀGv| > β, G = Xᵀ diag(λ) X, or |ũᵀGũ| > β for polynomial ones, which
+    are added, and scaling λ until there is none left gives a lower bound. It ends when the two
+    agree. Starts from the relaxation.
 
     With more levels than ±1 the optimum is the same, and neurons of ±1 reach it.
 
@@ -90,8 +92,8 @@ def solve_exactly(
 
     **Arguments:**
 
-    - `problem`: a `Problem` of at most 26 features. Each of c outputs is solved by itself, unless
-        the loss couples them.
+    - `problem`: a `Problem` of at most 26 features, 25 with polynomial neurons. Each of c outputs
+        is solved by itself, unless the loss couples them.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
     - `max_rounds`, `time_limit` (seconds): where to stop early, after a round, with the gap proven
@@ -105,11 +107,11 @@ def solve_exactly(
     check_single(problem)
     if not is_concrete(problem, solution):
         raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
-    d = problem.num_features
-    if d > MOST_FEATURES:
+    if problem.num_lifted > MOST_FEATURES:
+        most = MOST_FEATURES - problem.activation.num_lifted(0)
         raise ValueError(
-            f"`problem` has {d} features, at most {MOST_FEATURES} can be enumerated; use `improve` "
-            "and `certify`."
+            f"`problem` has {problem.num_features} features, at most {most} can be enumerated; use "
+            "`improve` and `certify`."
         )
     check_numbers(problem)
     _check_limits(tol, max_rounds, time_limit)
@@ -119,12 +121,13 @@ def solve_exactly(
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     drawn = round(problem, solution, num_neurons=_FIRST_NEURONS, key=jax.random.key(0), refit=False)
     core, solved = HostCore.of(problem), []
+    first = jax.tree.map(np.asarray, drawn).vectors(np.float64)
     with progress_bar(None, progress, "round") as advance:
         duals = np.asarray(solution.dual, np.float64).reshape(core.y.shape)
         together = core.loss.couples_outputs
         for task, dual in zip(Task.all_of(core), [duals] if together else duals.T, strict=True):
-            first = np.asarray(drawn.u, np.float64), np.asarray(drawn.v, np.float64)
-            rounds = generate(task, enumerate_signs, *first, task.scale_dual(dual), float(tol))
+            price = price_exactly(problem.activation.num_vectors)
+            rounds = generate(task, price, first, task.scale_dual(dual), float(tol))
             history = []
             for last in itertools.islice(rounds, max_rounds):
                 history.append([task.restore_value(last.value), task.restore_value(last.bound)])
@@ -139,8 +142,7 @@ def solve_exactly(
 class _Output:
     """What was found for one output, or for all together."""
 
-    u: NDArray[np.float64]
-    v: NDArray[np.float64]
+    neurons: Neurons
     alpha: NDArray[np.float64]
     dual: NDArray[np.float64]
     history: NDArray[np.float64]
@@ -148,7 +150,7 @@ class _Output:
     @staticmethod
     def of(task: Task, last: Round, history: NDArray[np.float64]) -> _Output:
         """Keep the neurons that count, and fit them once more."""
-        columns = task.columns(last.u, last.v)
+        columns = task.columns(last.neurons)
         target = task.target
         sizes = target.sizes(columns)
         least = _NEGLIGIBLE * np.linalg.norm(across(np.sqrt(target.weight), target.y) * target.y)
@@ -161,15 +163,15 @@ class _Output:
             kept = kept[largest(counts(alpha[kept], sizes[kept]))]
             if len(kept) == 0:
                 break
-            some = columns[:, kept]
-            basis = np.flatnonzero(largest(target.basic_weights(some, alpha[kept]) != 0))
+            used = columns[:, kept]
+            basis = np.flatnonzero(largest(target.basic_weights(used, alpha[kept]) != 0))
             kept = kept[basis]
-            fitted = target.restricted(some[:, basis], last.dual, _FIT)
+            fitted = target.restricted(used[:, basis], last.dual, _FIT)
             alpha[kept] = fitted.alpha
         if alpha.ndim == 2:  # a neuron may be of use to some outputs only
             alpha = np.where(counts(alpha, sizes), alpha, 0)
         dual = task.restore_dual(last.dual)
-        return _Output(last.u[kept], last.v[kept], task.restore_alpha(alpha[kept]), dual, history)
+        return _Output(some(last.neurons, kept), task.restore_alpha(alpha[kept]), dual, history)
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> ExactResult:
@@ -182,14 +184,11 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
         dual = np.stack([output.dual for output in outputs], axis=1)
     if problem.y.ndim == 1:
         alpha, dual = alpha[:, 0], dual[:, 0]
-    u, v = (
-        np.concatenate([getattr(output, name) for output in outputs]).reshape(
-            -1, problem.num_features
-        )
-        for name in "uv"
+    levels, vectors = problem.levels, joined(*(output.neurons for output in outputs))
+    indices = (levels.indices(each.reshape(-1, problem.num_features)) for each in vectors)
+    network = pack(
+        *indices, alpha=alpha.astype(dtype), levels=levels, activation=problem.activation
     )
-    weights = (jnp.asarray(a, dtype) for a in (u, v, alpha))
-    network = QuantizedNetwork.from_weights(*weights, levels=problem.levels)
     # An output that ended earlier stays where it was.
     rounds = max(len(output.history) for output in outputs)
     history = sum(

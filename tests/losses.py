@@ -78,11 +78,11 @@ def classes(rng, X, count):
     return y
 
 
-def problem_of(name, *arguments, loss=None, **options):
+def problem_of(name, *arguments, loss=None, activation=None, **options):
     """Return such a problem."""
     X, y, beta, weight = made(name, *arguments, **options)
     loss = ALL[name] if loss is None else loss
-    return qs.Problem(X, y, beta, loss=loss, sample_weight=weight)
+    return qs.Problem(X, y, beta, loss=loss, sample_weight=weight, activation=activation)
 
 
 def gram_form(d):

@@ -17,6 +17,11 @@ def all_neurons(d):
     return signs[first], signs[second]
 
 
+def all_vectors(d):
+    """Return all neurons of one vector."""
+    return (np.array(list(itertools.product((-1.0, 1.0), repeat=d))),)
+
+
 def network_of(u, v, alpha, dtype=np.float64):
     """Return a network of arrays of a dtype."""
     return qs.QuantizedNetwork.from_weights(*(jnp.asarray(a, dtype) for a in (u, v, alpha)))
@@ -28,8 +33,12 @@ def best_of_all(problem):
     Of all neurons there are, in float64, in which float32 data are exact.
     """
     wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), problem)
-    u, v = all_neurons(problem.num_features)
-    best = qs.refit(wide, network_of(u, v, np.ones((len(u), *problem.y.shape[1:]))))
+    kind = problem.activation
+    neurons = all_neurons if kind.num_vectors == 2 else all_vectors
+    u, *v = neurons(problem.num_features)
+    alpha = np.ones((len(u), *problem.y.shape[1:]))
+    everything = qs.QuantizedNetwork.from_weights(u, *(v or [None]), alpha, activation=kind)
+    best = qs.refit(wide, everything)
     return float(wide.objective(best)), best
 
 

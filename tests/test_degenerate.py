@@ -46,7 +46,7 @@ def test_a_task_of_nothing(name):
     task = Task.all_of(HostCore.of(qs.Problem(*NOTHING[name], 1.0)))[0]
     assert task.target.beta == pytest.approx(1.0, rel=100)
     signs = np.ones((2, D))
-    assert np.all(np.isfinite(task.columns(signs, signs)))
+    assert np.all(np.isfinite(task.columns((signs, signs))))
 
 
 @pytest.mark.parametrize("name", NOTHING)

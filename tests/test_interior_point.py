@@ -11,6 +11,7 @@ from problems import SMALL, Data, degenerate, planted, real
 from referee import check
 
 import jaxqsdp as qs
+from jaxqsdp._base.lift import LiftedMap
 from jaxqsdp._network.bilinear import BILINEAR
 from jaxqsdp._solver import default_solver
 from jaxqsdp._solver.newton import NewtonSystem
@@ -63,43 +64,60 @@ def test_steps_end_at_the_boundary_of_the_cone(d, dtype):
     assert least * exact <= length <= most * exact
 
 
-def dense_newton(data, points):
+def dense_newton(layout, data, points):
     """Return the whole Newton matrix from products with A and A* alone."""
-    k, d = data.project(jnp.zeros(30)).size, points.shape[-1]
+    k, shape = data.project(jnp.zeros(30)).size, layout.multiplier_shape(points.shape[-1])
+    size = np.prod(shape, dtype=int)
 
     def apply(unknowns):
-        dual, diagonal, rho = unknowns[:k], unknowns[k : k + d], unknowns[-1]
-        gram, diagonal_matrix = data.rmv(dual), jnp.diag(diagonal)
-        slacks = jnp.stack([diagonal_matrix - gram, diagonal_matrix + gram]) / 2
+        dual, rho = unknowns[:k], unknowns[k + size :]
+        diagonal = unknowns[k : k + size].reshape(shape)
+        plus, minus = jnp.broadcast_to(diagonal, (2, shape[-1]))
+        gram, gain = data.rmv(dual), layout.gain
+        slacks = gain * jnp.stack([jnp.diag(plus) - gram, jnp.diag(minus) + gram])
         plus, minus = -points @ slacks @ points
+        diagonals = gain * jnp.stack([jnp.diag(plus), jnp.diag(minus)])
+        if len(shape) == 1:
+            diagonals = jnp.sum(diagonals, axis=0, keepdims=True)
         return jnp.concatenate(
             [
-                dual + data.mv((plus - minus) / 2),
-                jnp.diag(plus + minus) / 2 - rho,
-                jnp.sum(diagonal)[None],
+                dual + data.mv(gain * (plus - minus)),
+                (diagonals - rho[:, None]).ravel(),
+                jnp.sum(diagonal, axis=-1).ravel(),
             ]
         )
 
-    return jax.vmap(apply, out_axes=1)(jnp.eye(k + d + 1))
+    return jax.vmap(apply, out_axes=1)(jnp.eye(k + size + size // shape[-1]))
+
+
+MAPS = {
+    "bilinear": lambda X: (BILINEAR.layout, LiftedMap(X)),
+    "polynomial": lambda X: (
+        qs.Polynomial.layout,
+        LiftedMap(X, jnp.linspace(-1.0, 2.0, len(X)), -1.0),
+    ),
+}
 
 
 @pytest.mark.parametrize(
     "form", [PlainSamples, CompressedSamples.of], ids=["samples", "compressed"]
 )
-def test_newton_systems_solve_the_linearized_conditions(form):
+@pytest.mark.parametrize("name", list(MAPS))
+def test_newton_systems_solve_the_linearized_conditions(form, name):
     rng = np.random.default_rng(2)
-    X = jnp.asarray(rng.standard_normal((30, 6)))
-    data, points = form(X), random_definite(rng, 2, 6, condition=10)
-    matrix = np.asarray(dense_newton(data, points))
-    k = matrix.shape[0] - 7
-    a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, 6, ()))
-    system = NewtonSystem.of(BILINEAR.layout, data, points)
+    layout, lifted = MAPS[name](jnp.asarray(rng.standard_normal((30, 6))))
+    data, points = form(lifted), random_definite(rng, 2, 6, condition=10)
+    matrix = np.asarray(dense_newton(layout, data, points))
+    *sums, d = layout.multiplier_shape(6)
+    k = len(data.project(jnp.zeros(30)))
+    a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, (*sums, d), sums))
+    system = NewtonSystem.of(layout, data, points)
     half, scale = system.half(a, b, c)
     dual, diagonal = system.whole(half)
-    expected = np.linalg.solve(matrix, np.concatenate([a, b, c[None]]))
+    expected = np.linalg.solve(matrix, np.concatenate([a, b.ravel(), c.ravel()]))
     np.testing.assert_allclose(dual, expected[:k], rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(diagonal, expected[k : k + 6], rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(scale, expected[-1], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(diagonal.ravel(), expected[k : k + b.size], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(scale.ravel(), expected[k + b.size :], rtol=1e-8, atol=1e-8)
     for found, one in zip(system.solve(a, b, c), (dual, diagonal), strict=True):
         np.testing.assert_array_equal(found, one)
     responses = system.responses()
@@ -114,7 +132,7 @@ def test_newton_systems_solve_the_linearized_conditions(form):
 def test_maps_of_samples_join(form, n):
     """By their columns: what `split`, a map and `join` do to each."""
     rng = np.random.default_rng(n)
-    samples = form(jnp.asarray(rng.standard_normal((n, 6))))
+    samples = form(LiftedMap(jnp.asarray(rng.standard_normal((n, 6)))))
     k = samples.project(jnp.zeros(n)).size
     inside = jnp.asarray(rng.standard_normal((k, k)))
     if k != n:  # what is added to the samples of the equivalent problem sees nothing
@@ -132,7 +150,7 @@ def test_compression_is_exact():
     """The equivalent problem has the same A*λ, the same ‖λ‖ and the same inner products with y."""
     rng = np.random.default_rng(3)
     X, y = jnp.asarray(rng.standard_normal((40, 5))), jnp.asarray(rng.standard_normal(40))
-    data, samples = CompressedSamples.of(X), PlainSamples(X)
+    data, samples = CompressedSamples.of(LiftedMap(X)), PlainSamples(LiftedMap(X))
     short = data.project(y)
     np.testing.assert_allclose(jnp.linalg.norm(short), jnp.linalg.norm(y), rtol=1e-13)
     form = jnp.asarray(rng.standard_normal((5, 5)))

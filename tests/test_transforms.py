@@ -243,9 +243,9 @@ class Counted(qs.ADMM):
 
     traces: typing.ClassVar = []
 
-    def factorize(self, X):
-        self.traces.append(X.shape)
-        return super().factorize(X)
+    def factorize(self, map, layout):
+        self.traces.append(map.X.shape)
+        return super().factorize(map, layout)
 
 
 @pytest.mark.usefixtures("often")

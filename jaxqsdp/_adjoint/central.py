@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.lift import quadratic_forms
 from .._base.trees import select
 from .._base.types import Scalar, epsilon, highest_precision, tiny
 from .._loss.base import least
@@ -71,9 +70,9 @@ def central_point(data: Core, guess: Central, mu: Scalar) -> Central:
     point, _, _ = while_loop(goes_on, step, carry)
     found = distance(point, path.complementarity(point)) <= _LOST
     blocks = jnp.where(found, point.primal, jnp.nan)
-    predictions = quadratic_forms(data.X, data.layout.form(blocks))
+    predictions = data.map.outputs(data.layout.form(blocks))
     dual, ends = search.dual(point, predictions)
-    scale = jnp.mean(data.layout.diagonal(blocks))
+    scale = jnp.mean(data.layout.diagonal(blocks), axis=-1)
     return Central(blocks, dual, point.diagonal, scale, ends)
 
 
@@ -90,7 +89,7 @@ class _QuadraticSearch:
 
     def __init__(self, data: Core):
         self.data, absorbed = data, data.absorbed
-        self.samples = samples_of(absorbed.X)
+        self.samples = samples_of(absorbed.map)
         self.path: AbstractPath = CentralPath.of(absorbed, self.samples)
 
     def point(self, guess: Central) -> Point:
@@ -130,7 +129,7 @@ class _Search:
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path, t where that puts it if near an end."""
         loss, y, nu = self.data.loss, self.data.y, self.nu
-        predictions = quadratic_forms(self.data.X, self.data.layout.form(guess.primal))
+        predictions = self.data.map.outputs(self.data.layout.form(guess.primal))
         by_predictions = self._smoothed(jnp.where(self.counted, predictions, 0), nu)
         inside = jnp.all(self.path.end_slacks(guess.dual) >= jnp.sqrt(nu), axis=0)
         dual = jnp.where(self.counted & inside, guess.dual, by_predictions)

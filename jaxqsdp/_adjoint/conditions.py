@@ -35,7 +35,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from .._base.control_flow import fori_loop
-from .._base.lift import quadratic_forms, weighted_gram
 from .._base.mesh import varying_alike
 from .._base.types import Scalar, tiny
 from .._problem.core import Core
@@ -52,13 +51,13 @@ class Central(eqx.Module):
 
     primal: Float[Array, "2 d d"]  # P, N
     dual: Float[Array, " n"]  # t, samples of zero weight included
-    diagonal: Float[Array, " d"]  # p
-    scale: Scalar  # ρ
+    diagonal: Float[Array, "*g d"]  # p
+    scale: Float[Array, "*g"]  # ρ
     ends: Float[Array, "2 e"]  # z, 0 where there is no end; e = 0 for the squared loss, else n
 
     def slack(self, data: Core) -> Float[Array, "2 d d"]:
         """S₊, S₋."""
-        return data.layout.slacks(self.diagonal, weighted_gram(data.X, data.weight * self.dual))
+        return data.layout.slacks(self.diagonal, data.map.adjoint(data.weight * self.dual))
 
 
 class _Conditions(eqx.Module):
@@ -66,8 +65,8 @@ class _Conditions(eqx.Module):
 
     complementarity: Float[Array, "2 d d"]
     fit: Float[Array, " n"]
-    sums: Float[Array, " d"]
-    budget: Scalar
+    sums: Float[Array, "*g d"]
+    budget: Float[Array, "*g"]
     ends: Float[Array, "2 e"]
 
 
@@ -102,7 +101,7 @@ class Linearization(eqx.Module):
     def at_limit(self, mu: Scalar) -> Linearization:
         """Extrapolate the central point to μ = 0, with an error of the order of μ²."""
         central, data = self.central, self.data
-        eye = jnp.eye(central.diagonal.size, dtype=mu.dtype)
+        eye = jnp.eye(central.diagonal.shape[-1], dtype=mu.dtype)
         nothing = jax.tree.map(jnp.zeros_like, central)
         asked = _Conditions(
             -mu * jnp.stack([eye, eye]),
@@ -143,40 +142,39 @@ class Linearization(eqx.Module):
         if self.data.loss.is_quadratic:
             return change.y - step.dual
         form = self.data.layout.form(step.primal)
-        return quadratic_forms(self.data.X, form) + self._turned(change)
+        return self.data.map.outputs(form) + self._turned(change)
 
     def _turned(self, change: Core) -> Float[Array, " n"]:
         """Return the derivative of A(Z) by X."""
         form = self.data.layout.form(self.central.primal)
-        return 2 * jnp.sum((change.X @ form) * self.data.X, axis=1)
+        return self.data.map.turned(form, change.X)
 
     def _asked(self, change: Core) -> _Conditions:
-        central, data, X = self.central, self.data, self.data.X
-        dual = data.weight * central.dual
-        cross = change.X.T @ (dual[:, None] * X)
-        gram = weighted_gram(X, central.dual * change.weight) + cross + cross.T
+        central, data, map = self.central, self.data, self.data.map
+        gram = map.adjoint(central.dual * change.weight)
+        gram = gram + map.adjoint_turned(data.weight * central.dual, change.X)
         zeros = jnp.zeros_like(central.diagonal)
         return _Conditions(
             -_symmetric(central.primal @ data.layout.slacks(zeros, gram)),
             target_move(data, central.dual, change) - self._turned(change),
             zeros,
-            change.beta,
+            jnp.broadcast_to(change.beta, central.scale.shape),
             -central.ends * end_moves(data, central.dual, change),
         )
 
     def _conditions(self, step: Central) -> _Conditions:
         central, data, primal = self.central, self.data, _symmetric(step.primal)
         layout = data.layout
-        gram = weighted_gram(data.X, data.weight * step.dual)
+        gram = data.map.adjoint(data.weight * step.dual)
         slack = layout.slacks(step.diagonal, gram)
         complementarity = _symmetric(primal @ self.slack + central.primal @ slack)
         fit = slope_step(data, central.dual, step.dual)
-        fit = fit + quadratic_forms(data.X, layout.form(primal))
+        fit = fit + data.map.outputs(layout.form(primal))
         return _Conditions(
             complementarity,
             _pushed(fit, -step.ends),
-            layout.diagonal(primal) - step.scale,
-            layout.budget(step.diagonal),
+            layout.diagonal(primal) - step.scale[..., None],
+            layout.sums(step.diagonal),
             step.ends * self.end_slacks + central.ends * end_steps(data, step.dual),
         )
 
@@ -269,7 +267,7 @@ class _Inverse(eqx.Module):
             stiffness = slope_step(data, central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
             unit_weight = unit_weight / stiffness
         root = jnp.sqrt(unit_weight)
-        rows = samples_of(jnp.sqrt(root)[:, None] * data.X)
+        rows = samples_of(data.map.times(root))
         points = central.primal / jnp.sqrt(mu)
         values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
         slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
@@ -283,17 +281,17 @@ class _Inverse(eqx.Module):
         transposed = jnp.swapaxes(self.basis, 1, 2)
         turned = transposed @ _symmetric(asked.complementarity) @ self.basis
         explicit = self.basis @ (self.weights * turned) @ transposed
-        X, layout = self.data.X, self.data.layout
-        a = asked.fit - quadratic_forms(X, layout.form(explicit))
+        map, layout = self.data.map, self.data.layout
+        a = asked.fit - map.outputs(layout.form(explicit))
         a = _pushed(a, asked.ends / self.end_slacks)
         b = asked.sums - layout.diagonal(explicit)
         inside, outside = self.rows.split(self.root * a)
         half, scale = self.system.half(inside, b, asked.budget)
         inside, diagonal = self.system.whole(half)
         scaled = self.rows.join(inside, outside)  # √(wΘ)∘dt
-        slack = layout.slacks(diagonal, weighted_gram(X, self.root * scaled))
+        slack = layout.slacks(diagonal, map.adjoint(self.root * scaled))
         implicit = self.points @ slack @ self.points
-        uncounted = a + quadratic_forms(X, layout.form(implicit))
+        uncounted = a + map.outputs(layout.form(implicit))
         counted = self.root > 0
         dual = jnp.where(counted, scaled / jnp.where(counted, self.root, 1), uncounted)
         dual = dual / self.stiffness

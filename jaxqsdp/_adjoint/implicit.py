@@ -65,7 +65,9 @@ def data_of(problem: Problem) -> Core:
     """Return what the relaxation depends on, and can move: labels are no numbers."""
     has_labels = problem.loss.takes_labels or problem.loss.takes_classes
     y = jax.lax.stop_gradient(problem.y) if has_labels else problem.y
-    return Core(problem.X, problem.weight, y, problem.beta, problem.loss)
+    map, layout = problem.map, problem.activation.layout
+    weight, beta, loss = problem.weight, problem.beta, problem.loss
+    return Core(map.X, weight, y, beta, loss, map.corner, map.sign, layout)
 
 
 def is_usable(status: Status) -> Bool[Array, ...]:
@@ -130,9 +132,7 @@ class Implicit(AbstractAdjoint):
 
     def prepare(self, problem: Problem) -> None:
         """Start to compile what the derivatives at concrete numbers take."""
-        (n, d), outputs = problem.X.shape, problem.y.shape[1:]
-        is_coupled = problem.loss.couples_outputs
-        solution = solution_like(n, d, outputs, problem.y.dtype, is_coupled=is_coupled)
+        solution = solution_like(problem)
         data = data_of(problem)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), data)
         # What is traced here is, but for rare cases, what derivatives are taken by.
@@ -211,10 +211,7 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
     """Return the derivative of the numbers by a change of the data, None where there is none."""
     places, data, numbers = fixed
     change = jax.tree.map(
-        lambda leaf, like: jnp.zeros_like(like) if leaf is None else leaf,
-        change,
-        data,
-        is_leaf=lambda leaf: leaf is None,
+        lambda like, leaf: jnp.zeros_like(like) if leaf is None else leaf, data, change
     )
 
     def tangent(change: Core, place: _Place, numbers: Solution) -> Solution:
@@ -234,7 +231,7 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
             value=restore.restore_value(value),
             lower_bound=restore.restore_value(value),
             quadratic_form=form,
-            scale=restore.restore_form(step.scale),
+            scale=restore.restore_form(layout.total(step.scale)),
             gram=layout.gram(form, block) if smooth else zeros.gram,
             dual=restore.restore_dual(dual),
             dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
@@ -259,11 +256,11 @@ def _envelope(data: Core, change: Core, numbers: Solution, units: Scaling) -> Sc
     """Return the derivative of the value by that of the Lagrangian at the solution."""
     scale = units.units
     predictions = numbers.predictions * scale.target
-    moved = jnp.sum((change.X @ scale.scale_form(numbers.quadratic_form)) * data.X, axis=1)
+    moved = data.map.turned(scale.scale_form(numbers.quadratic_form), change.X)
     dual = scale.scale_dual(numbers.dual)
     value = (
         scale.scale_form(numbers.scale) * change.beta
-        + jnp.sum(dual * (change.y - 2 * moved))
+        + jnp.sum(dual * (change.y - moved))
         + jnp.sum(change.weight * data.loss.value(predictions, data.y))
     )
     if data.loss.is_quadratic:
@@ -325,6 +322,7 @@ def _scaled(data: Core, units: Units) -> Core:
     return dataclasses.replace(
         data,
         X=data.X * units.feature,
+        corner=None if data.corner is None else data.corner * units.feature * units.feature,
         weight=data.weight * units.weight,
         y=data.y * units.target,
         beta=units.scale_diagonal(data.beta),
@@ -363,12 +361,12 @@ def _guess(smoothing: float, data: Core, numbers: Solution, scaling: Scaling) ->
     """Return the solution, pushed a little into the cones."""
     units, d = scaling.units, data.X.shape[1]
     form, block = units.scale_form(numbers.quadratic_form), units.scale_form(numbers.block)
-    scale = units.scale_form(numbers.scale)
+    blocks, scale = data.layout.blocks(form, block), units.scale_form(numbers.scale)
     push = jnp.maximum(smoothing, jnp.minimum(numbers.stats.gap, 1))
     more = push * scale * jnp.eye(d, dtype=form.dtype)[None]
     counted = data.weight > 0
     dual = units.scale_dual(numbers.dual)
     dual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
     diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
-    primal = data.layout.blocks(form, block) + more
-    return Central(primal, dual, diagonal, scale, no_multipliers(dual))
+    levels = jnp.mean(data.layout.diagonal(blocks), axis=-1)
+    return Central(blocks + more, dual, diagonal, levels, no_multipliers(dual))

@@ -141,7 +141,7 @@ def _report_output(data: Core, solution: Solution, adjoint: Implicit) -> Adjoint
 
         parts = [
             (form(step), form(other), form_size, norm(form(central))),
-            (step.scale, other.scale, form_size, central.scale),
+            (step.scale, other.scale, form_size, norm(central.scale)),
             (root * step.dual, root * other.dual, target_size, target_size),
         ]
         changes = [norm(a - b) / jnp.maximum(norm(a), size) for a, b, size, _ in parts]
@@ -188,12 +188,14 @@ def random_changes(data: Core) -> Core:
             noise = jax.random.normal(key[index], leaf.shape, leaf.dtype)
             changes[name] = noise * norm(leaf) / jnp.sqrt(leaf.size * count)
         moving = jnp.zeros_like(counted) if data.loss.takes_labels else counted
-        return Core(
-            jnp.where(counted[:, None], changes["X"], 0),
-            changes["weight"],
-            jnp.where(moving, changes["y"], 0),
-            changes["beta"],
-            jax.tree.map(jnp.zeros_like, data.loss),
+        # The constant that an activation has appended is none of the data.
+        features = jnp.arange(data.X.shape[1]) < data.X.shape[1] - (data.corner is not None)
+        return dataclasses.replace(
+            jax.tree.map(jnp.zeros_like, data),
+            X=jnp.where(counted[:, None] & features[None], changes["X"], 0),
+            weight=changes["weight"],
+            y=jnp.where(moving, changes["y"], 0),
+            beta=changes["beta"],
         )
 
     return jax.vmap(one)(keys)

@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool
 
 from .._base.cone import positive_part
 from .._base.control_flow import scan
-from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, check_count, highest_precision, tiny
 from .._problem.core import Core
 from .._relaxation.solution import Solution, outputs_first, outputs_last
@@ -27,14 +26,14 @@ class Unrolled(AbstractAdjoint):
     where it is, and its derivative converges to that of the solution, linearly and as slowly as the
     iteration itself: a few hundred steps for a few digits. An independent check on `Implicit`, and
     cheap where a few steps will do. First derivatives only; every step factors two matrices, and
-    one system of n equations is factored. For the squared loss.
+    one system of n equations is factored. For the squared loss and bilinear neurons.
 
     **Arguments:**
 
     - `num_steps`: default 500.
 
     **Raises:** `ValueError` naming the argument if it is not a positive integer, `TypeError` when
-    used with another loss.
+    used with another loss or activation.
     """
 
     num_steps: int = eqx.field(default=500, static=True)
@@ -50,6 +49,10 @@ class Unrolled(AbstractAdjoint):
                 f"`adjoint` is `Unrolled`, which is for the squared loss, not {data.loss!r}; use "
                 "`Implicit()`."
             )
+        if not data.layout.shares_diagonal:
+            raise TypeError(
+                "`adjoint` is `Unrolled`, which is for bilinear neurons; use `Implicit()`."
+            )
         usable = is_usable(status)
         if data.y.ndim == 1:
             return self._attach_output(data, numbers, usable)
@@ -63,7 +66,7 @@ class Unrolled(AbstractAdjoint):
         layout = data.layout
         blocks = layout.blocks(numbers.quadratic_form, numbers.block)
         dual = units.scale_dual(numbers.dual)
-        gram = weighted_gram(data.X, dual)
+        gram = data.map.adjoint(dual)
         slack = layout.slacks(units.scale_diagonal(numbers.dual_diagonal), gram)
         start = jax.lax.stop_gradient(units.scale_form(blocks) + slack / split.penalty)
 
@@ -74,7 +77,7 @@ class Unrolled(AbstractAdjoint):
         s, _ = scan(step, start, None, length=self.num_steps)
         x, dual, scale, diagonal = split.fitted(s)
         form, block = layout.form(x), layout.block(x)
-        predictions = quadratic_forms(data.X, form)
+        predictions = data.map.outputs(form)
         value = data.loss(predictions, data.y, data.weight) + data.beta * scale
         moved = dataclasses.replace(
             jax.tree.map(jnp.zeros_like, numbers),
@@ -118,9 +121,9 @@ class _Split(eqx.Module):
         form, block = data.layout.form(s), data.layout.block(s)
         sums = jnp.diagonal(block)
         scale = data.layout.level(sums, data.beta, self.penalty)
-        misfit = data.weight * (data.y - quadratic_forms(data.X, form))
+        misfit = data.weight * (data.y - data.map.outputs(form))
         multiplier = lu_solve(self.factors, misfit)
-        form = form + weighted_gram(data.X, multiplier)
+        form = form + data.map.adjoint(multiplier)
         block = jnp.where(jnp.eye(d, dtype=bool), scale, block)
         dual = 2 * self.penalty * multiplier
         return (

@@ -12,12 +12,14 @@ from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution
 from .._run.padding import pad, rung, unpad
+from .._solver import AbstractSolver, default_solver
 
 
 class Bucket(abc.ABC):
     """Problems of one shape, fetched as they are needed."""
 
     X_shape: tuple[int, ...]
+    num_lifted: int  # the size of Z
     dtype: Any
     count: int
     shares_features: bool
@@ -27,6 +29,12 @@ class Bucket(abc.ABC):
     @abc.abstractmethod
     def fetch(self, places: np.ndarray) -> Problem:
         """Return some of them as a stacked problem, on the host."""
+
+    def solver(self, given: AbstractSolver | None) -> AbstractSolver:
+        """Return the solver given, or the one for problems of this shape."""
+        if given is not None:
+            return given
+        return default_solver(self.X_shape[0], self.num_lifted, self.dtype, self.loss)
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -41,6 +49,7 @@ class StackedBucket(Bucket):
     def __init__(self, problem: Problem):
         self._problem = jax.tree.map(np.asarray, problem)
         self.X_shape = problem.X.shape[1:]
+        self.num_lifted = problem.num_lifted
         self.dtype = problem.X.dtype
         self.count = problem.X.shape[0]
         self.loss = problem.loss
@@ -63,6 +72,7 @@ class PaddedBucket(Bucket):
         self._problems = problems
         self.indices = indices
         self.X_shape = shape
+        self.num_lifted = problems[0].activation.num_lifted(shape[1])
         self.dtype = problems[0].X.dtype
         self.loss = problems[0].loss
         self.num_outputs = problems[0].num_outputs
@@ -75,15 +85,15 @@ class PaddedBucket(Bucket):
 
     def slice(self, place: int, solution: Solution) -> Solution:
         """Return the solution of one problem without its padding."""
-        return unpad(solution, *self._problems[place].X.shape)
+        return unpad(solution, self._problems[place])
 
 
 def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
-    """Sort problems by their padded shape, outputs, dtype and kind of loss."""
+    """Sort problems by their padded shape, outputs, dtype, neurons and kind of loss."""
     groups: dict[Any, list[int]] = {}
     for index, problem in enumerate(problems):
         n, d = problem.X.shape
-        kind = jax.tree.structure(problem.loss)
+        kind = jax.tree.structure((problem.loss, problem.activation))
         tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype), kind
         groups.setdefault(((rung(n), rung(d)), *tail), []).append(index)
     return [

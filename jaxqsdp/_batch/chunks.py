@@ -106,10 +106,10 @@ class Job:
 
         By the largest arrays of either solver; few sizes, as programs compile for each.
         """
-        n, d = self.bucket.X_shape
-        size, on_cpu = lifted_size(d), jax.default_backend() == "cpu"
+        n, k = self.bucket.X_shape[0], self.bucket.num_lifted
+        size, on_cpu = lifted_size(k), jax.default_backend() == "cpu"
         shared = self.bucket.shares_features
-        entries = n * d + min(n, size) * (n + size) + 128 * size
+        entries = n * k + min(n, size) * (n + size) + 128 * size
         if self.bucket.loss.couples_outputs:
             responses = 3 * n * n if isinstance(self.solver, InteriorPoint) else 0
             entries = self.bucket.num_outputs * (entries + responses)

@@ -23,7 +23,6 @@ from .._host.progress import progress_bar
 from .._problem.problem import Problem, check_dtype, check_single
 from .._relaxation.solution import Solution
 from .._relaxation.status import Status
-from .._run.on_host import solver_for
 from .._run.running import begin, finish
 from .._solver import AbstractSolver
 from .buckets import Bucket, PaddedBucket, StackedBucket, sorted_into_buckets
@@ -99,7 +98,7 @@ def solve_batch(
     watch, seconds = Stopwatch(), np.inf if time_limit is None else float(time_limit)
     buckets: Sequence[Bucket]
     buckets = [StackedBucket(given)] if stacked else sorted_into_buckets(given)
-    solvers = [solver_for(one.X_shape, one.dtype, one.loss, solver) for one in buckets]
+    solvers = [one.solver(solver) for one in buckets]
     limits = [chosen.max_steps if max_steps is None else max_steps for chosen in solvers]
     results = [_Results(*one) for one in zip(buckets, solvers, limits, strict=True)]
     store = None

@@ -11,8 +11,11 @@ from .._exact.powers import power_of_two
 from .._exact.units import moderate
 from .._loss.base import AbstractLoss
 from .._loss.squared import SQUARED
+from .._network.activation import AbstractActivation
+from .._network.bilinear import BILINEAR
 from .ray import best_below, best_below_of
-from .signs import enumerate_signs
+from .relaxation import mask_of
+from .signs import enumerate_forms, enumerate_signs
 
 _UNIT = 2.0**-53  # a rounding error, relative
 _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of moderate numbers
@@ -20,7 +23,13 @@ _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of 
 
 @np.errstate(all="ignore")  # what overflows proves nothing
 def combinatorial_bound(
-    X: Any, y: Any, weight: Any, beta: Any, dual: Any, loss: AbstractLoss = SQUARED
+    X: Any,
+    y: Any,
+    weight: Any,
+    beta: Any,
+    dual: Any,
+    loss: AbstractLoss = SQUARED,
+    activation: AbstractActivation = BILINEAR,
 ) -> float:
     """Bound the optimum of training from below, starting from any λ.
 
@@ -30,7 +39,8 @@ def combinatorial_bound(
 
         max −Σ_i w_i ψ(λ_i/w_i)   s.t.  max_{u,v} |uᵀGv| ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
 
-    with λ_i = 0 where w_i = 0. The maximum is taken over all sign vectors u, with v = sign(Gu);
+    with λ_i = 0 where w_i = 0. The maximum is taken over all sign vectors u, with v = sign(Gu), or
+    it is that of |uᵀGu| for neurons of one vector, G and u as in their relaxation;
     c·λ with c ≤ β/max is feasible, and the best c on its ray is taken. Computed on the
     host in float64, in which float32 data are exact; sums carry their a-priori error bounds, which
     hold for any order of summation, and every step is rounded to the safe side. A bound below zero
@@ -40,7 +50,7 @@ def combinatorial_bound(
     """
     X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
-    samples: Any = moderate(X, weight)
+    samples: Any = moderate(activation.homogeneous(X), weight)
     units: Any = samples.units_for(y, loss.degree)
     y, penalty = samples.scale_targets(y, units, loss.any_target), units.scale_beta(beta)
     loss = in_float64(loss).rescaled(units.target)
@@ -56,16 +66,23 @@ def combinatorial_bound(
     if not np.all((penalty > 2.0**-900) & (penalty < 2.0**900)):
         return 0.0
     n, d = X.shape
+    mask = mask_of(activation, X)
+    most = 0.0 if mask is None else float(np.abs(mask).max())
 
     def rounding(operations: int) -> float:
         return 1.01 * operations * _UNIT
 
     def norm_of(dual: Any) -> Any:
-        # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs.
+        # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs, |mask| within the sum.
         gram = X.T @ (dual[:, None] * X)
-        mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
-        norms, _ = enumerate_signs(gram, 1)
-        return norms[0] + 2 * rounding(2 * n + 4 * d + 16) * mass + _LEAST
+        if mask is None:
+            mass = float(np.abs(dual) @ np.square(np.abs(X).sum(axis=1)))
+        else:
+            gram, sizes = mask * gram, np.abs(X)
+            mass = float(np.abs(dual) @ np.sum((sizes @ np.abs(mask)) * sizes, axis=1))
+        enumerate_all = enumerate_signs if activation.num_vectors == 2 else enumerate_forms
+        norms, _ = enumerate_all(gram, 1)
+        return norms[0] + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
 
     norm: Any = norm_of(dual) if dual.ndim == 1 else np.array([norm_of(part) for part in dual.T])
     if not loss.is_quadratic:

@@ -21,7 +21,8 @@ def best_below(linear: Any, quadratic: Any, beta: Any, budget: Any) -> Scalar:
     xp = namespace(linear)  # the others may be plain numbers
     eps, least = epsilon(linear.dtype), tiny(linear.dtype)
     unconstrained = xp.where(quadratic > 0, linear / xp.where(quadratic > 0, quadratic, 1), 0)
-    limit = xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf)
+    # A budget that is no number says nothing, and the bound becomes 0.
+    limit = xp.where(budget <= 0, xp.inf, beta / xp.where(budget <= 0, 1, budget))
     c = xp.clip(unconstrained, 0, limit * (1 - 4 * eps))
     gain, loss = c * linear, 0.5 * (c * (c * quadratic)) + least
     bound = (gain - loss) - 8 * eps * (gain + loss)
@@ -44,7 +45,8 @@ def best_below_of(
     """
     xp = namespace(dual, y, weight)
     eps, least = epsilon(dual.dtype), tiny(dual.dtype)
-    limit = xp.min(xp.where(budget > 0, beta / xp.where(budget > 0, budget, 1), xp.inf))
+    limit = xp.min(xp.where(budget <= 0, xp.inf, beta / xp.where(budget <= 0, 1, budget)))
+    limit = xp.where(xp.isnan(limit), 0, limit)  # a budget that is no number says nothing
     c = loss.best_factor_on_dual_ray(dual, y, weight, limit) * (1 - 8 * eps)
     counted = weight > 0
     unit = c * dual / across(xp.where(counted, weight, 1), dual)

@@ -20,6 +20,7 @@ from .._exact.sums import inner, join, over_blocks, scale_rows, to_digits, weigh
 from .._exact.units import moderate
 from .._loss.base import AbstractLoss
 from .._loss.squared import SQUARED
+from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
 from .._network.layout import Layout
 from .budget import budget_above
@@ -32,9 +33,10 @@ def dual_bound(
     weight: Float[Array, " n"],
     beta: Float[Array, "*c"],
     dual: Float[Array, "n ..."],
-    dual_diagonal: Float[Array, "*c d"],
+    dual_diagonal: Float[Array, "*cg d"],
     loss: AbstractLoss = SQUARED,
     layout: Layout = BILINEAR.layout,
+    mask: Float[Array, "d d"] | None = None,
 ) -> Scalar:
     """Bound the optimal value from below, starting from any (λ, p), however inexact.
 
@@ -42,13 +44,14 @@ def dual_bound(
 
         max −Σ_i w_i ψ(λ_i/w_i)   s.t.  Diag(p) ± G ⪰ 0,  1ᵀp ≤ β,  G = Σ_i λ_i x_i x_iᵀ,
 
-    with λ_i = 0 where w_i = 0, and λ_i/w_i within the interval of the loss; for the squared loss it
-    is max λᵀy − ½ Σ λ²/w. Given (λ, p), p + t·1 with t = max(0, −λmin(Diag(p) ± G)) satisfies the
-    first constraint, and multiplying both by c ≤ β/1ᵀ(p + t) the second; the best c on the ray is
-    taken, clip(λᵀy / Σλ²/w, 0, β/1ᵀ(p + t)) for the squared loss. Each step is rounded towards the
-    safe side: the sums over samples are error-free up to their last bit (`_exact`), eigenvalues are
-    bounded a posteriori, and the data count as exact. A bound below zero, or none at all, becomes
-    0, which the loss and the penalty never fall below.
+    with another diagonal p± in either cone, and with G = mask ∘ Σ_i λ_i x_i x_iᵀ, where activations
+    have such; λ_i = 0 where w_i = 0, and λ_i/w_i within the interval of the loss; for the squared
+    loss it is max λᵀy − ½ Σ λ²/w. Given (λ, p), p + t·1 with t = max(0, −λmin(Diag(p) ± G))
+    satisfies the first constraint, and multiplying both by c ≤ β/1ᵀ(p + t) the second; the best c
+    on the ray is taken, clip(λᵀy / Σλ²/w, 0, β/1ᵀ(p + t)) for the squared loss. Each step is
+    rounded towards the safe side: the sums over samples are error-free up to their last bit
+    (`_exact`), eigenvalues are bounded a posteriori, and the data count as exact. A bound below
+    zero, or none at all, becomes 0, which the loss and the penalty never fall below.
 
     Where the loss couples outputs, each of them has a budget, and c is the same for all.
 
@@ -70,20 +73,59 @@ def dual_bound(
 
         def budget_of(dual: Array, p: Array) -> Scalar:
             gram, error = over_blocks(_gram, dual, X)
-            return budget_above(layout, p, gram, error + flushed)
+            return budget_above(layout, p, *masked(mask, gram, error + flushed))
 
         return best_below_of(loss, dual, y, weight, beta, over_leading(budget_of, dual.T, p))
     quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
     sums, error = over_blocks(_sums, dual, X, y, quotient)
-    d = p.size
+    d = X.shape[1]
     gram, gram_error = sums[:d, :d], error[:d, :d] + flushed
-    budget = budget_above(layout, p, gram, gram_error)
+    budget = budget_above(layout, p, *masked(mask, gram, gram_error))
 
     if not loss.is_quadratic:
         return best_below_of(loss, dual, y, weight, beta, budget)
     linear = sums[d, d] - error[d, d] - flushed
     quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
     return best_below(linear, quadratic, beta, budget)
+
+
+def mask_of(activation: AbstractActivation, like: Float[Array, "n d"]) -> Any:
+    """Return the mask of G as a matrix in the dtype of rows like these; None for ones."""
+    if activation.mask is None:
+        return None
+    xp, k = namespace(like), like.shape[1]
+    with np.errstate(all="ignore"):
+        both, one, none = (
+            xp.asarray(np.asarray(number).astype(like.dtype)) for number in activation.mask
+        )
+    last = xp.arange(k) == k - 1
+    count = last[:, None].astype(int) + last[None].astype(int)
+
+    def spread(both: Any, one: Any, none: Any) -> Any:
+        return xp.where(count == 0, both, xp.where(count == 1, one, none))
+
+    is_used = spread(*(xp.asarray(number != 0) for number in activation.mask))
+    return checked_mask(spread(both, one, none), is_used)
+
+
+def checked_mask(mask: Array, is_used: Array) -> Array:
+    """Return the mask, NaN where what is no zero has no more than a few bits left of it.
+
+    Bounds are 0 then.
+    """
+    xp, size = namespace(mask), namespace(mask).abs(mask)
+    normal = (size >= tiny(mask.dtype)) & xp.isfinite(mask)
+    return xp.where(normal | ~is_used, mask, xp.nan)
+
+
+def masked(mask: Any, gram: Array, error: Array) -> tuple[Array, Array]:
+    """Return mask ∘ G and its error; the mask is rounded, as is the product."""
+    if mask is None:
+        return gram, error
+    xp, eps = namespace(mask, gram), epsilon(gram.dtype)
+    masked = mask * gram
+    error = xp.abs(mask) * error * (1 + 4 * eps) + 2 * eps * xp.abs(masked)
+    return masked, error + 4 * tiny(gram.dtype) * (1 + xp.abs(gram))
 
 
 def _sums(dual: Array, X: Array, y: Array, quotient: Array) -> tuple[Array, Array]:
@@ -109,12 +151,12 @@ def scaled_dual_bound(
     weight: Float[Array, " n"],
     beta: Float[Array, "*c"],
     dual: Float[Array, "n ..."],
-    dual_diagonal: Float[Array, "*c d"],
+    dual_diagonal: Float[Array, "*cg d"],
     loss: AbstractLoss = SQUARED,
-    layout: Layout = BILINEAR.layout,
+    activation: AbstractActivation = BILINEAR,
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""
-    samples = moderate(X, weight)
+    samples = moderate(activation.homogeneous(X), weight)
     units = samples.units_for(y, loss.degree)
     bound = dual_bound(
         samples.X,
@@ -124,7 +166,8 @@ def scaled_dual_bound(
         units.scale_dual(dual),
         units.scale_diagonal(dual_diagonal),
         loss.rescaled(units.target),
-        layout,
+        activation.layout,
+        mask_of(activation, samples.X),
     )
     return units.restore_bound(bound)
 
@@ -137,7 +180,7 @@ def bound_on_host(
     dual: ArrayLike,
     dual_diagonal: ArrayLike,
     loss: AbstractLoss = SQUARED,
-    layout: Layout = BILINEAR.layout,
+    activation: AbstractActivation = BILINEAR,
 ) -> np.float64:
     """Return `scaled_dual_bound` of one output for data that can be looked at, in float64.
 
@@ -145,7 +188,7 @@ def bound_on_host(
     is to be rounded down where it is stored in float32.
     """
     given = (X, y, weight, beta, dual, dual_diagonal)
-    arrays: Any = [*(widened(np.asarray(array)) for array in given), in_float64(loss), layout]
+    arrays: Any = [*(widened(np.asarray(array)) for array in given), in_float64(loss), activation]
     with np.errstate(all="ignore"):  # what overflows gives NaN, and those the bound 0
         return np.float64(scaled_dual_bound(*arrays))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,20 +20,50 @@ def enumerate_signs(gram: NDArray[np.float64], count: int) -> tuple[NDArray[np.f
     u and −u are one. The first is the maximum up to rounding; of the others, `count` or fewer,
     some may be missing, as each block of sign vectors gives only so many.
     """
-    d = len(gram)
+    low, low_signs, high_signs = _split(len(gram))
+    low_images, high_images = low_signs @ gram[:low], high_signs @ gram[low:]
+
+    def norms(block: int) -> NDArray[np.float64]:
+        return np.abs(low_images + high_images[block]).sum(axis=1)
+
+    return _largest(norms, len(gram), count)
+
+
+def enumerate_forms(gram: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], Signs]:
+    """Return the largest |uᵀGu| over all u ∈ {−1, +1}^d, as `enumerate_signs` does."""
+    low, low_signs, high_signs = _split(len(gram))
+    low_forms = np.sum((low_signs @ gram[:low, :low]) * low_signs, axis=1)
+    high_forms = np.sum((high_signs @ gram[low:, low:]) * high_signs, axis=1)
+    crossed = 2 * high_signs @ gram[low:, :low]
+
+    def sizes(block: int) -> NDArray[np.float64]:
+        return np.abs(low_forms + high_forms[block] + low_signs @ crossed[block])
+
+    return _largest(sizes, len(gram), count)
+
+
+def _split(d: int) -> tuple[int, Signs, Signs]:
+    """Return how many features vary within a block, their signs, and those of the others."""
     low = min(d - 1, _BLOCK)
-    low_images = _all_signs(low) @ gram[:low]
-    high_signs = np.column_stack([_all_signs(d - 1 - low), np.ones(2 ** (d - 1 - low))])
-    high_images = high_signs @ gram[low:]
-    each = min(max(4 * count // len(high_images), 8), len(low_images))
+    high = np.column_stack([_all_signs(d - 1 - low), np.ones(2 ** (d - 1 - low))])
+    return low, _all_signs(low), high
+
+
+def _largest(
+    values_of: Callable[[int], NDArray[np.float64]], d: int, count: int
+) -> tuple[NDArray[np.float64], Signs]:
+    """Return the largest values of all blocks, and their sign vectors."""
+    low = min(d - 1, _BLOCK)
+    num_blocks = 2 ** (d - 1 - low)
+    each = min(max(4 * count // num_blocks, 8), 2**low)
     values, codes = np.empty(0), np.empty(0, np.int64)
     threshold = -np.inf
-    for block, image in enumerate(high_images):
-        norms = np.abs(low_images + image).sum(axis=1)
-        if norms.max() <= threshold:
+    for block in range(num_blocks):
+        found = values_of(block)
+        if found.max() <= threshold:
             continue
-        best = np.argpartition(-norms, each - 1)[:each]
-        values = np.append(values, norms[best])
+        best = np.argpartition(-found, each - 1)[:each]
+        values = np.append(values, found[best])
         codes = np.append(codes, best + (block << low))
         if len(values) > 4 * max(count, each):
             kept = np.argpartition(-values, count - 1)[:count]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Array
 
 from .._base.types import tiny
 from .._exact.powers import is_negative
+from .._network.activation import AbstractActivation
 
 
 def check_shapes(X: Array, y: Array, beta: Array, weight: Array | None) -> None:
@@ -66,3 +69,17 @@ def check_largest_weight(weight: np.ndarray) -> None:
     """Raise `ValueError` if no weight is a normal number of its dtype."""
     if not np.any(weight >= tiny(weight.dtype)):
         raise ValueError(f"`sample_weight` is too small for {weight.dtype} everywhere; rescale it.")
+
+
+def check_activation_range(activation: AbstractActivation, X: Any) -> None:
+    """Raise `ValueError` if what an activation makes of samples is beyond their dtype."""
+    if activation.mask is None or not np.all(np.isfinite(X)):
+        return
+    with np.errstate(all="ignore"):
+        map: Any = activation.lifted(X)
+        squares = np.square(np.abs(map.X).max(initial=0))
+    if not (np.isfinite(squares) and np.all(np.isfinite(map.corner))):
+        raise ValueError(
+            f"`activation` is {activation!r}, which is beyond the range of {X.dtype} on these X; "
+            "rescale X, or a, b and c."
+        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from jaxtyping import Array, Float
 
+from .._base.lift import LiftedMap
 from .._base.types import across, namespace, record
 from .._loss.base import AbstractLoss
-from .._network.bilinear import BILINEAR, Bilinear
+from .._network.bilinear import BILINEAR
 from .._network.layout import Layout
 
 
@@ -19,7 +19,8 @@ class Core:
 
         min ℓ(A(Z), y) + βρ  s.t.  diag V = ρ·1,  P, N ⪰ 0
 
-    with Z and V made of P and N by `layout`. Where the loss couples outputs, Z and all that belongs
+    with Z and V made of P and N by `layout`, which may ask more of diagonals, and A by `map`, whose
+    rows, x for bilinear neurons, are X. Where the loss couples outputs, Z and all that belongs
     to it has a leading axis of them, ŷ and λ a last one.
 
     Solvers are given one in moderate units (`_exact.units`), with weights absorbed where they can
@@ -32,12 +33,14 @@ class Core:
     beta: Float[Array, "*c"]
     loss: AbstractLoss
 
-    activation: ClassVar[Bilinear] = BILINEAR
+    corner: Float[Array, " n"] | None = None  # of `map`
+    sign: float = dataclasses.field(default=1.0, metadata={"static": True})  # of `map`
+    layout: Layout = dataclasses.field(default=BILINEAR.layout, metadata={"static": True})
 
     @property
-    def layout(self) -> Layout:
-        """What P, N, Z, V and p are to each other."""
-        return self.activation.layout
+    def map(self) -> LiftedMap:
+        """A."""
+        return LiftedMap(self.X, self.corner, self.sign)
 
     @property
     def root(self) -> Float[Array, " n"]:
@@ -51,5 +54,5 @@ class Core:
         if not self.loss.is_quadratic:
             return self
         xp, root = namespace(self.X, self.weight), self.root
-        X, y = xp.sqrt(root)[:, None] * self.X, across(root, self.y) * self.y
-        return dataclasses.replace(self, X=X, y=y, weight=xp.ones_like(root))
+        map, y = self.map.times(root), across(root, self.y) * self.y
+        return dataclasses.replace(self, X=map.X, corner=map.corner, y=y, weight=xp.ones_like(root))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .._host.files import write_file
 from .._loss.base import AbstractLoss
+from .._network.activation import AbstractActivation
 
 if TYPE_CHECKING:
     import cvxpy
@@ -38,25 +39,48 @@ class _Data:
 
 
 def cvxpy_model(
-    X: NDArray, y: NDArray, weight: NDArray, beta: NDArray, loss: AbstractLoss
+    X: NDArray,
+    y: NDArray,
+    weight: NDArray,
+    beta: NDArray,
+    loss: AbstractLoss,
+    activation: AbstractActivation,
 ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
     """See `Problem.to_cvxpy`; y is (n,), or (n, c) with c penalties for coupled outputs."""
     try:
         import cvxpy as cp
     except ImportError:
         raise ImportError("`to_cvxpy` needs CVXPY: pip install cvxpy.") from None
-    counted, d = weight > 0, X.shape[1]
+    counted = weight > 0
     X, y, weight = X[counted], y[counted], weight[counted]
+    samples: Any = X
+    map: Any = activation.lifted(samples)
+    d = map.X.shape[1]
     predictions, penalty, conditions = [], 0, []
     variables: dict[str, cvxpy.Variable] = {}
     for k, price in enumerate(np.atleast_1d(beta)):
         end = f"_{k}" if y.ndim == 2 else ""
-        gram = cp.Variable((2 * d, 2 * d), PSD=True, name=f"gram{end}")
-        scale = cp.Variable(name=f"scale{end}")
-        predictions.append(cp.sum(cp.multiply(X @ gram[:d, d:], X), axis=1))
-        penalty += float(price) * scale
-        conditions.append(cp.diag(gram) == scale)
-        variables |= {gram.name(): gram, scale.name(): scale}
+        if activation.layout.shares_diagonal:
+            gram = cp.Variable((2 * d, 2 * d), PSD=True, name=f"gram{end}")
+            scale = cp.Variable(name=f"scale{end}")
+            form, blocks = gram[:d, d:], [(gram, scale)]
+        else:
+            scale = cp.Variable(2, name=f"scale{end}")
+            plus, minus = (
+                cp.Variable((d, d), PSD=True, name=f"{name}{end}") for name in ("plus", "minus")
+            )
+            form, blocks = plus - minus, [(plus, scale[0]), (minus, scale[1])]
+        if map.corner is None:
+            outputs = cp.sum(cp.multiply(map.X @ form, map.X), axis=1)
+        else:
+            some, last = map.X * (np.arange(d) < d - 1), map.X[:, -1]
+            squares = cp.sum(cp.multiply(some @ form, some), axis=1)
+            squares += 2 * cp.multiply(last, some @ form[:, -1])
+            outputs = map.sign * squares + map.corner * form[-1, -1]
+        predictions.append(outputs)
+        penalty += float(price) * cp.sum(scale)
+        conditions += [cp.diag(block) == level for block, level in blocks]
+        variables |= {each.name(): each for each in (*(block for block, _ in blocks), scale)}
     outputs = predictions[0] if y.ndim == 1 else cp.vstack(predictions).T
     total = weight @ _modelled(cp, loss, outputs, y) + penalty
     return cp.Problem(cp.Minimize(total), conditions), variables

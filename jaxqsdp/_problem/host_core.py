@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from .._base.lift import LiftedMap
 from .._base.types import across, in_float64
 from .._loss.base import AbstractLoss
-from .._network.bilinear import BILINEAR, Bilinear
+from .._network.activation import AbstractActivation
+from .._network.bilinear import BILINEAR
 from .._network.levels import Levels
 from .core import Core
 from .problem import Problem
@@ -23,7 +25,7 @@ class HostCore:
 
     One unit serves all outputs, which share their neurons. With X' = 2^a·X, w' = 2^c·w and, where
     targets have units, y' = 2^b·y, the loss is 2^(kb+c) times as large, k its degree, and the
-    penalties are 2^(2a+(k−1)b+c)·β.
+    penalties are 2^(2a+(k−1)b+c)·β. X are the rows of the map A of the relaxation.
     """
 
     X: NDArray  # (n, d) X', ⁴√w'·X' with weights absorbed
@@ -34,7 +36,8 @@ class HostCore:
     root: NDArray  # (n,) √w' where weights are absorbed, else 1; zero for samples that do not count
     exponents: tuple[int, int, int]  # a, b, c
 
-    activation: ClassVar[Bilinear] = BILINEAR
+    corner: NDArray | None = None  # (n,) of A, scaled as X² is
+    activation: AbstractActivation = BILINEAR
 
     @staticmethod
     def of(problem: Problem) -> HostCore:
@@ -49,15 +52,43 @@ class HostCore:
         counted, loss = weight > 0, in_float64(problem.loss)
         arrays: Any = *(np.where(counted[:, None], array, 0) for array in (X, y)), weight, beta
         X, y, weight, beta = arrays
-        core: Any = Core(X, weight, y, beta, loss)
+        map: Any = problem.activation.lifted(X)
+        rows: Any = np.where(counted[:, None], map.X, 0)
+        corner: Any = None if map.corner is None else np.where(counted, map.corner, 0)
+        core: Any = Core(rows, weight, y, beta, loss, corner, map.sign)
         root, absorbed = np.where(counted, core.root, 0), core.absorbed
         a, b = -exponent_of(absorbed.X), 0 if loss.degree is None else -exponent_of(absorbed.y)
         X, y = np.ldexp(absorbed.X, a), np.ldexp(absorbed.y, b)
-        host = HostCore(X, y, absorbed.weight, beta, loss, root, (a, b, c))
+        corner = None if corner is None else np.ldexp(absorbed.corner, 2 * a)
+        units = a, b, c
+        host = HostCore(X, y, absorbed.weight, beta, loss, root, units, corner, problem.activation)
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
             beta = np.ldexp(beta, 2 * a + host._of_dual)
             loss = loss.rescaled(np.ldexp(1.0, b))
         return dataclasses.replace(host, beta=beta, loss=loss)
+
+    @property
+    def map(self) -> LiftedMap:
+        """A."""
+        X, corner = cast(Any, (self.X, self.corner))
+        return LiftedMap(X, corner, self.activation.sign)
+
+    @property
+    def num_features(self) -> int:
+        """Return d."""
+        return self.X.shape[1] - self.activation.num_lifted(0)
+
+    def neurons(self, *vectors: Any) -> Any:
+        """Return what neurons give, (n, m), in the units of predictions over those of α.
+
+        Of their weights (m, d).
+        """
+        images = [self.X[:, : each.shape[1]] @ each.T for each in vectors]
+        if len(images) == 2:
+            return images[0] * images[1]
+        assert self.corner is not None
+        squares = (images[0] + 2 * self.X[:, -1:]) * images[0]
+        return self.map.sign * squares + self.corner[:, None]
 
     @property
     def _of_value(self) -> int:
@@ -109,7 +140,7 @@ class HostCore:
         X, y, weight, beta, root, loss = jax.tree.map(
             lambda array: np.asarray(array, dtype), (X, y, weight, self.beta, root, self.loss)
         )
-        return HostCore(X, y, weight, beta, loss, root, self.exponents)
+        return dataclasses.replace(self, X=X, y=y, weight=weight, beta=beta, loss=loss, root=root)
 
 
 def exponent_of(array: NDArray[np.float64]) -> int:

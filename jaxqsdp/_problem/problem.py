@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._base.fork import check_process
+from .._base.lift import LiftedMap
 from .._base.text import numbers_of, outline, shape_of
 from .._base.types import (
     Scalar,
@@ -29,11 +30,18 @@ from .._exact.powers import is_negative
 from .._loss.base import AbstractLoss
 from .._loss.softmax import SoftmaxLoss
 from .._loss.squared import SquaredLoss
-from .._network.bilinear import BILINEAR, Bilinear
+from .._network.activation import AbstractActivation, check_activation
+from .._network.bilinear import BILINEAR
 from .._network.levels import ONE_BIT, Levels, check_levels
 from .._network.network import QuantizedNetwork
 from .._network.polynomial import Polynomial
-from .checks import check_largest_weight, check_shapes, check_sign, check_values
+from .checks import (
+    check_activation_range,
+    check_largest_weight,
+    check_shapes,
+    check_sign,
+    check_values,
+)
 from .export import cvxpy_model, write_sdpa
 from .labels import check_labels
 from .objective import objective
@@ -47,10 +55,11 @@ class Problem(eqx.Module):
 
         minimize  ℓ(f(X), y) + β ‖α‖₁   over  f(x) = Σ_j α_j (xᵀu_j)(xᵀv_j),  u_j, v_j ∈ {−1, +1}^d
 
-    with any number of neurons and ℓ(ŷ, y) = Σ_i w_i φ(ŷ_i, y_i), a sum over samples, by default
-    ½ Σ_i w_i (ŷ_i − y_i)². Append a constant feature to X to let the network have linear and
-    constant terms. For targets with c columns, α_j ∈ R^c, the penalty is Σ_k β_k Σ_j |α_jk| and the
-    problem separates into c that share X, unless the loss couples them, as `SoftmaxLoss` does.
+    or neurons of another `activation`, with any number of them and ℓ(ŷ, y) = Σ_i w_i φ(ŷ_i, y_i), a
+    sum over samples, by default ½ Σ_i w_i (ŷ_i − y_i)². Append a constant feature to X to let a
+    bilinear network have linear and constant terms. For targets with c columns, α_j ∈ R^c, the
+    penalty is Σ_k β_k Σ_j |α_jk| and the problem separates into c that share X, unless the loss
+    couples them, as `SoftmaxLoss` does.
 
     A `Problem` is a pytree of arrays, β included, so problems are stacked by
     `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
@@ -70,6 +79,9 @@ class Problem(eqx.Module):
     - `levels`: what first-layer weights may be, default ±1; see `Levels`. The optimum over networks
         of any size is the same for all, and so are relaxation and bounds; `round`, `improve` and
         `fit` make networks of these levels, which need fewer neurons the more there are.
+    - `activation`: what neurons are, `Bilinear()`, the default, or `Polynomial(a, b, c)` with
+        a ≠ 0, f(x) = Σ_j α_j σ(xᵀu_j), σ(t) = at² + bt + c, for weights ±1. With b and c other than
+        zero these need no constant feature.
 
     β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
     (float64); all else may be subnormal.
@@ -92,8 +104,7 @@ class Problem(eqx.Module):
     sample_weight: Float[Array, " n"] | None
     loss: AbstractLoss
     levels: Levels = eqx.field(static=True)
-
-    activation: ClassVar[Bilinear] = BILINEAR
+    activation: AbstractActivation
 
     def __init__(
         self,
@@ -103,8 +114,10 @@ class Problem(eqx.Module):
         loss: AbstractLoss | None = None,
         sample_weight: ArrayLike | None = None,
         levels: Levels | None = None,
+        activation: AbstractActivation | None = None,
     ):
         self.levels = check_levels(levels)
+        self.activation = check_trained(activation, levels)
         loss = check_loss(SquaredLoss() if loss is None else loss)
         y = loss.encoded(y)
         check_labels(y)
@@ -119,6 +132,8 @@ class Problem(eqx.Module):
         self.X, self.y, self.beta = (
             cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
         )
+        if is_concrete(self.X):
+            check_activation_range(self.activation, np.asarray(self.X))
         if is_concrete(self.beta):
             check_sign(np.asarray(beta), np.asarray(self.beta))
         self.sample_weight = None if weight is None else cast(weight, dtype, "sample_weight")
@@ -137,7 +152,8 @@ class Problem(eqx.Module):
 
         Example: `problem.at(0.5 * qs.beta_max(problem))`.
         """
-        return Problem(self.X, self.y, beta, self.loss, self.sample_weight, self.levels)
+        numbers = self.X, self.y, beta, self.loss, self.sample_weight
+        return Problem(*numbers, self.levels, self.activation)
 
     @property
     def of_one_bit(self) -> Problem:
@@ -168,6 +184,16 @@ class Problem(eqx.Module):
     def num_features(self) -> int:
         """Return d."""
         return self.X.shape[-1]
+
+    @property
+    def map(self) -> LiftedMap:
+        """The map A of the relaxation from forms Z to predictions."""
+        return self.activation.lifted(self.X)
+
+    @property
+    def num_lifted(self) -> int:
+        """The size of Z."""
+        return self.activation.num_lifted(self.num_features)
 
     @property
     def num_outputs(self) -> int:
@@ -230,7 +256,8 @@ class Problem(eqx.Module):
         `SoftmaxLoss`, whose outputs are one problem.
 
         **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale";
-        for `SoftmaxLoss` "gram_0", "scale_0" and so on, one pair for each class.
+        for `SoftmaxLoss` "gram_0", "scale_0" and so on, one pair for each class. For `Polynomial`
+        neurons "plus" and "minus", P and N (d + 1, d + 1), and "scale", (ρ₊, ρ₋).
 
         **Raises:** `ValueError` naming the argument; `NotImplementedError` for a loss of your own
         without `AbstractLoss.modelled`, `ValueError` if that is not the model of its `value`;
@@ -239,7 +266,7 @@ class Problem(eqx.Module):
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
         X, y, weight, beta = _one_output(self, output)
-        return cvxpy_model(X, y, weight, beta, self.loss)
+        return cvxpy_model(X, y, weight, beta, self.loss, self.activation)
 
     def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
         """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
@@ -256,8 +283,8 @@ class Problem(eqx.Module):
 
         **Returns:** the path.
 
-        **Raises:** `ValueError` naming the argument, or for another loss than the squared one;
-        `OSError`.
+        **Raises:** `ValueError` naming the argument, or for another loss than the squared one, or
+        other neurons than bilinear ones; `OSError`.
 
         Source: Fujisawa et al., *SDPA user's manual*, for the format.
         """
@@ -265,6 +292,11 @@ class Problem(eqx.Module):
             raise ValueError(
                 f"`problem` has {type(self.loss).__name__}; SDPA's format is written for "
                 "`SquaredLoss`, and `to_cvxpy` has models of all losses."
+            )
+        if self.activation != BILINEAR:
+            raise ValueError(
+                f"`problem` has {self.activation!r}; SDPA's format is written for bilinear "
+                "neurons, and `to_cvxpy` has models of all."
             )
         return write_sdpa(path, *_one_output(self, output))
 
@@ -277,6 +309,7 @@ class Problem(eqx.Module):
         penalty = "(…)" if beta is None or beta[0].ndim else f"{float(beta[0]):.4g}"
         penalty += "" if isinstance(self.loss, SquaredLoss) else f", {self.loss!r}"
         levels = "" if self.levels == ONE_BIT else f", {self.levels!r}"
+        levels += "" if self.activation == BILINEAR else f", {self.activation!r}"
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
         shape += levels
         stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
@@ -297,6 +330,24 @@ def check_loss(loss: AbstractLoss) -> AbstractLoss:
             f"`loss` couples outputs, which only `SoftmaxLoss()` itself can, got {loss!r}."
         )
     return loss
+
+
+def check_trained(
+    activation: AbstractActivation | None, levels: Levels | None = None
+) -> AbstractActivation:
+    """Return the activation, bilinear if None, or raise unless these levels have a relaxation."""
+    activation = check_activation(BILINEAR if activation is None else activation)
+    if isinstance(activation, Polynomial) and activation.a == 0:
+        raise ValueError(
+            f"`activation` is {activation!r}, a linear neuron; `a` must not be zero to train it."
+        )
+    if levels not in (None, ONE_BIT) and not activation.has_levels:
+        raise ValueError(
+            f"`levels` must be ±1 with `activation={activation!r}`, got {levels!r}: σ may be "
+            "larger at other weights than at ±1, and the bound would not hold. Train bilinear "
+            "neurons of these levels and convert the network by `to_polynomial`."
+        )
+    return activation
 
 
 def _objective(problem: Problem, network: QuantizedNetwork) -> Scalar:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.lift import outputs_of, weighted_gram
 from .._base.types import Scalar, epsilon, namespace, tiny
 from .._problem.core import Core
 
@@ -26,16 +27,18 @@ class FeasiblePoint(eqx.Module):
 
 
 def feasible_point(
-    core: Core, predictions: Float[Array, "n ..."], blocks: Float[Array, "*c 2 d d"]
+    core: Core,
+    outputs: Callable[[Float[Array, "*c d d"]], Float[Array, "n ..."]],
+    blocks: Float[Array, "*c 2 d d"],
 ) -> FeasiblePoint:
-    """Build the best feasible point on the ray of (P, N) ⪰ 0 with these predictions A(Z).
+    """Build the best feasible point on the ray of (P, N) ⪰ 0, whose predictions are A(Z).
 
-    The diagonal of V is raised to ρ = max_k V_kk, and all is multiplied by the best factor for the
-    loss. Raising the diagonal keeps both blocks positive semidefinite.
+    Diagonals are raised until they are constant, and all is multiplied by the best factor for the
+    loss. Raising a diagonal keeps blocks positive semidefinite.
     """
+    form, block, scale = core.layout.raised(blocks)
+    predictions = outputs(form)
     xp = namespace(predictions, core.y, core.weight, blocks)
-    form, block = core.layout.form(blocks), core.layout.block(blocks)
-    scale = xp.max(xp.diagonal(block, axis1=-2, axis2=-1), axis=-1)
     price = xp.sum(core.beta * scale)
     factor = core.loss.best_on_primal_ray(predictions, core.y, core.weight, price)
     scale, predictions = factor * scale, factor * predictions
@@ -49,24 +52,25 @@ def scaled_gap(
     core: Core,
     blocks: Float[Array, "*c 2 d d"],
     dual: Float[Array, "n ..."],
-    diagonal: Float[Array, "*c d"],
+    diagonal: Float[Array, "*cg d"],
 ) -> tuple[Scalar, Float[Array, "n ..."]]:
     """Return the relative gap of a primal and a dual point inside their cones, and A(Z).
 
     They are scaled into the other constraints only: the best points on rays take searches.
     """
-    predictions = outputs_of(core.X, core.layout.form(blocks))
-    scale = jnp.max(core.layout.diagonal(blocks), axis=-1)
+    form, _, scale = core.layout.raised(blocks)
+    predictions = core.map.outputs(form)
     value = core.loss(predictions, core.y, core.weight) + jnp.sum(core.beta * scale)
     value = jnp.minimum(value, core.loss(jnp.zeros_like(core.y), core.y, core.weight))
-    within = jnp.min(jnp.minimum(core.beta / core.layout.budget(diagonal), 1))
+    budget = core.layout.budget(diagonal)
+    within = jnp.min(jnp.where(budget > core.beta, core.beta / budget, 1))
     dual = core.loss.clip_dual(within * dual, core.y, core.weight)
     bound = core.loss.dual_value(dual, core.y, core.weight)
     return relative_gap(core, value, bound), predictions
 
 
 def estimated_bound(
-    core: Core, dual: Float[Array, "n ..."], dual_diagonal: Float[Array, "*c d"]
+    core: Core, dual: Float[Array, "n ..."], dual_diagonal: Float[Array, "*cg d"]
 ) -> Scalar:
     """Return `_bound.relaxation.dual_bound` without its allowance for rounding.
 
@@ -74,9 +78,9 @@ def estimated_bound(
     """
 
     def budget(dual: Array, dual_diagonal: Array) -> Scalar:
-        both = core.layout.constraints(dual_diagonal, weighted_gram(core.X, dual))
-        shift = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(both)), 0)
-        return core.layout.budget(dual_diagonal + shift)
+        both = core.layout.constraints(dual_diagonal, core.map.adjoint(dual))
+        shifts = jnp.maximum(-jnp.min(jnp.linalg.eigvalsh(both), axis=-1), 0)
+        return core.layout.budget(core.layout.lifted(dual_diagonal, shifts))
 
     each = jax.vmap(budget) if core.loss.couples_outputs else budget
     return dual_value(core, dual, each(dual.T, dual_diagonal))
@@ -84,7 +88,7 @@ def estimated_bound(
 
 def dual_value(core: Core, dual: Float[Array, "n ..."], budget: Float[Array, "*c"]) -> Scalar:
     """Return the best value on the ray of λ whose p has this budget."""
-    limit = jnp.where(budget > 0, core.beta / jnp.where(budget > 0, budget, 1), jnp.inf)
+    limit = jnp.where(budget <= 0, jnp.inf, core.beta / jnp.where(budget <= 0, 1, budget))
     return core.loss.best_on_dual_ray(dual, core.y, core.weight, jnp.min(limit))
 
 

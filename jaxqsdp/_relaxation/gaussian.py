@@ -1,4 +1,4 @@
-"""Samples of the relaxation: Krivine's form of Grothendieck's identity."""
+"""Samples of the relaxation: Gaussian vectors whose signs are the weights of neurons."""
 
 from __future__ import annotations
 
@@ -10,35 +10,69 @@ from jaxtyping import Array, Float
 
 from .._base.cone import square_root
 from .._base.types import Scalar, namespace, over_leading
-from .._network.bilinear import BILINEAR, KRIVINE_ANGLE
+from .._network.activation import AbstractActivation
+from .._network.bilinear import KRIVINE_ANGLE
 from .solution import Solution
+
+Vectors = tuple[Float[Array, "m d"], ...]
+
+
+def shape_of_normal(activation: AbstractActivation, m: int, d: int) -> tuple[int, int, int]:
+    """Return the shape of the independent normal numbers that `draw` takes for m neurons."""
+    return activation.num_vectors, m, activation.num_lifted(d)
 
 
 def draw(
-    solution: Solution, normal: Any
-) -> tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]:
-    """Return (g_u, g_v) ~ N(0, S), whose signs are the neurons, and the unbiased α beside them.
+    activation: AbstractActivation, solution: Solution, normal: Any
+) -> tuple[Vectors, Float[Array, "m c"]]:
+    """Return Gaussian vectors, whose signs are the neurons, and the α beside them.
 
-    From independent normal numbers (2, m, d); on the host if these are NumPy's.
+    From normal numbers of the shape above; on the host if these are NumPy's. Bilinear neurons are
+    those of Krivine's form of Grothendieck's identity, and α makes them an unbiased estimate. For
+    neurons of one vector signs of (g, g_s) ~ N(0, P/ρ₊), g·sign g_s, are cut by hyperplanes, α is
+    ρ₊ over their number, and N and −ρ₋ have their share; that is biased.
     """
     if isinstance(normal, np.ndarray):
         solution = jax.tree.map(np.asarray, solution)
-    xp, num_neurons = namespace(normal), normal.shape[1]
-    scale = xp.atleast_1d(solution.scale)
-    c, d = scale.shape[0], solution.quadratic_form.shape[-1]
-    forms = solution.quadratic_form.reshape(c, d, d)
-    blocks = solution.block.reshape(c, d, d)
+    xp, (num_vectors, m, k) = namespace(normal), normal.shape
+    forms, blocks = (each.reshape(-1, k, k) for each in (solution.quadratic_form, solution.block))
+    c = len(forms)
+    if num_vectors == 2:
+        scale = xp.atleast_1d(solution.scale)
 
-    def gaussians(form: Array, block: Array, scale: Scalar) -> tuple[Array, Array]:
-        return _gaussians(form, block, scale, normal)
+        def gaussians(form: Array, block: Array, scale: Scalar) -> Any:
+            return _gaussians(form, block, scale, normal)
 
-    g_u, g_v = over_leading(gaussians, forms, blocks, scale)
-    owner = _shares(scale, num_neurons)
-    neurons = np.arange(num_neurons)
-    owned = (owner[:, None] == np.arange(c, dtype=owner.dtype)[None, :]).astype(scale.dtype)
+        drawn, signs = over_leading(gaussians, forms, blocks, scale), np.ones(c)
+    else:
+        parts = activation.layout.blocks(forms, blocks)  # (c, 2, k, k)
+        scale = xp.maximum(parts[..., 0, 0], 0).reshape(-1)
+
+        def cut(part: Array, scale: Scalar) -> Any:
+            return _cut(part, scale, normal[0])
+
+        drawn = over_leading(cut, parts.reshape(-1, k, k), scale)
+        signs = np.tile([1.0, -1.0], c)
+    owner, neurons = _shares(scale, m), np.arange(m)
+    places = np.arange(len(signs), dtype=owner.dtype)
+    owned = (owner[:, None] == places[None, :]).astype(scale.dtype)
     count = xp.maximum(xp.sum(owned, axis=0), 1)
-    alpha = owned * (BILINEAR.guarantee * scale / count)[None, :]
-    return g_u[owner, neurons], g_v[owner, neurons], alpha
+    factor = activation.guarantee if num_vectors == 2 else 1.0
+    alpha = owned * (xp.asarray(factor * signs, scale.dtype) * scale / count)[None, :]
+    alpha = xp.sum(alpha.reshape(m, c, -1), axis=2)
+    return tuple(vectors[owner, neurons] for vectors in drawn), alpha
+
+
+def _cut(
+    part: Float[Array, "k k"], scale: Scalar, normal: Float[Array, "m k"]
+) -> tuple[Float[Array, "m d"]]:
+    """Draw from N(0, P/ρ₊), and turn the sign of what belongs to the constant to +1."""
+    xp = namespace(part, normal)
+    positive = scale > 0
+    identity = xp.eye(part.shape[0], dtype=part.dtype)
+    root = square_root(xp.where(positive, part / xp.where(positive, scale, 1), identity))
+    vectors = normal @ root
+    return (xp.where(vectors[:, -1:] >= 0, vectors, -vectors)[:, :-1],)
 
 
 def _gaussians(

@@ -48,7 +48,7 @@ class Solution(eqx.Module):
 
     - `value`: ℓ(ŷ, y) + βρ.
     - `lower_bound`: from (λ, p), see `jaxqsdp.certify`.
-    - `quadratic_form`: Z (d, d), predicting ŷ = xᵀZx.
+    - `quadratic_form`: Z (d, d), predicting ŷ = xᵀZx with bilinear neurons.
     - `scale`: ρ, the max-norm of Z or more.
     - `gram`: Q = [[V, Z], [Z, V]] (2d, 2d), positive semidefinite.
     - `dual`: λ (n,), at the optimum −∇ℓ(ŷ), for the squared loss w·(y − ŷ).
@@ -56,6 +56,9 @@ class Solution(eqx.Module):
     - `predictions`: ŷ (n,).
     - `status`: a `Status`.
     - `stats`: `num_steps`, certified relative `gap`, `residual`.
+
+    With `Polynomial` neurons Z and V are (d + 1, d + 1), of the weights (u, 1): Z is P − N and V is
+    P + N, ρ = ρ₊ + ρ₋, and the diagonal of Z is ρ₊ − ρ₋; p is (2, d + 1), one for each of P and N.
     """
 
     value: Float[Array, ""] | Float[Array, " c"]
@@ -131,10 +134,10 @@ def outputs_last(lanes: Solution) -> Solution:
     return dataclasses.replace(outputs_first(lanes), multi_output=True)
 
 
-def solution_like(
-    n: int, d: int, outputs: tuple[int, ...], dtype: Any, *, is_coupled: bool = False
-) -> Solution:
-    """Return what a solution of these sizes looks like, of `jax.ShapeDtypeStruct`."""
+def solution_like(problem: Problem) -> Solution:
+    """Return what a solution of a problem looks like, of `jax.ShapeDtypeStruct`."""
+    n, d, outputs, dtype = len(problem.y), problem.num_lifted, problem.y.shape[1:], problem.y.dtype
+    is_coupled = problem.loss.couples_outputs
 
     def numbers(*shape: int, outputs: tuple[int, ...] = outputs) -> Any:
         return jax.ShapeDtypeStruct((*outputs, *shape), dtype)
@@ -153,7 +156,7 @@ def solution_like(
         scale=numbers(),
         gram=numbers(2 * d, 2 * d),
         dual=samples,
-        dual_diagonal=numbers(d),
+        dual_diagonal=numbers(*problem.activation.layout.multiplier_shape(d)),
         predictions=samples,
         status=jax.tree.map(lambda _: integers(), Status.solved),
         stats=Stats(integers(), one, one),
@@ -175,10 +178,18 @@ def check_solution(problem: Problem, solution: Solution, name: str = "solution")
     """Raise `TypeError` or `ValueError` unless it is a solution with the shapes of the problem."""
     if not isinstance(solution, Solution):
         raise TypeError(f"`{name}` must be a `Solution`, got {type(solution).__name__}.")
-    d = problem.num_features
+    d = problem.num_lifted
     has = (solution.dual.shape, solution.quadratic_form.shape[-2:])
+    shape = problem.activation.layout.multiplier_shape(d)
+    is_of_others = solution.dual_diagonal.shape[problem.y.ndim - 1 :] != shape
+    if has == (problem.y.shape, (d, d)) and is_of_others:
+        raise ValueError(
+            f"`{name}` is for other neurons than those of `problem`, {problem.activation!r}: its "
+            f"`dual_diagonal` has shape {solution.dual_diagonal.shape}."
+        )
     if has != (problem.y.shape, (d, d)):
         raise ValueError(
-            f"`{name}` is for y of shape {has[0]} and {has[1][0]} features, but `problem` has y "
-            f"of shape {problem.y.shape} and {d} features."
+            f"`{name}` is for y of shape {has[0]} and Z of shape {has[1]}, but `problem`, of "
+            f"{problem.num_features} features, has y of shape {problem.y.shape} and Z of shape "
+            f"{(d, d)}."
         )

@@ -21,7 +21,6 @@ from .._base.lift import lifted_size
 from .._base.trees import select
 from .._host.blas import threads_for
 from .._host.programs import HostProgram, Stopwatch
-from .._loss.base import AbstractLoss
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, has_status
 from .._relaxation.status import Status
@@ -34,11 +33,12 @@ _SLICE = 0.05  # seconds at least, or half of that, between two looks at the clo
 _MUCH_WORK = 3e9  # cubes of unknowns, from which the program for many saves what it compiles
 
 
-def solver_for(
-    shape: tuple[int, ...], dtype: Any, loss: AbstractLoss, solver: AbstractSolver | None
-) -> AbstractSolver:
-    """Return the solver given, or the one for problems with X of this shape, dtype and loss."""
-    return default_solver(shape[0], shape[1], dtype, loss) if solver is None else solver
+def solver_for(problem: Problem, solver: AbstractSolver | None) -> AbstractSolver:
+    """Return the solver given, or the one for problems like this one, stacked or not."""
+    if solver is not None:
+        return solver
+    n, k = problem.num_samples, problem.num_lifted
+    return default_solver(n, k, problem.X.dtype, problem.loss)
 
 
 def solve_often(
@@ -56,7 +56,7 @@ def solve_once(
     problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
 ) -> Solution:
     """Solve a problem for a caller to whom that is one step of several; never raises."""
-    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
+    solver = solver_for(problem, solver)
     limit = solver.max_steps if max_steps is None else max_steps
     return _by_parts(jax.tree.map(np.asarray, problem), None, solver, limit)
 
@@ -65,7 +65,7 @@ def prepare_solve_once(
     problem: Problem, solver: AbstractSolver | None = None, max_steps: int | None = None
 ) -> None:
     """Start to compile what `solve_once` runs."""
-    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
+    solver = solver_for(problem, solver)
     limit = solver.max_steps if max_steps is None else max_steps
     _parts.prepare(pad(problem, padded_shape(*problem.X.shape)), None, solver, limit)
 
@@ -83,7 +83,6 @@ def numbers(
 
     By parts, or `often` by the program that `come_often` has prepared.
     """
-    n, d = problem.X.shape
     arguments = pad(problem, shape), warm_start, solver, max_steps
     with threads_for(_unknowns(problem, solver)):
         outcome = jax.block_until_ready((_whole if often else _parts)(*arguments))
@@ -91,7 +90,7 @@ def numbers(
     if not often:
         with np.errstate(all="ignore"):  # what overflows is marked by a status
             outcome = assemble(arguments[0], solver, *outcome)
-    return unpad(outcome, n, d)
+    return unpad(outcome, problem)
 
 
 def come_often(
@@ -130,8 +129,8 @@ def solve_within(
 ) -> Solution:
     """Solve a problem in slices of time, and stop with what there is when the time is over."""
     problem, warm_start = jax.tree.map(np.asarray, (problem, warm_start))
-    n, d = problem.X.shape
-    problem = pad(problem, (n, d) if warm_start is not None else padded_shape(n, d))
+    shape = problem.X.shape if warm_start is not None else padded_shape(*problem.X.shape)
+    given, problem = problem, pad(problem, shape)
     watch, steps, ended = Stopwatch(), 1, False
     with threads_for(_unknowns(problem, solver)):
         running = _begun(problem, warm_start, solver, max_steps)
@@ -142,7 +141,7 @@ def solve_within(
             steps *= 2 if watch.seconds - start < _SLICE else 1
         iterates, reports = jax.tree.map(np.asarray, _reached(running))
     with np.errstate(all="ignore"):
-        solution = unpad(assemble(problem, solver, iterates, reports), n, d)
+        solution = unpad(assemble(problem, solver, iterates, reports), given)
     if not ended:
         stopped = has_status(solution, Status.max_steps)
         status = select(stopped, Status.interrupted, solution.status)
@@ -159,7 +158,7 @@ def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
 
 def _unknowns(problem: Problem, solver: AbstractSolver) -> int:
     """Return the size of the largest system of a step."""
-    n, d = problem.X.shape
+    n, d = problem.num_samples, problem.num_lifted
     if problem.loss.couples_outputs and isinstance(solver, InteriorPoint):
         return n
     return min(n, lifted_size(d))

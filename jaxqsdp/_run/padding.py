@@ -51,16 +51,19 @@ def pad(problem: Problem, shape: tuple[int, ...]) -> Problem:
     )
 
 
-def unpad(solution: Solution, n: int, d: int) -> Solution:
-    """Return a solution without its padding, its leaves as NumPy arrays."""
+def unpad(solution: Solution, problem: Problem) -> Solution:
+    """Return a solution as one of this problem, its leaves as NumPy arrays."""
+    n, d = problem.X.shape
     width = solution.quadratic_form.shape[-1]
-    kept = np.concatenate([np.arange(d), width + np.arange(d)])
+    # What activations append to the features comes last.
+    one = np.delete(np.arange(width), np.s_[d : width - (problem.num_lifted - d)])
+    kept = np.concatenate([one, width + one])
     host: Any = jax.tree.map(np.asarray, solution)
     return dataclasses.replace(
         host,
-        quadratic_form=host.quadratic_form[..., :d, :d],
+        quadratic_form=host.quadratic_form[..., one[:, None], one],
         gram=host.gram[..., kept[:, None], kept],
         dual=host.dual[:n],
-        dual_diagonal=host.dual_diagonal[..., :d],
+        dual_diagonal=host.dual_diagonal[..., one],
         predictions=host.predictions[:n],
     )

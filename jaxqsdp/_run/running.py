@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._base.control_flow import while_loop
-from .._base.lift import outputs_of
 from .._base.trees import select
 from .._base.types import (
     Scalar,
@@ -40,7 +39,7 @@ from .._relaxation.solution import Solution, Stats, outputs_first, outputs_last
 from .._relaxation.status import Status
 from .._solver import AbstractSolver, Iterate
 from .._solver.base import AbstractProcess, Report
-from .scaled import Scaled, scaled_samples
+from .scaled import Scaled, ScaledSamples
 
 
 class Running(eqx.Module):
@@ -79,7 +78,7 @@ def begin(
     problem: Problem, solver: AbstractSolver, max_steps: int, warm_start: Solution | None = None
 ) -> Running:
     """Prepare a solve: everything before the first step."""
-    samples = scaled_samples(problem)
+    samples = ScaledSamples.of(problem)
 
     def begin_output(
         y: Array, beta: Scalar, usable: Array, warm_start: Solution | None
@@ -87,7 +86,7 @@ def begin(
         scaled = Scaled.of(samples, y, beta, usable, problem.loss)
         core = scaled.core.absorbed
         # Of X and weights alone, so that outputs share it under `vmap`.
-        process = solver.bind(core, solver.factorize(core.X), max_steps)
+        process = solver.bind(core, solver.factorize(core.map, core.layout), max_steps)
         start = None if warm_start is None else _start(warm_start, scaled)
         return process, process.start(start)
 
@@ -139,15 +138,15 @@ def assemble(
     problem: Problem, solver: AbstractSolver, iterates: Iterate, reports: Report
 ) -> Solution:
     """Build the feasible point, the bound and the status of iterates; in NumPy if all are its."""
-    samples = scaled_samples(problem)
+    samples = ScaledSamples.of(problem)
 
     def left_out(y: Array, form: Array, units: Units) -> Scalar:
         """Loss of samples whose weights are so small that the solver takes them for zero."""
         xp, weight = namespace(y, form), problem.weight
         scale = xp.where(samples.counted, 0, root_of(weight)) * xp.sqrt(units.weight)
-        rows, targets = rescaled(problem.X, units.feature), rescaled(y, units.target)
+        map, targets = samples.map_of(problem.X), rescaled(y, units.target)
         loss = problem.loss.rescaled(units.target)
-        each = loss.weighted(outputs_of(rows, form), targets, scale)
+        each = loss.weighted(map.outputs(form), targets, scale)
         return xp.sum(xp.where(scale > 0, each, 0))
 
     tol, tol_residual = solver.tolerances(problem.X.dtype)
@@ -160,18 +159,17 @@ def assemble(
         targets = xp.where(usable, y, problem.loss.any_target)
         core, units = scaled.core, scaled.units
         dual = across(core.root, iterate.dual) * iterate.dual
-        predictions = outputs_of(core.X, core.layout.form(iterate.blocks))
-        point = feasible_point(core, predictions, iterate.blocks)
+        point = feasible_point(core, core.map.outputs, iterate.blocks)
         value = point.value + left_out(targets, point.form, units)
-        data = core.X, core.y, core.weight, core.beta, dual, iterate.dual_diagonal
-        bound = dual_bound(*data, core.loss, core.layout)
+        data = samples.homogeneous.X, core.y, core.weight, core.beta, dual, iterate.dual_diagonal
+        bound = dual_bound(*data, core.loss, core.layout, samples.mask)
         gap = relative_gap(core, value, bound)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)
         form = units.restore_form(point.form)
         # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
-        other = outputs_of(problem.X, form)
+        other = problem.map.outputs(form)
         other = xp.where(xp.isfinite(other), other, 0)
         counted = across(samples.counted, other)
         predictions = xp.where(counted, units.restore_predictions(point.predictions), other)

@@ -10,14 +10,13 @@ so far, and many neurons a round that differ from each other, damp that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bound.signs import Signs
 from .._problem.host_core import HostCore, exponent_of
-from .pricing import distinct, partners
+from .pricing import Neurons, Pricing, distinct, joined, some, with_last_sign
 from .target import Points, Target
 
 _EACH_ROUND = 150  # neurons added at most
@@ -27,7 +26,6 @@ _KEPT = 0.5  # of β: neurons of smaller |φᵀλ| are dropped when there are ma
 _MANY = 10  # ... times as many as there are samples or entries of Z
 
 Vector = NDArray[np.float64]
-Pricing = Callable[[NDArray[np.float64], int], tuple[Vector, Signs]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +51,15 @@ class Task:
 
     @staticmethod
     def _of(core: HostCore, target: Target) -> Task:
-        X = core.X
         k = 0 if core.loss.degree is None else -exponent_of(target.y)
         target = target.rescaled(k)
-        i, j = np.triu_indices(X.shape[1])
+        i, j = np.triu_indices(core.X.shape[1])
         factor = np.where(i == j, 1.0, np.sqrt(2.0))
-        rows, left, y = X[:, i] * X[:, j] * factor, None, target.y
+        rows, left, y = core.map.sign * core.X[:, i] * core.X[:, j] * factor, None, target.y
+        if core.corner is not None:
+            rows[:, -1] = core.corner
         outside = np.zeros_like(y)
-        if len(X) > len(factor) and core.loss.is_quadratic:
+        if len(rows) > len(factor) and core.loss.is_quadratic:
             left, rows = np.linalg.qr(rows)
             inside = left.T @ y
             outside = y - left @ inside
@@ -95,29 +94,30 @@ class Task:
         inside = np.ldexp(self.core.scale_dual(dual), (self._degree - 1) * self.exponent)
         return inside if self.left is None else inside @ self.left
 
-    def columns(self, u: Signs, v: Signs) -> NDArray[np.float64]:
+    def columns(self, neurons: Neurons) -> NDArray[np.float64]:
         """Return what neurons (m, d) give on the rows, (k, m)."""
         if self.left is None:
-            return self.core.activation.neurons(self.core.X, u, v)
-        i, j = np.triu_indices(u.shape[1])
+            return self.core.neurons(*neurons)
+        u, *others = (with_last_sign(each, self.num_lifted) for each in neurons)
+        (v,) = others or (u,)
+        i, j = np.triu_indices(self.num_lifted)
         lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
         return self.rows @ lifted.T
 
     def grams(self, dual: Points) -> list[NDArray[np.float64]]:
-        """Return G = Xᵀ diag(λ) X for a dual point (k,), or for each output's (k, c)."""
+        """Return G = A*(λ) for a dual point (k,), or for each output's (k, c)."""
         return [self._gram(one) for one in np.atleast_2d(dual.T)]
 
     def _gram(self, dual: Vector) -> NDArray[np.float64]:
         entries = (dual @ self.rows) / self.factor
-        d = self.num_features
-        i, j = np.triu_indices(d)
-        gram = np.zeros((d, d))
+        i, j = np.triu_indices(self.num_lifted)
+        gram = np.zeros((self.num_lifted, self.num_lifted))
         gram[i, j] = gram[j, i] = entries
         return gram
 
     @property
-    def num_features(self) -> int:
-        """Return d."""
+    def num_lifted(self) -> int:
+        """The size of Z."""
         return self.core.X.shape[1]
 
 
@@ -125,8 +125,7 @@ class Task:
 class Round:
     """What column generation has after a round, in the units of its task."""
 
-    u: Signs
-    v: Signs
+    neurons: Neurons
     alpha: Points
     dual: Points  # the best dual point, scaled so that no neuron found violates it
     value: float  # objective of the network
@@ -139,16 +138,16 @@ class Round:
 
 
 def generate(
-    task: Task, price: Pricing, u: Signs, v: Signs, dual: Points, tol: float
+    task: Task, price: Pricing, neurons: Neurons, dual: Points, tol: float
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them and a dual point.
 
     Ends when value and bound agree to the relative tolerance, or no neuron is left to add.
     """
-    target, columns = task.target, task.columns(u, v)
+    target, columns = task.target, task.columns(neurons)
     best, bound, value, early = np.zeros_like(target.y), -np.inf, np.inf, _EARLY
 
-    def price_at(point: Points) -> tuple[Signs, Signs]:
+    def price_at(point: Points) -> Neurons:
         """Price, and keep the point if its bound is better."""
         nonlocal best, bound
         grams = task.grams(point)
@@ -156,9 +155,7 @@ def generate(
         scaled, gained = target.best_dual(point, np.array([norms[0] for norms, _ in priced]))
         if gained + task.rest > bound:
             best, bound = scaled, gained + task.rest
-        found = [u for _, u in priced]
-        others = [partners(gram, u) for gram, u in zip(grams, found, strict=True)]
-        return np.concatenate(found), np.concatenate(others)
+        return joined(*(found for _, found in priced))
 
     price_at(dual)
     while True:
@@ -168,15 +165,15 @@ def generate(
         value = min(value, restricted.value + task.rest)
         point = restricted.dual
         found = [price_at(point), price_at((1 - _TOWARDS_BEST) * point + _TOWARDS_BEST * best)]
-        yield Round(u, v, restricted.alpha, best, restricted.value + task.rest, bound)
+        yield Round(neurons, restricted.alpha, best, restricted.value + task.rest, bound)
         if value - bound <= tol * value:
             return
-        new_u, new_v = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        new = task.columns(new_u, new_v)
+        priced = joined(*found)
+        new = task.columns(priced)
         violation = target.correlation(point, new)
         order = np.argsort(-violation, kind="stable")
         order = order[violation[order] > target.limit * (1 + 1e-9)]
-        order = order[distinct(new_u[order], new_v[order], _EACH_ROUND)]
+        order = order[distinct(some(priced, order), _EACH_ROUND)]
         if len(order) == 0:  # all that is left is in the restricted problem
             if accuracy <= _EARLY * tol:
                 return
@@ -184,6 +181,6 @@ def generate(
             continue
         if columns.shape[1] > _MANY * len(target.y):
             kept = target.correlation(point, columns) >= _KEPT * target.limit
-            columns, u, v = columns[:, kept], u[kept], v[kept]
+            columns, neurons = columns[:, kept], some(neurons, kept)
         columns = np.concatenate([columns, new[:, order]], axis=1)
-        u, v = np.concatenate([u, new_u[order]]), np.concatenate([v, new_v[order]])
+        neurons = joined(neurons, some(priced, order))

@@ -44,7 +44,7 @@ def descend_from_many(
     shape = (num_starts, max_neurons, d)
     latent = rng.uniform(-1, 1, (2, *shape)).astype(dtype)
     for index in range(0, num_starts, 2):
-        drawn = draw(solution, rng.standard_normal((2, max_neurons, d)))[:2]
+        drawn, _ = draw(core.activation, solution, rng.standard_normal((2, max_neurons, d)))
         latent[:, index] = np.clip(drawn, -1, 1)
     rates = np.asarray(_RATES, dtype)[np.arange(num_starts) // 2 % len(_RATES)]
     room = ((0, 0), (0, slots - max_neurons), (0, core.X.shape[1] - d))

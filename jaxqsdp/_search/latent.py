@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from .._base.control_flow import scan
-from .._base.lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
+from .._base.lift import LiftedMap, lifted_size, smat, svec
 from .._base.types import Scalar
 
 Latent = tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]  # U, V, α
@@ -88,8 +88,10 @@ class _BySamples(_ByForms):
     y: Float[Array, "n c"]
 
     def of_forms(self, forms: Float[Array, "c d d"]) -> Float[Array, "c d d"]:
+        map = LiftedMap(self.X)
+
         def one(form: Array, y: Array) -> Array:
-            return weighted_gram(self.X, quadratic_forms(self.X, form) - y)
+            return map.adjoint(map.outputs(form) - y)
 
         return jax.vmap(one, in_axes=(0, 1))(forms, self.y)
 

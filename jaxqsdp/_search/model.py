@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from .._base.lift import quadratic_forms
 from .._loss.squared import SquaredLoss
 from .._network.network import QuantizedNetwork
 from .._problem.host_core import HostCore
@@ -51,6 +50,7 @@ def quadratic_model(core: HostCore, predictions: NDArray[np.float64]) -> HostCor
     return dataclasses.replace(
         core,
         X=np.sqrt(root) * core.X,
+        corner=None if core.corner is None else root[:, 0] * core.corner,
         y=root * (predictions - step),
         weight=np.ones(len(root)),
         loss=SquaredLoss(),
@@ -60,9 +60,9 @@ def quadratic_model(core: HostCore, predictions: NDArray[np.float64]) -> HostCor
 
 def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.float64]:
     """Return what the relaxation predicts, xᵀZx, (n, c); zero where it has no solution."""
-    X: Any = _counted(problem)
-    forms: Any = np.asarray(solution.quadratic_form, np.float64).reshape(-1, X.shape[1], X.shape[1])
-    found: Any = np.stack([quadratic_forms(X, form) for form in forms], axis=1)
+    map, k = problem.activation.lifted(_counted(problem)), problem.num_lifted
+    forms: Any = np.asarray(solution.quadratic_form, np.float64).reshape(-1, k, k)
+    found: Any = map.outputs(forms)
     return np.where(np.isfinite(found), found, 0)
 
 
@@ -73,7 +73,7 @@ def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float
     return neurons @ np.asarray(host.alpha_columns, np.float64)
 
 
-def _counted(problem: Problem) -> NDArray[np.float64]:
+def _counted(problem: Problem) -> Any:
     """Return the samples, zero in place of those that do not count and may overflow."""
     counted = np.asarray(problem.weight) > 0
     return np.where(counted[:, None], np.asarray(problem.X, np.float64), 0)

@@ -1,16 +1,85 @@
-"""Which neurons would improve a network most: those of largest |uᵀGv|, G = Xᵀ diag(λ) X.
+"""Which neurons would improve a network most: those of largest |uᵀGv|, G = A*(λ).
 
-A neuron is worth adding if |uᵀGv| exceeds β. For a given u the best v is sign(Gu), so one vector
-of signs is searched for, to maximize ‖Gu‖₁: all 2^(d−1) of them where that is feasible, else by
-alternating maximization and single flips from many starts.
+A neuron is worth adding if |uᵀGv| exceeds β. For bilinear neurons the best v for a given u is
+sign(Gu), so one vector of signs is searched for, to maximize ‖Gu‖₁. For neurons of one vector it is
+ũ = (u, 1) and |ũᵀGũ|. All sign vectors are tried where that is feasible, else those that single
+flips, and for ‖Gu‖₁ alternating maximization, lead to from many starts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bound.signs import Signs
+from .._bound.signs import Signs, enumerate_forms, enumerate_signs
+
+Neurons = tuple[Signs, ...]  # one or two vectors each, (m, d)
+Pricing = Callable[[NDArray[np.float64], int], tuple[NDArray[np.float64], Neurons]]
+
+
+def price_exactly(num_vectors: int) -> Pricing:
+    """Return what tries all sign vectors, and gives the best so many neurons of one or two."""
+
+    def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, Neurons]:
+        enumerate_all = enumerate_signs if num_vectors == 2 else enumerate_forms
+        values, signs = enumerate_all(gram, count)
+        return values, neurons_of(gram, signs, num_vectors)
+
+    return price
+
+
+def price_locally(
+    gram: NDArray[np.float64], starts: Signs, num_vectors: int
+) -> tuple[NDArray[np.float64], Neurons]:
+    """Return local maxima from starts (s, k), in descending order."""
+    search = search_signs if num_vectors == 2 else search_forms
+    values, signs = search(gram, starts)
+    return values, neurons_of(gram, signs, num_vectors)
+
+
+def neurons_of(gram: NDArray[np.float64], signs: Signs, num_vectors: int) -> Neurons:
+    """Return the best neurons with these sign vectors, in which a constant has the sign +1."""
+    if num_vectors == 2:
+        return signs, partners(gram, signs)
+    return ((signs[:, -1:] * signs)[:, :-1],)
+
+
+def with_last_sign(vectors: Signs, k: int) -> Signs:
+    """Return vectors of k signs: with that of the constant, if they are without."""
+    missing = k - vectors.shape[1]
+    return np.pad(vectors, ((0, 0), (0, missing)), constant_values=1.0) if missing else vectors
+
+
+def joined(*parts: Neurons) -> Neurons:
+    """Return the neurons of all parts."""
+    return tuple(np.concatenate(vectors) for vectors in zip(*parts, strict=True))
+
+
+def some(neurons: Neurons, places: NDArray) -> Neurons:
+    """Return some of the neurons."""
+    return tuple(vectors[places] for vectors in neurons)
+
+
+def search_forms(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
+    """Return local maxima of |uᵀGu| that no flip of one sign improves, one for each start."""
+    found = []
+    for form in (gram, -gram):
+        u = starts.copy()
+        images, diagonal = u @ form, np.diagonal(form)
+        active = np.arange(len(u))
+        while len(active):
+            gains = diagonal - u[active] * images[active]  # a quarter of them
+            best = gains.argmax(axis=1)
+            enough = gains[np.arange(len(active)), best] > 1e-12 * np.abs(form).sum()
+            active, best = active[enough], best[enough]
+            images[active] -= 2 * u[active, best][:, None] * form[best]
+            u[active, best] *= -1
+        found.append((np.sum((u @ form) * u, axis=1), u))
+    values, signs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(-values, kind="stable")
+    return values[order], signs[order]
 
 
 def search_signs(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
@@ -42,11 +111,14 @@ def partners(gram: NDArray[np.float64], u: Signs) -> Signs:
     return np.where(u @ gram >= 0, 1.0, -1.0)
 
 
-def distinct(u: Signs, v: Signs, count: int) -> NDArray[np.int64]:
+def distinct(neurons: Neurons, count: int) -> NDArray[np.int64]:
     """Return places of up to `count` neurons that differ in at least two signs, first come.
 
-    Neurons are the same up to the order of u and v and the sign of either.
+    Neurons of two vectors are the same up to their order and the sign of either.
     """
+    if len(neurons) == 1:
+        return _distinct_vectors(*neurons, count)
+    u, v = neurons
     d = u.shape[1]
     chosen: list[int] = []
     for index in range(len(u)):
@@ -58,6 +130,17 @@ def distinct(u: Signs, v: Signs, count: int) -> NDArray[np.int64]:
             if max(straight.max(), crossed.max()) > 2 * d - 4:
                 continue
         chosen.append(index)
+        if len(chosen) == count:
+            break
+    return np.array(chosen, np.int64)
+
+
+def _distinct_vectors(u: Signs, count: int) -> NDArray[np.int64]:
+    chosen: list[int] = []
+    for index in range(len(u)):
+        # Two signs away: d − 4 at most; with d < 2 there are no such.
+        if not chosen or (u[chosen] @ u[index]).max() <= max(u.shape[1] - 4, 0):
+            chosen.append(index)
         if len(chosen) == count:
             break
     return np.array(chosen, np.int64)

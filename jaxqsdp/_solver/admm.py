@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
-from .._base.lift import LiftedMap
+from .._base.lift import LevelMap, LiftedMap
 from .._base.types import check_count, epsilon
+from .._network.layout import Layout
 from .._problem.core import Core
 from .base import (
     AbstractProcess,
@@ -83,9 +84,9 @@ class ADMM(AbstractSolver):
         """Not in float32: batches of SVDs wait for each other's threads for ever (jaxlib 0.9)."""
         return bool(jnp.finfo(dtype).bits == 64)
 
-    def factorize(self, X: Float[Array, "n d"]) -> Factorization:
+    def factorize(self, map: LiftedMap, layout: Layout) -> Factorization:
         """Factor the lifted data, see `least_squares`."""
-        return factorize(LiftedMap(X))
+        return factorize(map if layout.shares_diagonal else LevelMap(map))
 
     def bind(self, core: Core, factorization: Factorization, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem."""

@@ -10,7 +10,9 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
+from .._base.lift import LiftedMap
 from .._base.types import Scalar, as_number, check_count, check_positive, epsilon
+from .._network.layout import Layout
 from .._problem.core import Core
 
 
@@ -19,7 +21,7 @@ class Iterate(eqx.Module):
 
     blocks: Float[Array, "*c 2 d d"]  # P, N, positive semidefinite
     dual: Float[Array, "n ..."]  # λ
-    dual_diagonal: Float[Array, "*c d"]  # p
+    dual_diagonal: Float[Array, "*cg d"]  # p
 
 
 class Report(eqx.Module):
@@ -64,7 +66,7 @@ class AbstractSolver(eqx.Module):
         """Whether two of its programs may run on the CPU at a time."""
 
     @abc.abstractmethod
-    def factorize(self, X: Float[Array, "n d"]) -> Any:
+    def factorize(self, map: LiftedMap, layout: Layout) -> Any:
         """Prepare what depends on X alone; problems that share X share it."""
 
     @abc.abstractmethod

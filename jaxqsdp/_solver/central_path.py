@@ -38,7 +38,7 @@ class Point(eqx.Module):
 
     primal: Float[Array, "*c 2 d d"]  # P, N
     dual: Float[Array, "*c k"]  # λ
-    diagonal: Float[Array, "*c d"]  # p
+    diagonal: Float[Array, "*cg d"]  # p
     ends: Float[Array, "*c 2 e"]  # multipliers of the ends of the intervals of λ, 0 where none is
 
 
@@ -46,7 +46,7 @@ class System(Protocol):
     """A factored Newton system."""
 
     def solve(
-        self, a: Any, b: Float[Array, "*c d"], c: Float[Array, "*c"], /
+        self, a: Any, b: Float[Array, "*cg d"], c: Float[Array, "*cg"], /
     ) -> tuple[Array, Array]:
         """Return (dλ, dp) for what is left of all conditions."""
 
@@ -196,7 +196,8 @@ class CentralPath(AbstractPath):
         guess = jnp.where((guess > 0) & jnp.isfinite(guess), guess, 1)
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
         dual = jnp.zeros_like(self.core.y)
-        return Point(primal, dual, jnp.full((d,), self.core.beta / d), no_ends(dual))
+        diagonal = jnp.full(self.core.layout.multiplier_shape(d), self.core.beta / d)
+        return Point(primal, dual, diagonal, no_ends(dual))
 
     def refinements(self, dtype: Any) -> int:
         """Return none in double precision and one in single."""
@@ -244,10 +245,9 @@ class CentralPath(AbstractPath):
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
         """Return the relative gap of the feasible point and the dual point, and ‖e‖/‖y‖."""
         core, size = self.core, self.size
-        predictions = self.samples.mv(core.layout.form(point.primal))
-        value = feasible_point(core, predictions, point.primal).value
+        value = feasible_point(core, self.samples.mv, point.primal).value
         bound = dual_value(core, point.dual, core.layout.budget(point.diagonal))
-        residual = jnp.linalg.norm(core.y - predictions - point.dual)
+        residual = jnp.linalg.norm(self.misfit(point))
         gap = relative_gap(core, value, bound)
         return gap, residual / jnp.where(size > 0, size, 1)
 
@@ -381,8 +381,8 @@ class _Linearization(eqx.Module):
         blocks = point.primal + step.primal
         a = path.deficit(point, step.dual, layout.form(blocks), direction.asked)
         b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
-        budget = path.core.beta - layout.budget(point.diagonal)
-        dual, diagonal = self.system.solve(a, b, budget - layout.budget(step.diagonal))
+        missing = layout.missing(path.core.beta, point.diagonal)
+        dual, diagonal = self.system.solve(a, b, missing - layout.sums(step.diagonal))
         dual, diagonal = step.dual + dual, step.diagonal + diagonal
         slack = self.root.mT @ path.slack(dual, diagonal) @ self.root
         primal, end_steps = direction.centered - slack, path.end_steps(dual)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.cone import positive_part
-from .._base.lift import diagonal_index, quadratic_forms, smat, svec, weighted_gram
+from .._base.lift import diagonal_index, leveled, smat, svec
 from .._base.types import Scalar
 from .._problem.core import Core
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
@@ -26,6 +26,8 @@ from .splitting import AbstractSplit, Point
 
 class AbstractConeSplit(AbstractSplit[Iterate]):
     """f: the data, penalty and diag(V) = ρ·1. g: P = V + Z ⪰ 0 and N = V − Z ⪰ 0.
+
+    If the layout asks for a constant diagonal of Z, f has that, too.
 
     The variable begins with (svec Z, svec V), in which P and N are orthogonal coordinates up to a
     factor.
@@ -64,6 +66,17 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         index = diagonal_index(self._d)
         return v.at[index].set(self.core.layout.level(v[index], self.core.beta, sigma))
 
+    def _level_form(self, z: Array) -> Array:
+        """Return Z with a constant diagonal, where that is asked for."""
+        return z if self.core.layout.shares_diagonal else leveled(z)
+
+    def multiplier(self, dual: Array, z: Array, v: Array) -> Array:
+        """Return p of λ and the subgradient of f: Diag p, and Diag q − A*(λ) with q of diag Z."""
+        layout, index = self.core.layout, diagonal_index(self._d)
+        if layout.shares_diagonal:
+            return v[index]
+        return layout.joined(v[index], z[index] + jnp.diagonal(self.core.map.adjoint(dual)))
+
     def projected(self, z: Array, v: Array) -> tuple[Array, Array]:
         """Project on the two cones."""
         layout = self.core.layout
@@ -73,14 +86,13 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
 
     def assess(self, point: Point, sigma: Scalar) -> tuple[Scalar, Iterate]:
         """Return the gap between a feasible point from z and a dual feasible point from s − x."""
-        _, v, _ = self.split(point.s)
-        index = diagonal_index(self._d)
+        z, v, _ = self.split(2 * sigma * (point.s - point.x))
         dual = self._dual_of(point, sigma)
-        diagonal = 2 * sigma * (v - self.split(point.x)[1])[index]
+        diagonal = self.multiplier(dual, z, v)
         form, block = (smat(part, self._d) for part in self.split(point.z)[:2])
         core = self.core
         iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
-        value = feasible_point(core, quadratic_forms(core.X, form), iterate.blocks).value
+        value = feasible_point(core, core.map.outputs, iterate.blocks).value
         return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
@@ -113,16 +125,17 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
 
     def sides(self, warm: Iterate) -> tuple[Array, Array]:
         """Return a warm start's primal point and dual one, a subgradient of f."""
-        X, beta = self.core.X, self.core.beta
-        layout = self.core.layout
+        beta, layout, map = self.core.beta, self.core.layout, self.core.map
         form, block = layout.form(warm.blocks), layout.block(warm.blocks)
-        primal = self.joined(svec(form), svec(block), quadratic_forms(X, form))
+        primal = self.joined(svec(form), svec(block), map.outputs(form))
         # From a larger penalty the dual point is too long; bring it back along its ray.
-        budget = layout.budget(jnp.maximum(warm.dual_diagonal, 0))
+        of_block, of_form = layout.split(warm.dual_diagonal)
+        budget = jnp.sum(jnp.maximum(of_block, 0))
         shrink = jnp.minimum(beta / jnp.where(budget > 0, budget, beta), 1)
-        diagonal = svec(jnp.diag(warm.dual_diagonal))
-        gradient = svec(weighted_gram(X, warm.dual))
-        return primal, shrink * self._joined_dual(-gradient, diagonal, warm.dual)
+        gradient = -map.adjoint(warm.dual)
+        gradient = gradient if of_form is None else gradient + jnp.diag(of_form)
+        diagonal = svec(jnp.diag(of_block))
+        return primal, shrink * self._joined_dual(svec(gradient), diagonal, warm.dual)
 
 
 class SquaredSplit(AbstractConeSplit):
@@ -138,7 +151,8 @@ class SquaredSplit(AbstractConeSplit):
     def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Z through the Gram matrix; V level on its diagonal."""
         z, v, _ = self.split(s)
-        return jnp.concatenate([self.loss.prox(z, sigma), self._leveled(v, sigma)])
+        z = self.loss.prox(self._level_form(z), sigma)
+        return jnp.concatenate([z, self._leveled(v, sigma)])
 
     def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on the two cones."""
@@ -146,7 +160,7 @@ class SquaredSplit(AbstractConeSplit):
         return jnp.concatenate(self.projected(z, v))
 
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
-        return self.loss.multiplier(self.split(point.s)[0], sigma)
+        return self.loss.multiplier(self._level_form(self.split(point.s)[0]), sigma)
 
     def joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
         return jnp.concatenate([z, v])
@@ -178,7 +192,7 @@ class LossSplit(AbstractConeSplit):
         """Project on ŷ = A(Z); V level on its diagonal."""
         z, v, predictions = self.split(s)
         fit = self.factorization.bind(self.unit * predictions)
-        z = fit.prox(z, jnp.square(self.unit) / 2)
+        z = fit.prox(self._level_form(z), jnp.square(self.unit) / 2)
         return self.joined(z, self._leveled(v, sigma), self.factorization.map.mv(z))
 
     def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
-from .._base.lift import outputs_of, weighted_gram
 from .._base.types import Scalar, epsilon
 from .._loss.normalized import NormalizedLoss
 from .._problem.core import Core
@@ -102,7 +101,7 @@ class CoupledPath(AbstractPath):
 
     def misfit(self, point: Point) -> Float[Array, "c n"]:
         """Return w(p − q), what t = −φ'(ŷ) is missed by."""
-        predictions = outputs_of(self.core.X, self.core.layout.form(point.primal))
+        predictions = self.core.map.outputs(self.core.layout.form(point.primal))
         slope = self.core.loss.slope(predictions, self.core.y)
         return self.core.weight[None] * (slope.T + point.dual)
 
@@ -111,8 +110,9 @@ class CoupledPath(AbstractPath):
         core, dual, size = self.core, self.expand(point.dual), self.size
         moved = dual.T - core.weight[None] * point.dual
         # p raised by what G may have moved with λ.
-        gram = jax.vmap(lambda moved: weighted_gram(core.X, moved))(moved)
-        raised = point.diagonal + jnp.linalg.norm(gram, axis=(1, 2))[:, None]
+        gram = jax.vmap(core.map.adjoint)(moved)
+        norms = jnp.linalg.norm(gram, axis=(1, 2))
+        raised = core.layout.lifted(point.diagonal, jnp.stack([norms, norms], axis=-1))
         gap, _ = scaled_gap(core, point.primal, dual, raised)
         return gap, jnp.linalg.norm(self.misfit(point)) / jnp.where(size > 0, size, 1)
 
@@ -163,7 +163,7 @@ class _CoupledSystem(eqx.Module):
         return _CoupledSystem(outputs, responses, unit, lower)
 
     def solve(
-        self, a: _Deficit, b: Float[Array, "c d"], c: Float[Array, " c"], /
+        self, a: _Deficit, b: Float[Array, "*cg d"], c: Float[Array, "*cg"], /
     ) -> tuple[Array, Array]:
         """Return (dt, dp)."""
         dual, diagonal = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c)

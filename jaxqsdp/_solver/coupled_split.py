@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.lift import diagonal_index, outputs_of, smat
+from .._base.lift import smat
 from .._base.types import Scalar, across
 from .._problem.core import Core
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
@@ -76,11 +76,11 @@ class CoupledSplit(AbstractSplit[Iterate]):
         z, v, predictions = self._split(point.z)
         # What the proximal point has, from its slope: differences would lose digits of it.
         dual = loss.clip_dual(loss.dual_at(self.unit * predictions.T, y, weight), y, weight)
-        multiplier = self._split(point.s - point.x)[1]
-        diagonal = 2 * sigma * multiplier[:, diagonal_index(d)]
+        subgradient = self._split(2 * sigma * (point.s - point.x))[:2]
+        diagonal = self._each(LossSplit.multiplier, dual.T, *subgradient)
         form, block = (jax.vmap(lambda part: smat(part, d))(part) for part in (z, v))
         iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
-        value = feasible_point(core, outputs_of(core.X, form), iterate.blocks).value
+        value = feasible_point(core, core.map.outputs, iterate.blocks).value
         return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:

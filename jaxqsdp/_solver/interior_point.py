@@ -6,10 +6,12 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
+from .._base.lift import LiftedMap
 from .._base.trees import select
 from .._base.types import Scalar, epsilon
+from .._network.layout import Layout
 from .._problem.core import Core
 from .base import (
     AbstractProcess,
@@ -78,9 +80,9 @@ class InteriorPoint(AbstractSolver):
         """Yes: it takes no singular value decomposition."""
         return True
 
-    def factorize(self, X: Float[Array, "n d"]) -> AbstractSamples:
+    def factorize(self, map: LiftedMap, layout: Layout) -> AbstractSamples:
         """Prepare the Newton systems of the squared loss, see `newton`; others do not use it."""
-        return samples_of(X)
+        return samples_of(map)
 
     def bind(self, core: Core, factorization: AbstractSamples, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""

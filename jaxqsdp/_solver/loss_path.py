@@ -23,7 +23,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.lift import quadratic_forms, weighted_gram
 from .._base.types import Scalar, epsilon, tiny
 from .._loss.base import AbstractLoss
 from .._problem.core import Core
@@ -45,7 +44,7 @@ class WeightedSystem(eqx.Module):
     root: Float[Array, " n"]  # √Θ
 
     def solve(
-        self, a: Float[Array, " n"], b: Float[Array, " d"], c: Scalar, /
+        self, a: Float[Array, " n"], b: Float[Array, "*g d"], c: Float[Array, "*g"], /
     ) -> tuple[Array, Array]:
         """Return (dt, dp)."""
         inside, outside = self.samples.split(a / self.root)
@@ -91,10 +90,6 @@ class LossPath(AbstractPath):
         """1 for samples that do not count, whose rows are zero."""
         return jnp.where(self._counted, self.core.weight, 1)
 
-    @property
-    def _rows(self) -> Float[Array, "n d"]:
-        return jnp.sqrt(self.core.weight)[:, None] * self.core.X
-
     def _ends(self) -> tuple[Array, Array, Array]:
         return finite_ends(self.core.loss, self.core.y)
 
@@ -111,7 +106,7 @@ class LossPath(AbstractPath):
         huge β they are not left too far behind: the gap would stand still until all are alike.
         """
         d = self.core.X.shape[1]
-        energy = jnp.linalg.norm(jnp.sum(jnp.square(self._rows), axis=1))
+        energy = jnp.linalg.norm(self.core.weight * jnp.sum(jnp.square(self.core.X), axis=1))
         size = self.size
         uncorrelated = size / jnp.where(energy > 0, energy, 1)
         nothing = self.core.loss(jnp.zeros_like(self.core.y), self.core.y, self.core.weight)
@@ -125,7 +120,7 @@ class LossPath(AbstractPath):
         share = jnp.where(mean > 0, _END_SHARE * mean, jnp.inf)
         product = jnp.clip(share, epsilon(dual.dtype) ** 0.5 * cones, cones)
         ends = jnp.where(self._ends()[0], product / self.end_slacks(dual), 0)
-        return Point(primal, dual, jnp.full((d,), diagonal), ends)
+        return Point(primal, dual, jnp.full(self.core.layout.multiplier_shape(d), diagonal), ends)
 
     @property
     def middle(self) -> Float[Array, " n"]:
@@ -146,17 +141,17 @@ class LossPath(AbstractPath):
 
     def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
         """A(Z)."""
-        return self.core.weight * quadratic_forms(self.core.X, form)
+        return self.core.weight * self.core.map.outputs(form)
 
     def rmv(self, dual: Float[Array, " n"]) -> Float[Array, "d d"]:
         """A*(t)."""
-        return weighted_gram(self.core.X, self.core.weight * dual)
+        return self.core.map.adjoint(self.core.weight * dual)
 
     def system(self, point: Point, scaling_points: Float[Array, "2 d d"]) -> System:
         """Assemble and factor the Newton system; NaN where that fails."""
         theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
-        samples = samples_of(self._rows / jnp.sqrt(root)[:, None], for_one_system=True)
+        samples = samples_of(self.core.map.times(self.core.weight / root), for_one_system=True)
         system = NewtonSystem.of(self.core.layout, samples, scaling_points)
         return WeightedSystem(samples, system, root)
 
@@ -196,7 +191,7 @@ class LossPath(AbstractPath):
         form = self.core.layout.form(point.primal)
         slope = self.core.loss.conjugate_slope(point.dual, self.core.y)
         low, high = self.end_unit * point.ends
-        misfit = self.core.weight * (slope + quadratic_forms(self.core.X, form)) - low + high
+        misfit = self.core.weight * (slope + self.core.map.outputs(form)) - low + high
         return jnp.where(self._counted, misfit, 0)
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:

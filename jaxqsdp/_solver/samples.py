@@ -1,6 +1,6 @@
 """The samples as the Newton systems of the interior point take them: one by one, or compressed.
 
-With few samples A_i = x_i x_iᵀ. With many, A = QR with orthonormal Q and R of D = d(d+1)/2 rows,
+With few samples A_i = M_i. With many, A = QR with orthonormal Q and R of D = d(d+1)/2 rows,
 and the equivalent problem with A replaced by R, y by Qᵀy has no more than D + 1 samples.
 
 The rows of R are sorted by size, so H is graded, and the rounding errors of its large entries,
@@ -15,11 +15,12 @@ from __future__ import annotations
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.lift import LiftedMap, lifted_size, quadratic_forms, smat, svec, weighted_gram
+from .._base.lift import LiftedMap, side_of, smat, svec
 from .._network.layout import Layout
 
 _MOST_GRADED = 1024  # entries of Z in the graded form with few samples, which costs more
@@ -61,22 +62,22 @@ class AbstractSamples(eqx.Module):
         """Return H and B."""
 
 
-def samples_of(X: Float[Array, "n d"], *, for_one_system: bool = False) -> AbstractSamples:
+def samples_of(map: LiftedMap, *, for_one_system: bool = False) -> AbstractSamples:
     """Choose the smaller systems, and graded ones in float32 while they are affordable.
 
     For one system only, the decomposition is worth less: at n = 2D it costs what it saves.
     """
-    (n, d), is_single = X.shape, jnp.finfo(X.dtype).bits == 32
-    size = lifted_size(d)
-    graded = is_single and size <= _MOST_GRADED
+    (n, size), is_single = map.shape, jnp.finfo(map.dtype).bits == 32
+    # Lifted rows, in which nothing cancels, where something may.
+    graded = (is_single or map.corner is not None) and size <= _MOST_GRADED
     most = 2 * size if for_one_system and not is_single else size
-    return CompressedSamples.of(X) if most < n or graded else PlainSamples(X)
+    return CompressedSamples.of(map) if most < n or graded else PlainSamples(map)
 
 
 class PlainSamples(AbstractSamples):
-    """One row a sample: A_i = x_i x_iᵀ."""
+    """One row a sample."""
 
-    X: Float[Array, "n d"]
+    map: LiftedMap
 
     def project(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return y itself."""
@@ -100,20 +101,28 @@ class PlainSamples(AbstractSamples):
 
     def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
         """A(Z)."""
-        return quadratic_forms(self.X, form)
+        return self.map.outputs(form)
 
     def rmv(self, dual: Float[Array, " n"]) -> Float[Array, "d d"]:
         """A*(λ)."""
-        return weighted_gram(self.X, dual)
+        return self.map.adjoint(dual)
 
     def system(self, layout: Layout, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
-        """Return H = I + γ²[(XW₊Xᵀ)∘² + (XW₋Xᵀ)∘²] and B = γ²[(XW₊)∘² − (XW₋)∘²]."""
-        images = self.X @ scaling_points
-        plus, minus = jnp.square(images @ self.X.T)
-        b_plus, b_minus = jnp.square(images)
-        eye = jnp.eye(self.X.shape[0], dtype=self.X.dtype)
+        """Return H = I + γ² Σ_± ⟨M_i, W M_j W⟩ and B: (XWXᵀ)∘² and (XW)∘² for M = xxᵀ."""
+        X, sign = self.map.X, self.map.sign
+        images = X @ scaling_points
+        h, b = jnp.square(images @ X.T), jnp.square(images)
+        if self.map.corner is not None:
+            offset = self.map.offset
+            last = scaling_points[:, -1]  # We
+            cross = sign * offset[None, :, None] * b[:, None, :, -1]
+            corner = jnp.square(last[:, -1])[:, None, None] * (offset[:, None] * offset[None])[None]
+            h = h + cross + cross.mT + corner
+            b = sign * b + offset[None, :, None] * jnp.square(last)[:, None, :]
+        eye = jnp.eye(X.shape[0], dtype=X.dtype)
         square = layout.gain**2
-        return eye + square * (plus + minus), square * (b_plus - b_minus)
+        plus, minus = h
+        return eye + square * (plus + minus), square * _tied(layout, b)
 
 
 class CompressedSamples(AbstractSamples):
@@ -123,7 +132,7 @@ class CompressedSamples(AbstractSamples):
     rows: Float[Array, "k D"]  # R and a row of zeros
 
     @staticmethod
-    def of(X: Float[Array, "n d"]) -> CompressedSamples:
+    def of(map: LiftedMap) -> CompressedSamples:
         """Decompose A = QR with graded R.
 
         The longer side of A is sorted by norm first. Float64 needs no more, float32 the pivoted
@@ -132,7 +141,7 @@ class CompressedSamples(AbstractSamples):
 
         Source: Stewart, *The QLP approximation to the singular value decomposition* (1999).
         """
-        lifted = LiftedMap(X).matrix()
+        lifted = map.matrix()
         n, size = lifted.shape
         if n > size:
             order = jnp.argsort(-jnp.sum(jnp.square(lifted), axis=0))
@@ -140,8 +149,8 @@ class CompressedSamples(AbstractSamples):
             rows = rows[:, jnp.argsort(order)]
         else:
             order = jnp.argsort(-jnp.sum(jnp.square(lifted), axis=1))
-            left, rows = jnp.eye(n, dtype=X.dtype)[:, order], lifted[order]
-        if jnp.finfo(X.dtype).bits == 32:
+            left, rows = jnp.eye(n, dtype=map.dtype)[:, order], lifted[order]
+        if jnp.finfo(map.dtype).bits == 32:
             right, lower = jnp.linalg.qr(rows.T)
             turn, upper = jnp.linalg.qr(lower.T)
             left, rows = left @ turn, upper @ right.T
@@ -187,8 +196,7 @@ class CompressedSamples(AbstractSamples):
 
     def rmv(self, dual: Float[Array, " k"]) -> Float[Array, "d d"]:
         """Smat(Rᵀλ)."""
-        size = self.rows.shape[1]
-        return smat(self.rows.T @ dual, round((2 * size) ** 0.5 - 0.5))
+        return smat(self.rows.T @ dual, side_of(self.rows.shape[1]))
 
     def system(self, layout: Layout, scaling_points: Float[Array, "2 d d"]) -> tuple[Array, Array]:
         """Return H = I + γ²R(W₊⊗W₊ + W₋⊗W₋)Rᵀ, ⊗ being the symmetric Kronecker product, and B."""
@@ -197,8 +205,13 @@ class CompressedSamples(AbstractSamples):
         square = layout.gain**2
         h = square * (self.rows @ (kronecker @ self.rows.T))
         eye = jnp.eye(h.shape[0], dtype=h.dtype)
-        b = square * (self.rows @ (_column_squares(plus) - _column_squares(minus)))
+        b = square * (self.rows @ _tied(layout, jax.vmap(_column_squares)(scaling_points)))
         return eye + (h + h.T) / 2, b
+
+
+def _tied(layout: Layout, squares: Float[Array, "2 k d"]) -> Float[Array, "k q"]:
+    """Return what p feels of both cones, in which λ has opposite signs."""
+    return layout.tied(jnp.stack([squares[0], -squares[1]]))
 
 
 def _symmetric_kronecker(W: Float[Array, "d d"]) -> Float[Array, "D D"]:

@@ -17,7 +17,7 @@ from .._base.types import (
     tiny,
 )
 from .._bound.max_norm import dual_norm
-from .._bound.relaxation import rounded_below
+from .._bound.relaxation import mask_of, masked, rounded_below
 from .._exact.powers import is_subnormal
 from .._exact.sums import inner, weighted_rows
 from .._exact.units import moderate
@@ -39,7 +39,8 @@ def beta_max(
 
         min 1ᵀp   s.t.   Diag(p) ± G ⪰ 0,   G = Xᵀ diag(λ) X,   λ = −∇ℓ(0)
 
-    For any β of at least that, λ is feasible in the dual and the relaxation's optimum is Z = 0,
+    For `Polynomial` neurons p and the cones are those of their relaxation. For any β of at least
+    that, λ is feasible in the dual and the relaxation's optimum is Z = 0,
     ρ = 0, with value ℓ(0). With squared loss λ = w·y. A loss that couples outputs, such as softmax,
     has a column of λ and a G for each; Z = 0 is optimal if every output's β is at least its own
     minimum, and the result is the largest. It is the dual of the max-norm at G, in units
@@ -80,7 +81,9 @@ def _beta_max(problem: Problem) -> Scalar:
     # Rows that G is without may not decide its units.
     pulled = (loss.slope(xp.zeros_like(y), y) != 0) | is_subnormal(y)
     pulled = xp.any(pulled.reshape(len(y), -1), axis=1)
-    samples = moderate(xp.where(pulled[:, None], X, 0), weight)
+    activation = problem.activation
+    homogeneous = activation.homogeneous(X)
+    samples = moderate(xp.where(pulled[:, None], homogeneous, 0), weight)
     units = samples.units_for(y, loss.degree)
     targets = samples.scale_targets(y, units, loss.any_target)
     dual = loss.rescaled(units.target).dual_at(xp.zeros_like(y), targets, samples.weight)
@@ -88,11 +91,9 @@ def _beta_max(problem: Problem) -> Scalar:
     def budget_of(dual: Float[Array, " n"]) -> Scalar:
         # Error-free, as a plain float32 sum is wrong by more than is left after cancellation.
         left, rows = weighted_rows(dual, samples.X)
-        gram, error = inner(left, rows)
-        budget = xp.maximum(
-            units.restore_diagonal(dual_norm(problem.activation.layout, gram, error)),
-            tiny(gram.dtype),
-        )
+        gram, error = masked(mask_of(activation, samples.X), *inner(left, rows))
+        budget = units.restore_diagonal(dual_norm(activation.layout, gram, error))
+        budget = xp.maximum(budget, tiny(gram.dtype))
         return xp.where(xp.any(gram != 0), budget, 0)
 
     result = budget_of(dual) if dual.ndim == 1 else xp.max(over_leading(budget_of, dual.T))

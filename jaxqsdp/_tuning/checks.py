@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.types import check_count, is_concrete
+from .._network.bilinear import BILINEAR
 from .._problem.features import checked_constant, default_constant
 from .._problem.problem import Problem
 
@@ -19,6 +20,8 @@ _METRICS = ("loss", "mse", "accuracy")
 
 def checked_constants(constant: Any, problem: Problem) -> Float[Array, " s"] | None:
     """Return the scales to try, None for no constant feature."""
+    if constant is None:
+        constant = problem.activation == BILINEAR
     if constant is False:
         return None
     dtype = problem.X.dtype

@@ -144,7 +144,7 @@ def cross_validate(
     num_betas: int = 20,
     ratio: float = 1e-3,
     standardize: bool = True,
-    constant: bool | float | Sequence[float] | Array | np.ndarray = True,
+    constant: bool | float | Sequence[float] | Array | np.ndarray | None = None,
     score: Literal["relaxation", "network"] = "relaxation",
     num_neurons: int | None = None,
     metric: Literal["loss", "mse", "accuracy"] | None = None,
@@ -171,8 +171,9 @@ def cross_validate(
     - `standardize`: subtract the training samples' weighted mean from each feature and divide by
         their spread, in each fold anew; features constant there become zero.
     - `constant`: the scale of the constant feature to append, see `with_constant`: True for its
-        rule, a number, several numbers to choose among, or False for none.
-    - `score`: what predicts: "relaxation" (ŷ = xᵀZx, deterministic and cheap) or "network", the
+        rule, a number, several numbers to choose among, or False for none. None means True with
+        bilinear neurons and False with polynomial ones, which have a constant of their own.
+    - `score`: what predicts: "relaxation" (ŷ = A(Z), deterministic and cheap) or "network", the
         one of `num_neurons` neurons that `round` draws and refits.
     - `metric`: "loss", φ of the loss, or "mse", the squared error, each the mean over the columns
         of y that the loss does not couple; or "accuracy": of the sign for targets ±1; for classes,
@@ -191,7 +192,7 @@ def cross_validate(
     key = check_key(key)
     check_limits(solver, max_steps)
     count = 1 if constants is None else len(constants)
-    solver = solver_for(problem.X.shape, problem.X.dtype, problem.loss, solver)
+    solver = solver_for(problem, solver)
     limit = solver.max_steps if max_steps is None else operator.index(max_steps)
     scoring = Scoring(standardize, num_neurons, metric, solver, limit)
     training = None

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .._base.lift import quadratic_forms
 from .._base.mesh import on_any_mesh
 from .._base.types import Scalar, epsilon, highest_precision, in_float64, namespace, over_leading
 from .._host.threads import map_in_threads
@@ -183,11 +182,11 @@ class Scoring:
         """Return what is predicted for X with each penalty."""
         xp, coupled = namespace(X, betas), problem.loss.couples_outputs
         several = problem.y.ndim == 2 and not coupled
-        outputs, d = problem.num_outputs, problem.num_features
+        outputs, k = problem.num_outputs, problem.num_lifted
 
         if self.num_neurons is None:
-            forms = lanes.quadratic_form.reshape(-1, d, d)
-            predictions = over_leading(lambda form: quadratic_forms(X, form), forms)
+            forms = lanes.quadratic_form.reshape(-1, k, k)
+            predictions = over_leading(problem.activation.lifted(X).outputs, forms)
             return xp.moveaxis(predictions.reshape(len(betas), outputs, len(X)), 1, 2)
 
         def drawn(beta: Scalar, solution: Solution) -> Float[Array, "n c"]:
