@@ -8,7 +8,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_python_blocks_run_in_order(capsys):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     namespace = {}
     for block in blocks:
         exec(block, namespace)
