@@ -413,7 +413,7 @@ def test_cross_validation_repr():
         ({"constant": 0}, ValueError, "`constant` must be a positive"),
         ({"constant": -1.0}, ValueError, "`constant` must be a positive"),
         ({"constant": "yes"}, ValueError, "`constant` must be a positive"),
-        ({"constant": None}, ValueError, "`constant` must be a positive"),
+        ({"constant": [None]}, ValueError, "`constant` must be a positive"),
         ({"constant": [1.0, np.inf]}, ValueError, "`constant` must be a positive"),
         ({"constant": []}, ValueError, "`constant` must be True"),
         ({"constant": np.ones((2, 2))}, ValueError, "`constant` must be True"),
