@@ -73,7 +73,7 @@ def check_largest_weight(weight: np.ndarray) -> None:
 
 def check_activation_range(activation: AbstractActivation, X: Any) -> None:
     """Raise `ValueError` if what an activation makes of samples is beyond their dtype."""
-    if activation.mask is None or not np.all(np.isfinite(X)):
+    if not np.all(np.isfinite(X)):
         return
     with np.errstate(all="ignore"):
         map: Any = activation.lifted(X)

@@ -132,7 +132,7 @@ class Problem(eqx.Module):
         self.X, self.y, self.beta = (
             cast(array, dtype, name) for name, array in (("X", X), ("y", y), ("beta", beta))
         )
-        if is_concrete(self.X):
+        if self.activation.mask is not None and is_concrete(self.X):
             check_activation_range(self.activation, np.asarray(self.X))
         if is_concrete(self.beta):
             check_sign(np.asarray(beta), np.asarray(self.beta))
