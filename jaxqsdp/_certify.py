@@ -170,10 +170,11 @@ def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Sc
     """Return the bound of the relaxation, summed over outputs."""
     columns, X, weight = problem.columns, problem.X, problem.weight
     c, xp, activation = columns.y.shape[1], namespace(X, dual), problem.activation
+    kinds = problem.loss, activation, problem.fit_intercept
     shape = activation.layout.multiplier_shape(problem.num_lifted)
 
     def bound_of(y: Array, beta: Array, dual: Array, diagonal: Array) -> Scalar:
-        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, problem.loss, activation)
+        return scaled_dual_bound(X, y, weight, beta, dual, diagonal, *kinds)
 
     if problem.loss.couples_outputs:
         bound = bound_of(columns.y, columns.beta, dual, dual_diagonal)
@@ -188,17 +189,15 @@ def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
     if not np.all(problem.is_valid):
         return np.float64(-np.inf)
     columns, total = problem.columns, np.float64(0)
+    kinds = problem.loss, problem.activation, problem.fit_intercept
     y, beta = columns.y, columns.beta
     if problem.loss.couples_outputs:
         data = problem.X, y, problem.weight, beta
-        kinds = problem.loss, problem.activation
         return np.float64(max(combinatorial_bound(*data, dual, *kinds) for dual in duals))
     for index in range(y.shape[1]):
         points = [dual.reshape(y.shape)[:, index] for dual in duals]
         data = problem.X, y[:, index], problem.weight, beta[index]
-        best = max(
-            combinatorial_bound(*data, point, problem.loss, problem.activation) for point in points
-        )
+        best = max(combinatorial_bound(*data, point, *kinds) for point in points)
         total = np.nextafter(total + best, -np.inf) if best > 0 else total
     return total
 
@@ -207,7 +206,13 @@ def _network_dual(problem: Problem, network: QuantizedNetwork) -> Array:
     """Return −∇ℓ(f(X)), the dual point that belongs to a network."""
     columns = problem.columns
     predictions = predictions_of(network, problem.X)
-    return problem.loss.dual_at(predictions, columns.y, columns.weight)
+    dual, loss = problem.loss.dual_at(predictions, columns.y, columns.weight), problem.loss
+    if not problem.fit_intercept or loss.couples_outputs:
+        return dual
+    each = [
+        loss.balanced_dual(*pair, columns.weight) for pair in zip(dual.T, columns.y.T, strict=True)
+    ]
+    return namespace(dual).stack(each, axis=1)
 
 
 def _numbers(lower_bound: Any, objective: Any) -> tuple[Any, Any, Any]:

@@ -126,7 +126,7 @@ def _errors(
 
     def moved_to(data: Core) -> Problem:
         numbers = data.X, data.y, data.beta, data.loss, data.weight
-        return Problem(*numbers, activation=problem.activation)
+        return Problem(*numbers, None, problem.activation, problem.fit_intercept)
 
     def solved(data: Core) -> dict[str, Array]:
         solution = solve(moved_to(data), solver, adjoint=adjoint, throw=False)
@@ -140,7 +140,7 @@ def _errors(
             "quadratic_form": units.restore_form(form),
             "scale": units.restore_form(scaled.layout.total(central.scale)),
             "dual": units.restore_dual(scaled.weight * central.dual),
-            "predictions": units.restore_predictions(scaled.map.outputs(form)),
+            "predictions": units.restore_predictions(scaled.predictions(form, central.intercept)),
         }
 
     dtype = data.y.dtype

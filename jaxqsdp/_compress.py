@@ -132,7 +132,8 @@ def _bits_of(problem: Problem, levels: Levels, alpha_bits: int, neurons: int) ->
     """Return the bits of a network of so many neurons, as `QuantizedNetwork.total_bits` does."""
     vectors, outputs = problem.activation.num_vectors, problem.num_outputs
     row = vectors * levels.bits_for(problem.num_features) + outputs * alpha_bits
-    return neurons * row + outputs * 8 * problem.X.dtype.itemsize
+    floats = outputs * (2 if problem.fit_intercept else 1)  # scales of α, and intercepts
+    return neurons * row + floats * 8 * problem.X.dtype.itemsize
 
 
 def _rooms(problem: Problem, levels: Levels, max_bits: int) -> dict[int, int]:

@@ -95,6 +95,7 @@ def fit(
     sample_weight: ArrayLike | None = None,
     levels: Levels | None = None,
     activation: AbstractActivation | None = None,
+    fit_intercept: bool = False,
     solver: AbstractSolver | None = None,
     max_steps: int | None = None,
     refit: bool = True,
@@ -108,9 +109,9 @@ def fit(
     docstrings hold the formulas. It prunes, which changes shapes, so call it outside `jit` and
     `vmap`, and chain the functions yourself inside.
 
-    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight`, `levels`, `activation` as
-    those of `Problem`;
-    `solver`, `max_steps` of `solve`; `key`, `refit` of `round`; and
+    **Arguments:** `X`, `y`, `beta`, `loss`, `sample_weight`, `levels`, `activation` and
+    `fit_intercept` as those of `Problem`; `solver`, `max_steps` of `solve`; `key`, `refit` of
+    `round`; and
 
     - `num_neurons`: the most that the network may have.
     - `improve`: whether to look for the best network of that size or to keep what rounding gives.
@@ -129,7 +130,7 @@ def fit(
         improve = refit
     if improve and not refit:
         raise ValueError("`improve=True` needs `refit=True`: what it finds is refitted.")
-    problem = Problem(X, y, beta, loss, sample_weight, levels, activation)
+    problem = Problem(X, y, beta, loss, sample_weight, levels, activation, fit_intercept)
     if not is_concrete(problem, key):
         raise ValueError(
             "`fit` prunes the network, which changes shapes: call it outside `jit` and `vmap`, or "

@@ -12,6 +12,7 @@ the predictions of the relaxation, then at those of the best network.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
@@ -283,7 +284,8 @@ def _of_levels(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
             f"`network` has weights of {network.levels!r}, which are not all among the "
             f"{problem.levels!r} of `problem`; build that with `levels={network.levels!r}`."
         )
-    return _network(problem, *_weights(network)).with_alpha(network.alpha)
+    same = _network(problem, *_weights(network)).with_alpha(network.alpha)
+    return dataclasses.replace(same, intercept=network.intercept)
 
 
 def _network(problem: Problem, *vectors: NDArray) -> QuantizedNetwork:
@@ -303,7 +305,7 @@ def largest_neurons(problem: Problem, network: QuantizedNetwork, count: int) -> 
     """Return the network, cut to its largest neurons and refitted if it has too many."""
     network = network.prune()
     if network.num_neurons <= count:
-        return network
+        return refit(problem, network) if problem.fit_intercept else network
     counted = np.asarray(problem.weight) > 0
     host = jax.tree.map(lambda leaf: np.asarray(leaf), network)
     X, vectors = np.asarray(problem.X, np.float64), host.vectors(np.float64)

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._adjoint.implicit import AbstractAdjoint, Implicit
-from ._base.types import as_float_array, cast, highest_precision, is_concrete
+from ._base.types import across_outputs, as_float_array, cast, highest_precision, is_concrete
 from ._loss.base import AbstractLoss
 from ._loss.squared import SquaredLoss
 from ._network.activation import AbstractActivation
 from ._network.bilinear import BILINEAR
 from ._network.network import QuantizedNetwork
-from ._problem.problem import Problem, check_loss, check_trained
+from ._problem.problem import Problem, check_flag, check_loss, check_trained
 from ._relaxation.solution import Solution
 from ._round import round
 from ._solve import solve
@@ -34,6 +34,7 @@ class FittedRelaxation(eqx.Module):
 
     quadratic_form: Float[Array, "k k"] | Float[Array, "c k k"]
     activation: AbstractActivation = BILINEAR
+    intercept: Float[Array, ""] | Float[Array, " c"] | None = None
 
     def __call__(
         self, x: Float[Array, " d"], *, key: PRNGKeyArray | None = None
@@ -45,7 +46,7 @@ class FittedRelaxation(eqx.Module):
                 f"`x` must have shape ({d},), got {np.shape(x)}; use `jax.vmap` for many samples."
             )
         x = cast(as_float_array(x, "x"), self.quadratic_form.dtype, "x")
-        return _predict(x[None], self.quadratic_form, self.activation)[0]
+        return _predict(x[None], self.quadratic_form, self.activation, self.intercept)[0]
 
 
 class RelaxationLayer(eqx.Module):
@@ -65,11 +66,12 @@ class RelaxationLayer(eqx.Module):
 
     - `log_beta`: log β, shape () or (c,), the only parameter, so that any step keeps β > 0.
     - `loss`: as that of `Problem`; numbers that it depends on are not trained.
-    - `activation`: as that of `Problem`.
+    - `activation`, `fit_intercept`: as those of `Problem`.
     - `solver`, `adjoint`: as those of `solve`, static.
 
     **Arguments:** `beta`: the penalty to start from, in the units of `Problem`, shape () or (c,);
-    `loss`, by default `SquaredLoss()`, `activation`, `solver`, `adjoint`: the attributes.
+    `loss`, by default `SquaredLoss()`, `activation`, `fit_intercept`, `solver`, `adjoint`: the
+    attributes.
 
     **Raises:** `TypeError` or `ValueError` naming the argument. The sign of `beta` is checked where
     it can be seen; under a transform, a bad one gives `Status.invalid_data` instead.
@@ -78,6 +80,7 @@ class RelaxationLayer(eqx.Module):
     log_beta: Float[Array, ""] | Float[Array, " c"]
     loss: AbstractLoss
     activation: AbstractActivation
+    fit_intercept: bool = eqx.field(static=True)
     solver: AbstractSolver | None = eqx.field(static=True)
     adjoint: AbstractAdjoint = eqx.field(static=True)
 
@@ -87,6 +90,7 @@ class RelaxationLayer(eqx.Module):
         *,
         loss: AbstractLoss | None = None,
         activation: AbstractActivation | None = None,
+        fit_intercept: bool = False,
         solver: AbstractSolver | None = None,
         adjoint: AbstractAdjoint = Implicit(),
     ):
@@ -99,6 +103,7 @@ class RelaxationLayer(eqx.Module):
         self.log_beta = jnp.log(beta.astype(beta.dtype))
         self.loss = check_loss(SquaredLoss() if loss is None else loss)
         self.activation = check_trained(activation)
+        self.fit_intercept = check_flag(fit_intercept, "fit_intercept")
         self.solver, self.adjoint = solver, adjoint
 
     @property
@@ -111,7 +116,8 @@ class RelaxationLayer(eqx.Module):
     ) -> Problem:
         """Return the `Problem` of these data at the present penalty."""
         loss = jax.lax.stop_gradient(self.loss)
-        return Problem(X, y, self.beta, loss, sample_weight, activation=self.activation)
+        kinds = None, self.activation, self.fit_intercept
+        return Problem(X, y, self.beta, loss, sample_weight, *kinds)
 
     def __call__(
         self,
@@ -147,7 +153,9 @@ class RelaxationLayer(eqx.Module):
         solution = solve(problem, self.solver, adjoint=self.adjoint, throw=False)
         if query is None:
             return solution, solution.predictions
-        return solution, _predict(query, solution.quadratic_form, self.activation)
+        return solution, _predict(
+            query, solution.quadratic_form, self.activation, solution.intercept
+        )
 
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
@@ -160,7 +168,7 @@ class RelaxationLayer(eqx.Module):
         """
         problem = self.problem(X, y, sample_weight)
         solution = solve(problem, self.solver, adjoint=self.adjoint)
-        return FittedRelaxation(solution.quadratic_form, self.activation)
+        return FittedRelaxation(solution.quadratic_form, self.activation, solution.intercept)
 
     def round(
         self,
@@ -182,5 +190,10 @@ class RelaxationLayer(eqx.Module):
 
 
 @highest_precision
-def _predict(query: Array, form: Array, activation: AbstractActivation) -> Array:
-    return activation.lifted(query).outputs(form)
+def _predict(
+    query: Array, form: Array, activation: AbstractActivation, intercept: Array | None
+) -> Array:
+    outputs = activation.lifted(query).outputs(form)
+    if intercept is None:
+        return outputs
+    return outputs + across_outputs(intercept, outputs)

@@ -16,7 +16,7 @@ from ._network.network import QuantizedNetwork
 from ._network.network_file import MOST_ALPHA_BITS, largest_integer
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers
-from ._round import refit
+from ._round import refit, with_best_intercept
 from ._search.quantized import best_integers
 from ._search.target import Target
 
@@ -72,7 +72,8 @@ def quantize_alpha(
         parts = zip(targets, alpha.T, strict=True)
         found = [best_integers(target, columns, each, most) for target, each in parts]
         integers, scale = (np.stack(part, axis=-1) for part in zip(*found, strict=True))
-    return _quantized(network, integers, unit * scale, bits)
+    network = _quantized(network, integers, unit * scale, bits)
+    return with_best_intercept(problem, network) if problem.fit_intercept else network
 
 
 def _quantized(

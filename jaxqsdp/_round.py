@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from typing import Any
 
@@ -9,14 +10,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from numpy.typing import NDArray
 
 from ._base.mesh import on_any_mesh
-from ._base.types import check_count, check_key, highest_precision
+from ._base.types import check_count, check_key, highest_precision, in_float64
+from ._exact.powers import power_of_two
 from ._host.programs import on_host
 from ._host.random import normal_numbers
-from ._network.network import QuantizedNetwork, pack
+from ._network.network import QuantizedNetwork, pack, predictions_of
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_single
 from ._relaxation.gaussian import Vectors, draw, shape_of_normal
@@ -86,7 +88,7 @@ def _round(
     shape = shape_of_normal(problem.activation, num_neurons, problem.num_features)
     normal = jax.random.normal(key, shape, problem.X.dtype)
     drawn = draw(problem.activation, solution, normal)
-    network = _packed(problem, *drawn, refit)
+    network = _with_intercept(problem, _packed(problem, *drawn, refit), solution)
     return _refitted(problem, network, jnp.ones((num_neurons,), bool)) if refit else network
 
 
@@ -100,7 +102,36 @@ def _round_on_host(
     if refit:
         network = jax.tree.map(np.asarray, _packed(problem, vectors, alpha, refit))
         alpha = best_alpha(HostCore.of(problem), *network.vectors(np.float64))
-    return _packed(problem, vectors, alpha.astype(dtype), refit)
+    network = _packed(problem, vectors, alpha.astype(dtype), refit)
+    if refit and problem.fit_intercept:
+        return with_best_intercept(problem, network)
+    return _with_intercept(problem, network, solution)
+
+
+def _with_intercept(
+    problem: Problem, network: QuantizedNetwork, solution: Solution
+) -> QuantizedNetwork:
+    """Return the network with the intercept of the relaxation, if it has one."""
+    if solution.intercept is None or not problem.fit_intercept:
+        return network
+    return dataclasses.replace(network, intercept=solution.intercept)
+
+
+def with_best_intercept(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
+    """Return the network with the intercept that is best for its neurons; on the host."""
+    wide: Any = in_float64((problem, dataclasses.replace(network, intercept=None)))
+    columns, loss = wide[0].columns, wide[0].loss
+    weight = columns.weight / power_of_two(np.max(columns.weight))
+    X: Any = np.where(weight[:, None] > 0, columns.X, 0)
+    predictions = predictions_of(wide[1], X)
+    with np.errstate(all="ignore"):
+        if loss.couples_outputs:
+            level = loss.best_intercept(predictions, columns.y, weight)
+        else:
+            lanes = zip(predictions.T, columns.y.T, strict=True)
+            level = np.array([loss.best_intercept(*lane, weight) for lane in lanes])
+    shape = network.alpha.shape[1:]
+    return network.with_intercept(level.reshape(shape).astype(network.alpha.dtype))
 
 
 def _packed(problem: Problem, vectors: Vectors, alpha: Array, refit: bool) -> QuantizedNetwork:
@@ -131,7 +162,7 @@ def refit(problem: Problem, network: QuantizedNetwork) -> QuantizedNetwork:
     **Raises:** `ValueError` if network and problem do not fit together.
     """
     check_fits(problem, network)
-    if network.num_neurons == 0:
+    if network.num_neurons == 0 and not problem.fit_intercept:
         return network
     if on_host(problem, network):
         return _refit_on_host(problem, network)
@@ -143,9 +174,11 @@ def _refit_on_host(problem: Problem, network: QuantizedNetwork) -> QuantizedNetw
     kept = np.any(host.alpha_columns != 0, axis=1)
     vectors = (weights[kept] for weights in host.vectors(np.float64))
     alpha = np.zeros(host.alpha_columns.shape)
-    alpha[kept] = best_alpha(HostCore.of(problem), *vectors)
+    if np.any(kept):
+        alpha[kept] = best_alpha(HostCore.of(problem), *vectors)
     alpha = alpha.reshape(network.alpha.shape).astype(problem.X.dtype)
-    return network.with_alpha(jnp.asarray(alpha))
+    network = network.with_alpha(jnp.asarray(alpha))
+    return with_best_intercept(problem, network) if problem.fit_intercept else network
 
 
 @eqx.filter_jit
@@ -160,15 +193,42 @@ def _refitted(problem: Problem, network: QuantizedNetwork, kept: Array) -> Quant
     # What does not count may overflow in the products.
     X = jnp.where(problem.weight[:, None] > 0, problem.X, 0)
     features = problem.activation.neurons(X, *network.vectors(dtype)) * kept[None, :].astype(dtype)
-    if problem.loss.is_quadratic:
-        alpha = lasso(features, columns.y, problem.weight, columns.beta)
-    elif problem.loss.couples_outputs:
-        alpha = best_output_weights(features, columns.y, problem.weight, columns.beta, problem.loss)
+    y, weight, loss, has_intercept = columns.y, problem.weight, problem.loss, problem.fit_intercept
+    if has_intercept:
+        y, center, features, middle = _centered(y, weight, features, loss)
+    if network.num_neurons == 0:
+        alpha = jnp.zeros((0, y.shape[1]), dtype)
+    elif loss.is_quadratic:
+        alpha = lasso(features, y, weight, columns.beta)
+    elif loss.couples_outputs:
+        alpha = best_output_weights(features, y, weight, columns.beta, loss, has_intercept)
     else:
 
         def fit_output(y: Array, beta: Array) -> Array:
-            return best_output_weights(features, y, problem.weight, beta, problem.loss)
+            return best_output_weights(features, y, weight, beta, loss, has_intercept)
 
-        alpha = jax.vmap(fit_output, in_axes=(1, 0), out_axes=1)(columns.y, columns.beta)
-    alpha = alpha if problem.y.ndim == 2 else alpha[:, 0]
-    return network.with_alpha(alpha)
+        alpha = jax.vmap(fit_output, in_axes=(1, 0), out_axes=1)(y, columns.beta)
+    single = problem.y.ndim == 1
+    network = network.with_alpha(alpha[:, 0] if single else alpha)
+    if not has_intercept:
+        return network
+    predictions, moderate = features @ alpha, weight / power_of_two(jnp.max(weight))
+    if loss.couples_outputs:
+        level = loss.best_intercept(predictions, y, moderate)
+    else:
+        level = jax.vmap(loss.best_intercept, in_axes=(1, 1, None))(predictions, y, moderate)
+    intercept = center + level - middle @ alpha
+    return dataclasses.replace(network, intercept=intercept[0] if single else intercept)
+
+
+def _centered(
+    y: Float[Array, "n c"], weight: Float[Array, " n"], features: Float[Array, "n m"], loss: Any
+) -> tuple[Array, Array, Array, Array]:
+    """Return targets less their centers, these, and the same of features for the squared loss."""
+    moderate = weight / power_of_two(jnp.max(weight))
+    y = jnp.where(moderate[:, None] > 0, y, loss.any_target)
+    center = jax.vmap(loss.center, in_axes=(1, None))(y, moderate)
+    middle = jnp.zeros((features.shape[1],), features.dtype)
+    if loss.is_quadratic:
+        middle = moderate @ features / jnp.sum(moderate)
+    return y - center[None], center, features - middle[None], middle

@@ -26,7 +26,7 @@ from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
-from ._round import round
+from ._round import round, with_best_intercept
 from ._run.on_host import solve_once
 from ._search.columns import Round, Task, generate
 from ._search.pricing import Neurons, joined, price_exactly, some
@@ -189,6 +189,8 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[_Output]) -> E
     network = pack(
         *indices, alpha=alpha.astype(dtype), levels=levels, activation=problem.activation
     )
+    if problem.fit_intercept:
+        network = with_best_intercept(problem, network)
     # An output that ended earlier stays where it was.
     rounds = max(len(output.history) for output in outputs)
     history = sum(

@@ -102,23 +102,35 @@ MAPS = {
 @pytest.mark.parametrize(
     "form", [PlainSamples, CompressedSamples.of], ids=["samples", "compressed"]
 )
+@pytest.mark.parametrize("has_intercept", [False, True])
 @pytest.mark.parametrize("name", list(MAPS))
-def test_newton_systems_solve_the_linearized_conditions(form, name):
+def test_newton_systems_solve_the_linearized_conditions(form, name, has_intercept):
     rng = np.random.default_rng(2)
     layout, lifted = MAPS[name](jnp.asarray(rng.standard_normal((30, 6))))
-    data, points = form(lifted), random_definite(rng, 2, 6, condition=10)
+    shift = jnp.asarray(rng.uniform(0.5, 2, 30)) if has_intercept else None
+    data, points = form(lifted, shift), random_definite(rng, 2, 6, condition=10)
     matrix = np.asarray(dense_newton(layout, data, points))
     *sums, d = layout.multiplier_shape(6)
     k = len(data.project(jnp.zeros(30)))
     a, b, c = (jnp.asarray(rng.standard_normal(size)) for size in (k, (*sums, d), sums))
+    rest = [a, b.ravel(), c.ravel()]
+    e = None
+    if has_intercept:
+        e = jnp.asarray(rng.standard_normal())
+        border = np.pad(data.shift, (0, len(matrix) - k))
+        matrix = np.block([[matrix, border[:, None]], [border, 0]])
+        rest.append(e.ravel())
     system = NewtonSystem.of(layout, data, points)
-    half, scale = system.half(a, b, c)
+    half, scale, intercept = system.half(a, b, c, e)
     dual, diagonal = system.whole(half)
-    expected = np.linalg.solve(matrix, np.concatenate([a, b.ravel(), c.ravel()]))
+    expected = np.linalg.solve(matrix, np.concatenate(rest))
     np.testing.assert_allclose(dual, expected[:k], rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(diagonal.ravel(), expected[k : k + b.size], rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(scale.ravel(), expected[k + b.size :], rtol=1e-8, atol=1e-8)
-    for found, one in zip(system.solve(a, b, c), (dual, diagonal), strict=True):
+    last = k + b.size + c.size
+    np.testing.assert_allclose(scale.ravel(), expected[k + b.size : last], rtol=1e-8, atol=1e-8)
+    if has_intercept:
+        np.testing.assert_allclose(intercept, expected[last], rtol=1e-8)
+    for found, one in zip(system.solve(a, b, c, e), (dual, diagonal, intercept), strict=True):
         np.testing.assert_array_equal(found, one)
     responses = system.responses()
     slope = np.linalg.inv(matrix)[:k, :k]

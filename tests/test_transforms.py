@@ -243,9 +243,9 @@ class Counted(qs.ADMM):
 
     traces: typing.ClassVar = []
 
-    def factorize(self, map, layout):
-        self.traces.append(map.X.shape)
-        return super().factorize(map, layout)
+    def factorize(self, core):
+        self.traces.append(core.X.shape)
+        return super().factorize(core)
 
 
 @pytest.mark.usefixtures("often")

@@ -70,10 +70,10 @@ def central_point(data: Core, guess: Central, mu: Scalar) -> Central:
     point, _, _ = while_loop(goes_on, step, carry)
     found = distance(point, path.complementarity(point)) <= _LOST
     blocks = jnp.where(found, point.primal, jnp.nan)
-    predictions = data.map.outputs(data.layout.form(blocks))
+    predictions = data.predictions(data.layout.form(blocks), point.intercept)
     dual, ends = search.dual(point, predictions)
     scale = jnp.mean(data.layout.diagonal(blocks), axis=-1)
-    return Central(blocks, dual, point.diagonal, scale, ends)
+    return Central(blocks, dual, point.diagonal, scale, ends, point.intercept)
 
 
 @central_point.defjvp
@@ -89,13 +89,13 @@ class _QuadraticSearch:
 
     def __init__(self, data: Core):
         self.data, absorbed = data, data.absorbed
-        self.samples = samples_of(absorbed.map)
+        self.samples = samples_of(absorbed.map, absorbed.shift)
         self.path: AbstractPath = CentralPath.of(absorbed, self.samples)
 
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path."""
         dual = self.samples.project(self.data.root * guess.dual)
-        return Point(guess.primal, dual, guess.diagonal, no_ends(dual))
+        return Point(guess.primal, dual, guess.diagonal, no_ends(dual), guess.intercept)
 
     def dual(self, point: Point, predictions: Float[Array, " n"]) -> tuple[Array, Array]:
         """Return t = y − ŷ, and no multipliers."""
@@ -129,12 +129,12 @@ class _Search:
     def point(self, guess: Central) -> Point:
         """Return the guess as a point of the path, t where that puts it if near an end."""
         loss, y, nu = self.data.loss, self.data.y, self.nu
-        predictions = self.data.map.outputs(self.data.layout.form(guess.primal))
+        predictions = self.data.predictions(self.data.layout.form(guess.primal), guess.intercept)
         by_predictions = self._smoothed(jnp.where(self.counted, predictions, 0), nu)
         inside = jnp.all(self.path.end_slacks(guess.dual) >= jnp.sqrt(nu), axis=0)
         dual = jnp.where(self.counted & inside, guess.dual, by_predictions)
         ends = jnp.where(finite_ends(loss, y)[0], self.mu / self.path.end_slacks(dual), 0)
-        return Point(guess.primal, dual, guess.diagonal, ends)
+        return Point(guess.primal, dual, guess.diagonal, ends, guess.intercept)
 
     def dual(self, point: Point, predictions: Float[Array, " n"]) -> tuple[Array, Array]:
         """Return t, also of samples of zero weight, and multipliers per unit of weight."""

@@ -7,6 +7,8 @@ loss's intervals it satisfies
     sym(P S₊) = sym(N S₋) = μ·1,   z_low·(t − low) = z_high·(high − t) = μ,
     ψ'(t) + A((P − N)/2) − z_low + z_high = 0,   diag(P + N)/2 = ρ·1,   1ᵀp = β
 
+(with an intercept + μ in the third, and Σ w t = 0)
+
 and its derivative the linearization of these, K·(dP, dN, dt, dz, dp, dρ) = …, which stays well
 conditioned as μ → 0 wherever the solution is unique and strictly complementary. For the squared
 loss, without ends, t = r = y − ŷ and ψ'(t) = t − y.
@@ -54,6 +56,7 @@ class Central(eqx.Module):
     diagonal: Float[Array, "*g d"]  # p
     scale: Float[Array, "*g"]  # ρ
     ends: Float[Array, "2 e"]  # z, 0 where there is no end; e = 0 for the squared loss, else n
+    intercept: Scalar | None = None  # μ
 
     def slack(self, data: Core) -> Float[Array, "2 d d"]:
         """S₊, S₋."""
@@ -68,6 +71,7 @@ class _Conditions(eqx.Module):
     sums: Float[Array, "*g d"]
     budget: Float[Array, "*g"]
     ends: Float[Array, "2 e"]
+    total: Scalar | None = None
 
 
 def _pushed(numbers: Float[Array, " n"], ends: Float[Array, "2 e"]) -> Float[Array, " n"]:
@@ -109,6 +113,7 @@ class Linearization(eqx.Module):
             nothing.diagonal,
             nothing.scale,
             nothing.ends,
+            nothing.intercept,
         )
         if central.ends.size:
             fall = jnp.where(central.ends > 0, -mu, 0)
@@ -142,7 +147,7 @@ class Linearization(eqx.Module):
         if self.data.loss.is_quadratic:
             return change.y - step.dual
         form = self.data.layout.form(step.primal)
-        return self.data.map.outputs(form) + self._turned(change)
+        return self.data.predictions(form, step.intercept) + self._turned(change)
 
     def _turned(self, change: Core) -> Float[Array, " n"]:
         """Return the derivative of A(Z) by X."""
@@ -160,6 +165,7 @@ class Linearization(eqx.Module):
             zeros,
             jnp.broadcast_to(change.beta, central.scale.shape),
             -central.ends * end_moves(data, central.dual, change),
+            None if data.shift is None else -jnp.sum(data.shift * change.weight * central.dual),
         )
 
     def _conditions(self, step: Central) -> _Conditions:
@@ -169,13 +175,14 @@ class Linearization(eqx.Module):
         slack = layout.slacks(step.diagonal, gram)
         complementarity = _symmetric(primal @ self.slack + central.primal @ slack)
         fit = slope_step(data, central.dual, step.dual)
-        fit = fit + data.map.outputs(layout.form(primal))
+        fit = fit + data.predictions(layout.form(primal), step.intercept)
         return _Conditions(
             complementarity,
             _pushed(fit, -step.ends),
             layout.diagonal(primal) - step.scale[..., None],
             layout.sums(step.diagonal),
             step.ends * self.end_slacks + central.ends * end_steps(data, step.dual),
+            None if data.shift is None else jnp.sum(data.shift * data.weight * step.dual),
         )
 
     def _solve(self, asked: _Conditions) -> Central:
@@ -267,7 +274,8 @@ class _Inverse(eqx.Module):
             stiffness = slope_step(data, central.dual, stiffness) + jnp.sum(ends / end_slacks, 0)
             unit_weight = unit_weight / stiffness
         root = jnp.sqrt(unit_weight)
-        rows = samples_of(data.map.times(root))
+        shift = None if data.shift is None else root * data.shift
+        rows = samples_of(data.map.times(root), shift)
         points = central.primal / jnp.sqrt(mu)
         values, basis = jnp.linalg.eigh(central.primal, symmetrize_input=False)
         slack = mu / jnp.maximum(values, tiny(values.dtype) ** 0.5)
@@ -286,16 +294,19 @@ class _Inverse(eqx.Module):
         a = _pushed(a, asked.ends / self.end_slacks)
         b = asked.sums - layout.diagonal(explicit)
         inside, outside = self.rows.split(self.root * a)
-        half, scale = self.system.half(inside, b, asked.budget)
+        half, scale, intercept = self.system.half(inside, b, asked.budget, asked.total)
         inside, diagonal = self.system.whole(half)
         scaled = self.rows.join(inside, outside)  # √(wΘ)∘dt
         slack = layout.slacks(diagonal, map.adjoint(self.root * scaled))
         implicit = self.points @ slack @ self.points
         uncounted = a + map.outputs(layout.form(implicit))
+        if intercept is not None and self.data.shift is not None:
+            uncounted = uncounted - self.data.shift * intercept
         counted = self.root > 0
         dual = jnp.where(counted, scaled / jnp.where(counted, self.root, 1), uncounted)
         dual = dual / self.stiffness
         ends = asked.ends
         if ends.size:  # z = 0 where there is no end
             ends = (ends - self.ends * jnp.stack([dual, -dual])) / self.end_slacks
-        return Central(_symmetric(explicit - implicit), dual, diagonal, scale, ends)
+        primal = _symmetric(explicit - implicit)
+        return Central(primal, dual, diagonal, scale, ends, intercept)

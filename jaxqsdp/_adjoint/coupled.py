@@ -45,4 +45,8 @@ def joined(tangents: Solution) -> Solution:
     """Inverse of `separate_lanes`, for changes: those of values add up."""
     shared = dict(value=tangents.value, lower_bound=tangents.lower_bound, stats=tangents.stats)
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), shared)
+    if tangents.intercept is not None:  # whose sum is zero
+        middle = jnp.mean(tangents.intercept)
+        total["intercept"] = tangents.intercept - middle
+        total["predictions"] = (tangents.predictions - middle).T
     return dataclasses.replace(outputs_last(tangents), **total)

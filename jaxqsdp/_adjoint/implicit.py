@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._base.types import (
     Scalar,
+    across,
     as_number,
     epsilon,
     highest_precision,
@@ -67,7 +68,8 @@ def data_of(problem: Problem) -> Core:
     y = jax.lax.stop_gradient(problem.y) if has_labels else problem.y
     map, layout = problem.map, problem.activation.layout
     weight, beta, loss = problem.weight, problem.beta, problem.loss
-    return Core(map.X, weight, y, beta, loss, map.corner, map.sign, layout)
+    shift = jnp.ones_like(weight) if problem.fit_intercept else None
+    return Core(map.X, weight, y, beta, loss, map.corner, shift, map.sign, layout)
 
 
 def is_usable(status: Status) -> Bool[Array, ...]:
@@ -202,7 +204,10 @@ def _places(smoothing: float, data: Core, numbers: Solution, status: Status) -> 
         return jnp.sum(each_output(lambda change, at: at.dual_step(change), change, each), axis=0)
 
     units = jnp.eye(data.X.shape[0], dtype=data.X.dtype)
-    return _Places(each, jax.lax.map(column, units, batch_size=_COLUMNS).T)
+    coupling = jax.lax.map(column, units, batch_size=_COLUMNS).T
+    if data.shift is not None:  # intercepts take up equal changes of L: of those there are none
+        coupling = coupling + jnp.mean(jnp.diagonal(coupling)) / len(coupling)
+    return _Places(each, coupling)
 
 
 @LinearProgram
@@ -236,6 +241,7 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
             dual=restore.restore_dual(dual),
             dual_diagonal=diagonal if smooth else zeros.dual_diagonal,
             predictions=restore.restore_predictions(place.linear.predictions(step, change)),
+            intercept=_restored(restore, step.intercept),
         )
 
     if places.coupling is None:
@@ -248,6 +254,10 @@ def _tangents(fixed: tuple[_Places, Core, Solution], change: Core) -> Solution:
     return joined(each_output(tangent, change, places.each, separate_lanes(numbers)))
 
 
+def _restored(units: Units, intercept: Scalar | None) -> Scalar | None:
+    return None if intercept is None else units.restore_predictions(intercept)
+
+
 def _lanes(numbers: Solution) -> Solution:
     return outputs_first(numbers) if numbers.multi_output else numbers
 
@@ -256,6 +266,7 @@ def _envelope(data: Core, change: Core, numbers: Solution, units: Scaling) -> Sc
     """Return the derivative of the value by that of the Lagrangian at the solution."""
     scale = units.units
     predictions = numbers.predictions * scale.target
+    predictions = predictions if units.center is None else predictions - units.center
     moved = data.map.turned(scale.scale_form(numbers.quadratic_form), change.X)
     dual = scale.scale_dual(numbers.dual)
     value = (
@@ -291,23 +302,30 @@ class Scaling(eqx.Module):
 
     units: Units
     kept: Core  # of booleans: what may be of any size, as it does not count, is dropped
+    center: Scalar | None = None  # subtracted from targets, with an intercept
 
     @staticmethod
     def of(data: Core, usable: Bool[Array, ""]) -> tuple[Scaling, Core]:
         """Choose the units of `solve`; return the data in them, harmless ones if not usable."""
         fixed = jax.lax.stop_gradient(data)
         samples = moderate(jnp.where(usable, fixed.X, 0), jnp.where(usable, fixed.weight, 1))
-        units = samples.units_for(jnp.where(usable, fixed.y, 0), fixed.loss.degree)
+        y, center = jnp.where(usable, fixed.y, 0), None
+        if fixed.shift is not None:
+            counted = across(samples.counted, y)
+            center = fixed.loss.center(jnp.where(counted, y, 0), samples.weight)
+            y = y - center
+        units = samples.units_for(y, fixed.loss.degree)
         largest = float(jnp.finfo(fixed.X.dtype).max) ** (1 / 8)  # of what is raised to powers
         kept = jax.tree.map(lambda x: usable & (jnp.abs(x) <= largest), _scaled(fixed, units))
         whole = jax.tree.map(lambda x: jnp.ones_like(x, bool), fixed.loss)
         kept = dataclasses.replace(kept, loss=whole)
-        scaling = Scaling(units, kept)
+        scaled_center = None if center is None else center * units.target
+        scaling = Scaling(units, kept, scaled_center)
         data = scaling.scale(data)
         # Zero, but not for derivatives.
         weight = data.weight - jnp.where(samples.counted, 0, jax.lax.stop_gradient(data.weight))
         beta = jnp.where(usable, data.beta, 1)
-        y = data.y
+        y = data.y if scaling.center is None else data.y - scaling.center
         if data.loss.takes_labels:
             y = jnp.where(usable & samples.counted, y, data.loss.any_target)
         return scaling, dataclasses.replace(data, weight=weight, y=y, beta=beta)
@@ -369,4 +387,7 @@ def _guess(smoothing: float, data: Core, numbers: Solution, scaling: Scaling) ->
     dual = jnp.where(counted, dual / jnp.where(counted, data.weight, 1), 0)
     diagonal = units.scale_diagonal(numbers.dual_diagonal) + push * data.beta / d
     levels = jnp.mean(data.layout.diagonal(blocks), axis=-1)
-    return Central(blocks + more, dual, diagonal, levels, no_multipliers(dual))
+    intercept = None
+    if numbers.intercept is not None and scaling.center is not None:
+        intercept = numbers.intercept * units.target - scaling.center
+    return Central(blocks + more, dual, diagonal, levels, no_multipliers(dual), intercept)

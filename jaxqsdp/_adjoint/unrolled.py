@@ -49,9 +49,10 @@ class Unrolled(AbstractAdjoint):
                 f"`adjoint` is `Unrolled`, which is for the squared loss, not {data.loss!r}; use "
                 "`Implicit()`."
             )
-        if not data.layout.shares_diagonal:
+        if not data.layout.shares_diagonal or data.shift is not None:
             raise TypeError(
-                "`adjoint` is `Unrolled`, which is for bilinear neurons; use `Implicit()`."
+                "`adjoint` is `Unrolled`, which is for bilinear neurons without an intercept; use "
+                "`Implicit()`."
             )
         usable = is_usable(status)
         if data.y.ndim == 1:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .control_flow import scan
-from .types import namespace, over_leading, record
+from .types import namespace, over_leading, record, without
 
 _MOST_ENTRIES = 2**26  # of lifted data that are formed for a more exact Gram matrix
 _CHUNK = 4096  # rows lifted at once, so that the lifted data (n, D) never exist for large n
@@ -230,6 +230,49 @@ class LevelMap:
             diagonals = diagonals.at[:, -1].set(corner)
         rest = diagonals - jnp.mean(diagonals, axis=1, keepdims=True)
         return gram - rest @ rest.T
+
+
+@record
+class ProjectedMap:
+    """A map less what an intercept fits: P·A, P the projection on what a unit vector is not in."""
+
+    whole: LiftedMap | LevelMap
+    direction: Float[Array, " n"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, D)."""
+        return self.whole.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the data."""
+        return self.whole.dtype
+
+    @property
+    def gram_is_primal(self) -> bool:
+        """Whether `gram` is on the domain rather than on the samples."""
+        return self.whole.gram_is_primal
+
+    def mv(self, z: Float[Array, " D"]) -> Float[Array, " n"]:
+        """P·A(Z)."""
+        return without(self.direction, self.whole.mv(z))
+
+    def rmv(self, dual: Float[Array, " n"]) -> Float[Array, " D"]:
+        """A*(Pλ)."""
+        return self.whole.rmv(without(self.direction, dual))
+
+    def matrix(self) -> Float[Array, "n D"]:
+        """P·A as a matrix."""
+        return without(self.direction, self.whole.matrix())
+
+    def gram(self) -> Array:
+        """A*PA or PAA*P."""
+        gram = self.whole.gram()
+        if self.gram_is_primal:
+            along = self.whole.rmv(self.direction)
+            return gram - along[:, None] * along[None]
+        return without(self.direction, without(self.direction, gram).T)
 
 
 def leveled(vectors: Float[Array, "*r D"]) -> Float[Array, "*r D"]:

@@ -95,6 +95,26 @@ def across(each: Any, like: Any) -> Any:
     return each[..., None] if each.ndim < like.ndim else each
 
 
+def across_outputs(each: Any, like: Any) -> Any:
+    """Return what each output has one of, () or (c,), for the samples of (n,) or (n, c)."""
+    return each[None] if like.ndim == 2 else each
+
+
+def without(direction: Any, numbers: Any) -> Any:
+    """Return numbers, (n,) or (n, k), less their part along a unit vector, if there is one."""
+    if direction is None:
+        return numbers
+    return numbers - across(direction, numbers) * across_outputs(direction @ numbers, numbers)
+
+
+def unit_vector(vector: Any) -> Any:
+    """Return a vector over its norm, a zero one as it is, None for None."""
+    if vector is None:
+        return None
+    size = (vector @ vector) ** 0.5
+    return vector / namespace(vector).where(size > 0, size, 1)
+
+
 def at_largest(x: Array) -> Array:
     """Return whether each number is the largest of the last axis, the first of them."""
     xp = namespace(x)

@@ -93,7 +93,7 @@ def sorted_into_buckets(problems: list[Problem]) -> list[PaddedBucket]:
     groups: dict[Any, list[int]] = {}
     for index, problem in enumerate(problems):
         n, d = problem.X.shape
-        kind = jax.tree.structure((problem.loss, problem.activation))
+        kind = jax.tree.structure((problem.loss, problem.activation)), problem.fit_intercept
         tail = problem.y.shape[1:], problem.beta.shape, str(problem.X.dtype), kind
         groups.setdefault(((rung(n), rung(d)), *tail), []).append(index)
     return [

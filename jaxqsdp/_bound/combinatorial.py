@@ -13,6 +13,7 @@ from .._loss.base import AbstractLoss
 from .._loss.squared import SQUARED
 from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
+from .intercept import intercept_cost
 from .ray import best_below, best_below_of
 from .relaxation import mask_of
 from .signs import enumerate_forms, enumerate_signs
@@ -30,6 +31,7 @@ def combinatorial_bound(
     dual: Any,
     loss: AbstractLoss = SQUARED,
     activation: AbstractActivation = BILINEAR,
+    has_intercept: bool = False,
 ) -> float:
     """Bound the optimum of training from below, starting from any λ.
 
@@ -84,12 +86,17 @@ def combinatorial_bound(
         norms, _ = enumerate_all(gram, 1)
         return norms[0] + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
 
+    cost: Any = None
+    if has_intercept:
+        cost = intercept_cost(X, y, weight, penalty, dual, loss, mask)
     norm: Any = norm_of(dual) if dual.ndim == 1 else np.array([norm_of(part) for part in dual.T])
     if not loss.is_quadratic:
         # Samples left out have λ = 0, and ψ(0) ≤ 0 as the loss is never negative.
-        below: Any = best_below_of(loss, dual, y, weight, penalty, norm)
+        below: Any = best_below_of(loss, dual, y, weight, penalty, norm, cost)
         return float(units.restore_bound(np.maximum(below - _LEAST, 0)))
     linear = dual @ y - 2 * rounding(n + 2) * (np.abs(dual) @ np.abs(y)) - _LEAST
+    if has_intercept:
+        linear = linear - cost - 2 * rounding(2) * (np.abs(linear) + np.abs(cost))
     quadratic = np.sum(np.square(dual) / weight) * (1 + 2 * rounding(n + 4)) + _LEAST
     bound = np.maximum(best_below(linear, quadratic, penalty, norm) - _LEAST, 0)
     return float(units.restore_bound(bound))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from .._base.types import Scalar, across, epsilon, namespace, tiny
@@ -34,7 +35,12 @@ def objective_above(problem: Problem, network: QuantizedNetwork) -> Scalar:
     underflow = least * (1 + m + mass * (1 + 2 * d * reach) + m * reach * reach)
     error = xp.where(active, (2 * d + m + 8) * eps * reach * reach * mass + underflow, 0)
     error = error + xp.where(is_subnormal(y), least, 0)
-    predictions = xp.where(active, predictions_of(network, X), 0)
+    neurons = predictions_of(dataclasses.replace(network, intercept=None), X)
+    predictions = xp.where(active, neurons, 0)
+    if network.intercept is not None:
+        predictions = predictions + network.intercept.astype(X.dtype).reshape(1, -1)
+        error = error + 2 * eps * xp.abs(predictions) + least
+        error = error + 2 * eps * xp.abs(network.intercept.astype(X.dtype)).reshape(1, -1)
     residual = xp.abs(predictions - y) * (1 + 2 * eps) + error
     if problem.loss.is_quadratic:
         # (√w·r)², unlike w·r², is in range wherever the loss is.

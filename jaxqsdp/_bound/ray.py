@@ -36,8 +36,10 @@ def best_below_of(
     weight: Float[Array, " n"],
     beta: Float[Array, "*c"],
     budget: Float[Array, "*c"],
+    cost: Any = None,
+    slack: Any = None,
 ) -> Scalar:
-    """Return −Σ w ψ(cλ/w) at the best c that `best_below` describes, rounded down.
+    """Return −Σ w ψ(cλ/w) − c·cost at about the best c that `best_below` describes, rounded down.
 
     For any loss; c·λ/w is within the intervals, too. It is known to within some roundings, and ψ,
     which is convex, is bounded at both ends of what it may be. Where the loss couples outputs, one
@@ -54,11 +56,16 @@ def best_below_of(
     low, high = loss.interval(y)
     lower, upper = (xp.clip(end, low, high) for end in (unit - spread, unit + spread))
     above = xp.where(counted, loss.conjugate_above(lower, upper, y), 0)
+    if slack is not None:  # what targets may be wrong by: −ty is all that ψ has of them
+        above = above + (1 + 8 * eps) * (xp.abs(unit) + spread) * slack
     each = weight * above
     each = each + 2 * eps * xp.abs(each) + least * counted.astype(dual.dtype)
     # Sums without rounding, or that of many samples would be worse than all else in float32.
     (total,), (error,) = (part[0] for part in over_blocks(_sum, each))
     bound = -(total + error) - 2 * eps * xp.abs(total)
+    if cost is not None:
+        fine = c * cost
+        bound = bound - fine - 4 * eps * (xp.abs(bound) + xp.abs(fine))
     return xp.where(xp.isfinite(bound), xp.maximum(bound, 0), 0)
 
 

@@ -24,6 +24,7 @@ from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
 from .._network.layout import Layout
 from .budget import budget_above
+from .intercept import intercept_cost
 from .ray import best_below, best_below_of
 
 
@@ -37,6 +38,8 @@ def dual_bound(
     loss: AbstractLoss = SQUARED,
     layout: Layout = BILINEAR.layout,
     mask: Float[Array, "d d"] | None = None,
+    has_intercept: bool = False,
+    targets_are_rounded: bool = False,
 ) -> Scalar:
     """Bound the optimal value from below, starting from any (λ, p), however inexact.
 
@@ -53,7 +56,9 @@ def dual_bound(
     (`_exact`), eigenvalues are bounded a posteriori, and the data count as exact. A bound below
     zero, or none at all, becomes 0, which the loss and the penalty never fall below.
 
-    Where the loss couples outputs, each of them has a budget, and c is the same for all.
+    With an intercept in the network 1ᵀλ = 0, and what rounding has left of that costs something,
+    see `intercept`. Where the loss couples outputs, each of them has a budget, and c is the same
+    for all. `targets_are_rounded` allows for a relative rounding error in each.
 
     Data must be of moderate scale, as `moderate` makes them; an invalid β (NaN) gives 0.
     """
@@ -67,6 +72,9 @@ def dual_bound(
     size = power_of_two(xp.max(xp.abs(dual)))
     dual, p = dual / size, p / size
     # Scaling may have flushed entries of X and y below the smallest normal number to zero.
+    cost = None
+    if has_intercept:
+        cost = intercept_cost(X, y, weight, beta, dual, loss, mask)
     flushed = 4 * X.shape[0] * least * (1 + xp.max(xp.abs(X)))
 
     if loss.couples_outputs:
@@ -75,7 +83,8 @@ def dual_bound(
             gram, error = over_blocks(_gram, dual, X)
             return budget_above(layout, p, *masked(mask, gram, error + flushed))
 
-        return best_below_of(loss, dual, y, weight, beta, over_leading(budget_of, dual.T, p))
+        budgets = over_leading(budget_of, dual.T, p)
+        return best_below_of(loss, dual, y, weight, beta, budgets, cost)
     quotient = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
     sums, error = over_blocks(_sums, dual, X, y, quotient)
     d = X.shape[1]
@@ -83,8 +92,13 @@ def dual_bound(
     budget = budget_above(layout, p, *masked(mask, gram, gram_error))
 
     if not loss.is_quadratic:
-        return best_below_of(loss, dual, y, weight, beta, budget)
+        slack = 2 * eps * xp.abs(y) if targets_are_rounded else None
+        return best_below_of(loss, dual, y, weight, beta, budget, cost, slack)
     linear = sums[d, d] - error[d, d] - flushed
+    if targets_are_rounded:
+        linear = linear - 2 * eps * xp.sum(xp.abs(dual) * xp.abs(y)) * (1 + len(y) * eps)
+    if has_intercept:
+        linear = linear - cost - 2 * eps * (xp.abs(linear) + xp.abs(cost))
     quadratic = (sums[d, d + 1] + error[d, d + 1]) * (1 + 4 * eps)
     return best_below(linear, quadratic, beta, budget)
 
@@ -154,6 +168,7 @@ def scaled_dual_bound(
     dual_diagonal: Float[Array, "*cg d"],
     loss: AbstractLoss = SQUARED,
     activation: AbstractActivation = BILINEAR,
+    has_intercept: bool = False,
 ) -> Scalar:
     """Return `dual_bound` for data of any scale, through an exact change of units."""
     samples = moderate(activation.homogeneous(X), weight)
@@ -168,6 +183,7 @@ def scaled_dual_bound(
         loss.rescaled(units.target),
         activation.layout,
         mask_of(activation, samples.X),
+        has_intercept,
     )
     return units.restore_bound(bound)
 

@@ -17,6 +17,7 @@ class AbsoluteLoss(AbstractPiecewiseLoss):
 
     bend: ClassVar[int] = 0
     degree: ClassVar[int | None] = 1
+    is_of_residual: ClassVar[bool] = True
 
     def interval(self, targets: Array) -> tuple[Array, Array]:
         """Return −1 and 1."""
@@ -42,6 +43,7 @@ class QuantileLoss(AbstractPiecewiseLoss):
 
     bend: ClassVar[int] = 0
     degree: ClassVar[int | None] = 1
+    is_of_residual: ClassVar[bool] = True
 
     def interval(self, targets: Array) -> tuple[Array, Array]:
         """Return q − 1 and q."""

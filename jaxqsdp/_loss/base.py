@@ -15,8 +15,10 @@ from jaxtyping import Array, Bool, Float
 from .._base.control_flow import fori_loop
 from .._base.text import settings
 from .._base.types import Scalar, across, epsilon, namespace, tiny
-from .._exact.powers import bits_of, number_of
+from .._exact.powers import bits_of, number_of, power_of_two
 
+_NEAR = 64.0  # units in the last place, to both sides of a kink
+_FAR = 64.0  # times 1 and the size of targets and predictions: how far an intercept is looked for
 _ROUNDING = 256  # units in the last place that a loss may be wrong by; XLA's log1p is, by 120
 
 
@@ -56,6 +58,8 @@ class AbstractLoss(eqx.Module):
     couples_outputs: ClassVar[bool] = False
     # k if the loss `rescaled(b)` is b^k times as large at (bŷ, by); None if y has no units.
     degree: ClassVar[int | None] = None
+    # φ is a function of ŷ − y: targets may be shifted, where an intercept follows them.
+    is_of_residual: ClassVar[bool] = False
 
     # Methods as Python binds them: as pytrees they take longer to make than to run on few numbers,
     # and a search on the host calls them by the hundred thousand.
@@ -212,6 +216,81 @@ class AbstractLoss(eqx.Module):
         low, high = self.interval(targets)
         safe = xp.where(weight > 0, weight, 1)  # infinite ends times zero are no numbers
         return xp.where(weight > 0, xp.clip(dual, safe * low, safe * high), 0)
+
+    def center(self, targets: Float[Array, " n"], weight: Float[Array, " n"]) -> Scalar:
+        """Return what to subtract from targets where an intercept follows: their mean, or 0.
+
+        For weights that are moderate; any finite number is right.
+        """
+        xp = namespace(targets, weight)
+        if not self.is_of_residual:
+            return xp.zeros((), targets.dtype)
+        size = power_of_two(xp.max(xp.abs(targets)))
+        mean = xp.sum(weight * (targets / size)) / xp.sum(weight) * size
+        return xp.where(xp.isfinite(mean), mean, 0)
+
+    def balanced_dual(
+        self, dual: Float[Array, " n"], targets: Float[Array, " n"], weight: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
+        """Return λ − w·δ within the intervals, with the δ that makes its sum zero."""
+        xp = namespace(dual, targets, weight)
+        counted = weight > 0
+        unit = xp.where(counted, dual / xp.where(counted, weight, 1), 0)
+
+        def moved(shift: Scalar) -> Array:
+            return self.clip_dual(weight * (unit - shift), targets, weight)
+
+        sign = xp.where(xp.sum(moved(xp.zeros((), dual.dtype))) > 0, 1.0, -1.0).astype(dual.dtype)
+        limit = xp.full_like(dual, xp.inf, shape=())
+        shift = least(lambda c: sign * xp.sum(moved(sign * c)) <= 0, limit)
+        return moved(sign * xp.where(xp.isfinite(shift), shift, 0))
+
+    def best_intercept(
+        self,
+        predictions: Float[Array, " n"],
+        targets: Float[Array, " n"],
+        weight: Float[Array, " n"],
+    ) -> Scalar:
+        """Return the μ that minimizes ℓ(ŷ + μ), the nearest to zero if many do.
+
+        None as far as that from zero is tried that weights of moderate size would forget all else.
+        """
+        xp = namespace(predictions, targets, weight)
+        counted = weight > 0
+
+        def rise(shift: Scalar) -> Scalar:
+            each = weight * self.slope(predictions + shift, targets)
+            return xp.sum(xp.where(counted, each, 0))
+
+        zero = xp.zeros((), predictions.dtype)
+        sign = xp.where(rise(zero) < 0, 1.0, -1.0).astype(predictions.dtype)
+        size = xp.max(xp.where(counted, xp.abs(predictions) + xp.abs(targets), 0))
+        shift = least(lambda c: sign * rise(sign * c) >= 0, _FAR * (1 + size))
+        return sign * shift
+
+    def balanced_slope(
+        self,
+        predictions: Float[Array, " n"],
+        targets: Float[Array, " n"],
+        weight: Float[Array, " n"],
+    ) -> tuple[Scalar, Float[Array, " n"]]:
+        """Return the best intercept μ, and a λ = −∇ℓ(ŷ + μ) whose sum is zero.
+
+        Where φ has a kink, as at the median, λ is between the slopes on both sides.
+        """
+        xp = namespace(predictions, targets, weight)
+        level = self.best_intercept(predictions, targets, weight)
+        counted = weight > 0
+        size = xp.max(xp.where(counted, xp.abs(predictions) + xp.abs(targets), 0)) + xp.abs(level)
+        near = _NEAR * epsilon(level.dtype) * size
+        below, above = (
+            self.dual_at(predictions + (level + end), targets, weight) for end in (-near, near)
+        )
+        first, second = xp.sum(below), xp.sum(above)
+        fall = first - second
+        share = xp.where(fall > 0, first / xp.where(fall > 0, fall, 1), 0.5)
+        share = xp.clip(share, 0, 1)
+        return level, (1 - share) * below + share * above
 
     def best_on_primal_ray(
         self,

@@ -26,6 +26,7 @@ class HuberLoss(AbstractPiecewiseLoss):
     delta: Scalar = eqx.field(default=1.0, converter=positive("delta"))
 
     degree: ClassVar[int | None] = 2
+    is_of_residual: ClassVar[bool] = True
 
     def interval(self, targets: Array) -> tuple[Array, Array]:
         """Return −δ and δ."""

@@ -16,6 +16,8 @@ from .._exact.powers import power_of_two
 from .base import AbstractLoss
 
 _OUTER_STEPS, _INNER_STEPS, _POLISHING_STEPS = 8, 2, 2  # of the methods for the prox
+_INTERCEPT_STEPS, _LONGEST = 40, 2.0  # of Newton's method for intercepts
+_FAR, _NEVER = 64.0, 1e4  # how far below all others scores of classes are that do not occur
 _REMEDY = "`np.unique(y, return_inverse=True)[1]` makes integers of labels of any kind"
 
 
@@ -175,6 +177,59 @@ class SoftmaxLoss(AbstractLoss):
         counted = (weight > 0) & xp.any(own, axis=-1, keepdims=True)
         own_dual = xp.where(own, xp.sum(others, axis=-1, keepdims=True), 0)
         return xp.where(counted, own_dual - others, 0)
+
+    def best_intercept(self, predictions: Array, targets: Array, weight: Array) -> Array:
+        """Return the μ (c,) that minimizes ℓ(ŷ + μ), of sum zero, by Newton's method.
+
+        No step is long. A class that does not occur has no best one, and gets one far below all.
+        """
+        xp, c = namespace(predictions, targets, weight), targets.shape[-1]
+        weight, eye = weight[:, None], xp.eye(c, dtype=predictions.dtype)
+        counts = xp.sum(xp.where(weight > 0, weight * targets, 0), axis=0)
+        occurs, total = counts > 0, xp.sum(weight)
+        far = _FAR * (1 + xp.max(xp.abs(predictions)))
+        scores = xp.where(occurs[None], predictions, -_NEVER * far)
+        ridge = 8 * epsilon(predictions.dtype) * total + tiny(predictions.dtype)
+
+        def improve(_: Any, shift: Array) -> Array:
+            chance = self.predict_proba(scores + shift[None])
+            heavy = xp.where(weight > 0, weight * chance, 0)
+            slope = xp.sum(heavy, axis=0) - counts
+            hessian = xp.sum(heavy, axis=0)[:, None] * eye - chance.T @ heavy
+            # Equal shifts change nothing.
+            step = xp.linalg.solve(hessian + ridge * eye + total / c, slope)
+            largest = xp.max(xp.abs(step))
+            return shift - step * xp.minimum(1, _LONGEST / xp.where(largest > 0, largest, 1))
+
+        chance = xp.sum(xp.where(weight > 0, weight * self.predict_proba(scores), 0), axis=0)
+        both = occurs & (chance > 0)
+        start = xp.where(both, xp.log(xp.where(both, counts, 1)), 0)
+        start = start - xp.where(both, xp.log(xp.where(both, chance, 1)), 0)
+        shift = fori_loop(0, _INTERCEPT_STEPS, improve, start, xp)
+        shift = xp.where(occurs, shift, xp.min(shift) - far)
+        return shift - xp.mean(shift)
+
+    def balanced_dual(self, dual: Array, targets: Array, weight: Array) -> Array:
+        """Return λ with probabilities q ∝ those of λ times a number for each output, 1ᵀλ = 0."""
+        xp = namespace(dual, targets, weight)
+        unit = dual / xp.where(weight > 0, weight, 1)[:, None]
+        scores = xp.log(xp.maximum(targets - unit, tiny(dual.dtype)))
+        return self.balanced_slope(scores, targets, weight)[1]
+
+    def balanced_slope(
+        self, predictions: Array, targets: Array, weight: Array
+    ) -> tuple[Array, Array]:
+        """Return the best intercepts, and λ there, whose sums over samples are zero.
+
+        Zero for classes that do not occur.
+        """
+        xp = namespace(predictions, targets, weight)
+        level = self.best_intercept(predictions, targets, weight)
+        counted = xp.where(weight[:, None] > 0, targets, 0)
+        occurs = xp.any(counted > 0, axis=0)
+        scores = predictions + level[None]
+        never = _NEVER * (1 + xp.max(xp.abs(scores)))
+        return level, self.dual_at(xp.where(occurs[None], scores, -never), targets, weight)
 
     def prox(self, center: Array, targets: Array, step: Array) -> Array:
         """Return argmin_z φ(z) + ‖z − center‖²/(2·step) of each sample, by Newton's method.

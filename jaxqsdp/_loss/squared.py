@@ -19,6 +19,14 @@ class SquaredLoss(AbstractPiecewiseLoss):
 
     is_quadratic: ClassVar[bool] = True
     degree: ClassVar[int | None] = 2
+    is_of_residual: ClassVar[bool] = True
+
+    def best_intercept(self, predictions: Array, targets: Array, weight: Array) -> Array:
+        """Return the mean of residuals."""
+        xp = namespace(predictions, targets, weight)
+        counted = weight > 0
+        residual = xp.where(counted, targets - predictions, 0)
+        return xp.sum(xp.where(counted, weight, 0) * residual) / xp.sum(weight)
 
     def interval(self, targets: Array) -> tuple[Array, Array]:
         """Return all numbers."""

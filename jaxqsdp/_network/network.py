@@ -38,7 +38,8 @@ class QuantizedNetwork(eqx.Module):
     Build one with `QuantizedNetwork.from_weights`, or let `jaxqsdp.round` and `jaxqsdp.fit` do it.
 
     **Attributes:** `alpha` (m,) or (m, c); `activation` and `levels`; `alpha_bits`, where
-    `quantize_alpha` has made α integers times `alpha_scale` (), or (c,), else None.
+    `quantize_alpha` has made α integers times `alpha_scale` (), or (c,), else None; `intercept` (),
+    or (c,), which f(x) has besides the neurons, or None.
     """
 
     packed_u: UInt8[Array, "m bytes"]
@@ -49,6 +50,7 @@ class QuantizedNetwork(eqx.Module):
     levels: Levels = eqx.field(static=True, default=ONE_BIT)
     alpha_scale: Float[Array, ""] | Float[Array, " c"] | None = None
     alpha_bits: int | None = eqx.field(static=True, default=None)
+    intercept: Float[Array, ""] | Float[Array, " c"] | None = None
 
     @staticmethod
     def from_weights(
@@ -58,12 +60,13 @@ class QuantizedNetwork(eqx.Module):
         *,
         activation: AbstractActivation | None = None,
         levels: Levels | None = None,
+        intercept: ArrayLike | None = None,
     ) -> QuantizedNetwork:
         """Pack a network given by its weights.
 
         **Arguments:** `u`, `v`: (m, d), every entry among the levels; `v` is None for an activation
         of one vector. `alpha`: (m,) or (m, c). `activation`: `Bilinear()` if left out. `levels`:
-        ±1 if left out, else `Levels(bits=2)` and the like.
+        ±1 if left out, else `Levels(bits=2)` and the like. `intercept`: (), or (c,).
 
         **Raises:** `TypeError`, or `ValueError` for wrong shapes or, where the numbers can be seen,
         weights that are no levels or a non-finite `alpha`.
@@ -96,7 +99,8 @@ class QuantizedNetwork(eqx.Module):
                 raise ValueError(_not_among(name, np.asarray(weights), levels))
         if is_concrete(alpha) and not np.all(np.isfinite(np.asarray(alpha))):
             raise ValueError("`alpha` has non-finite values.")
-        return _from_vectors(tuple(vectors.values()), alpha, levels, activation)
+        network = _from_vectors(tuple(vectors.values()), alpha, levels, activation)
+        return network if intercept is None else network.with_intercept(intercept)
 
     @property
     def u(self) -> Float[Array, "m d"]:
@@ -141,13 +145,14 @@ class QuantizedNetwork(eqx.Module):
 
     @property
     def total_bits(self) -> int:
-        """Bits of both layers: `num_bits`, and those of α, with its scale where it is quantized."""
+        """Bits of both layers: `num_bits`, those of α, of its scale if quantized, of intercepts."""
         width = 8 * self.alpha.dtype.itemsize
         several = self.alpha.ndim == self.packed_u.ndim
         outputs = self.alpha.shape[-1] if several else 1
+        others = 0 if self.intercept is None else width * outputs
         if self.alpha_bits is None:
-            return self.num_bits + width * outputs * self.num_neurons
-        return self.num_bits + outputs * (self.alpha_bits * self.num_neurons + width)
+            return self.num_bits + width * outputs * self.num_neurons + others
+        return self.num_bits + outputs * (self.alpha_bits * self.num_neurons + width) + others
 
     @highest_precision
     def __call__(self, x: Float[Array, " d"]) -> Float[Array, ""] | Float[Array, " c"]:
@@ -161,7 +166,8 @@ class QuantizedNetwork(eqx.Module):
         # What JAX holds of it: single precision while 64-bit mode is off.
         dtype = jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, self.alpha.dtype))
         neurons = self.activation.neurons(x.astype(dtype), *self.vectors(dtype))
-        return neurons @ self.alpha.astype(dtype)
+        outputs = neurons @ self.alpha.astype(dtype)
+        return outputs if self.intercept is None else outputs + self.intercept.astype(dtype)
 
     @property
     def alpha_integers(self) -> Int[Array, " m"] | Int[Array, "m c"]:
@@ -203,6 +209,19 @@ class QuantizedNetwork(eqx.Module):
         """Return the network with other output weights, which are not quantized."""
         return dataclasses.replace(self, alpha=alpha, alpha_scale=None, alpha_bits=None)
 
+    def with_intercept(self, intercept: ArrayLike) -> QuantizedNetwork:
+        """Return the network with an intercept, (), or (c,) for α of shape (m, c).
+
+        **Raises:** `TypeError` or `ValueError` naming the argument.
+        """
+        number = as_float_array(intercept, "intercept").astype(self.alpha.dtype)
+        shape = self.alpha.shape[self.packed_u.ndim - 1 :]
+        if number.shape != shape:
+            raise ValueError(f"`intercept` must have shape {shape}, got {number.shape}.")
+        if is_concrete(number) and not np.all(np.isfinite(np.asarray(number))):
+            raise ValueError("`intercept` is not finite.")
+        return dataclasses.replace(self, intercept=number)
+
     def to_polynomial(self, a: float, b: float = 0.0, c: float = 0.0) -> QuantizedNetwork:
         """Return a network of neurons σ(xᵀw), σ(t) = at² + bt + c, with the same outputs.
 
@@ -226,7 +245,7 @@ class QuantizedNetwork(eqx.Module):
         found = polynomial_from_bilinear(vectors, self.alpha, self.levels, activation)
         if is_concrete(found[1]) and not np.all(np.isfinite(np.asarray(found[1]))):
             raise ValueError(f"`a` is too small, {a!r}: α/a is beyond the range of its dtype.")
-        return _from_vectors(*found, activation)
+        return dataclasses.replace(_from_vectors(*found, activation), intercept=self.intercept)
 
     def to_bilinear(self) -> QuantizedNetwork:
         """Return a bilinear network with the outputs of one of neurons a·(xᵀw)².
@@ -244,7 +263,8 @@ class QuantizedNetwork(eqx.Module):
                 "are bilinear only with a constant feature."
             )
         alpha = self.alpha * activation.a
-        return _from_vectors(*bilinear_from_square(self.u, alpha, self.levels), BILINEAR)
+        found = _from_vectors(*bilinear_from_square(self.u, alpha, self.levels), BILINEAR)
+        return dataclasses.replace(found, intercept=self.intercept)
 
     def save(self, path: str | os.PathLike[str], **others: ArrayLike) -> Path:
         """Write the network to an NPZ file of packed weights and α, readable by plain NumPy.
@@ -277,6 +297,7 @@ class QuantizedNetwork(eqx.Module):
         kind = "" if self.activation == BILINEAR else f", {self.activation!r}"
         kind += "" if self.levels == ONE_BIT else f", {self.levels!r}"
         bits = self.alpha.dtype if self.alpha_bits is None else f"{self.alpha_bits} bits"
+        stacked = ("" if self.intercept is None else ", intercept") + stacked
         return (
             f"QuantizedNetwork(neurons={self.num_neurons}, features={self.num_features}{outputs}"
             f"{kind}, first layer {self.num_bits} bits, alpha {bits}{stacked})"
@@ -289,10 +310,14 @@ def predictions_of(network: QuantizedNetwork, X: Float[Array, "n d"]) -> Float[A
     alpha, vectors = network.alpha_columns.astype(X.dtype), network.vectors(X.dtype)
     xp, neurons = namespace(X, alpha), network.activation.neurons
     if xp is not np:
-        return neurons(X, *vectors) @ alpha
-    step = max(1, _ENTRIES // max(1, len(alpha)))
-    blocks = [X[start : start + step] for start in range(0, len(X), step)]
-    return xp.concatenate([neurons(block, *vectors) @ alpha for block in blocks])
+        outputs = neurons(X, *vectors) @ alpha
+    else:
+        step = max(1, _ENTRIES // max(1, len(alpha)))
+        blocks = [X[start : start + step] for start in range(0, len(X), step)]
+        outputs = xp.concatenate([neurons(block, *vectors) @ alpha for block in blocks])
+    if network.intercept is None:
+        return outputs
+    return outputs + network.intercept.astype(X.dtype).reshape(1, -1)
 
 
 def _columns(alpha: Any) -> Any:

@@ -22,7 +22,7 @@ from .polynomial import Polynomial
 _REQUIRED = {"packed_u", "num_features"}
 _OPTIONAL = {
     *("packed_v", "alpha", "packed_alpha", "alpha_scale", "alpha_bits"),
-    *("levels", "polynomial"),
+    *("levels", "polynomial", "intercept"),
 }
 _T = TypeVar("_T")
 _DTYPES = np.float16, np.float32, np.float64
@@ -42,6 +42,11 @@ def write_network(path: Path, network: Any, others: Mapping[str, ArrayLike]) -> 
         own["levels"] = np.asarray(network.levels.coefficients)
     if isinstance(network.activation, Polynomial):
         own["polynomial"] = np.asarray(network.activation.coefficients)
+    if network.intercept is not None:
+        intercept = np.asarray(network.intercept)
+        own["intercept"] = (
+            intercept if intercept.dtype.kind == "f" else intercept.astype(np.float32)
+        )
     arrays = {name: _plain_array(array, name) for name, array in others.items()}
     taken = {*_REQUIRED, *_OPTIONAL, "file", "allow_pickle"} & set(arrays)  # the last to NumPy
     if taken:
@@ -91,6 +96,7 @@ def _members(
     packed_v: np.ndarray | None = None,
     levels: np.ndarray | None = None,
     polynomial: np.ndarray | None = None,
+    intercept: np.ndarray | None = None,
     **of_alpha: np.ndarray,
 ) -> dict[str, Any]:
     """Return what a network is made of, or raise `ValueError` if that does not make one."""
@@ -123,8 +129,20 @@ def _members(
         "num_features": d,
         "activation": activation,
         "levels": alphabet,
-        **_alpha(m[0], **of_alpha),
+        **(members := _alpha(m[0], **of_alpha)),
+        "intercept": None if intercept is None else _intercept(members["alpha"], intercept),
     }
+
+
+def _intercept(alpha: Array, intercept: np.ndarray) -> Array:
+    if intercept.dtype not in _DTYPES or intercept.shape != alpha.shape[1:]:
+        raise ValueError(
+            f"intercept is {intercept.dtype} of shape {intercept.shape}, where alpha has shape "
+            f"{alpha.shape}"
+        )
+    if not np.all(np.isfinite(intercept)):
+        raise ValueError("intercept is not finite")
+    return as_float_array(intercept, "intercept").astype(alpha.dtype)
 
 
 def _alpha(

@@ -45,6 +45,7 @@ def cvxpy_model(
     beta: NDArray,
     loss: AbstractLoss,
     activation: AbstractActivation,
+    fit_intercept: bool,
 ) -> tuple[cvxpy.Problem, dict[str, cvxpy.Variable]]:
     """See `Problem.to_cvxpy`; y is (n,), or (n, c) with c penalties for coupled outputs."""
     try:
@@ -78,6 +79,10 @@ def cvxpy_model(
             squares += 2 * cp.multiply(last, some @ form[:, -1])
             outputs = map.sign * squares + map.corner * form[-1, -1]
         predictions.append(outputs)
+        if fit_intercept:
+            intercept = cp.Variable(name=f"intercept{end}")
+            predictions[-1] = predictions[-1] + intercept
+            variables[intercept.name()] = intercept
         penalty += float(price) * cp.sum(scale)
         conditions += [cp.diag(block) == level for block, level in blocks]
         variables |= {each.name(): each for each in (*(block for block, _ in blocks), scale)}

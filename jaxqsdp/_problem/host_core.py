@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._base.lift import LiftedMap
-from .._base.types import across, in_float64
+from .._base.types import across, in_float64, unit_vector, without
 from .._loss.base import AbstractLoss
 from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
@@ -38,6 +38,8 @@ class HostCore:
 
     corner: NDArray | None = None  # (n,) of A, scaled as X² is
     activation: AbstractActivation = BILINEAR
+    # (n,) what an intercept of 1 adds; if the loss is squared, y and neurons are less what it fits.
+    shift: NDArray | None = None
 
     @staticmethod
     def of(problem: Problem) -> HostCore:
@@ -50,22 +52,47 @@ class HostCore:
         c = -exponent_of(weight)
         weight = np.ldexp(weight, c)
         counted, loss = weight > 0, in_float64(problem.loss)
+        if problem.fit_intercept:  # which follows
+            y = y - np.array([loss.center(each, weight) for each in np.where(counted, y.T, 0)])
         arrays: Any = *(np.where(counted[:, None], array, 0) for array in (X, y)), weight, beta
         X, y, weight, beta = arrays
         map: Any = problem.activation.lifted(X)
         rows: Any = np.where(counted[:, None], map.X, 0)
         corner: Any = None if map.corner is None else np.where(counted, map.corner, 0)
-        core: Any = Core(rows, weight, y, beta, loss, corner, map.sign)
+        core: Any = Core(rows, weight, y, beta, loss, corner, sign=map.sign)
         root, absorbed = np.where(counted, core.root, 0), core.absorbed
         a, b = -exponent_of(absorbed.X), 0 if loss.degree is None else -exponent_of(absorbed.y)
         X, y = np.ldexp(absorbed.X, a), np.ldexp(absorbed.y, b)
         corner = None if corner is None else np.ldexp(absorbed.corner, 2 * a)
         units = a, b, c
         host = HostCore(X, y, absorbed.weight, beta, loss, root, units, corner, problem.activation)
+        if problem.fit_intercept:
+            ones = root if loss.is_quadratic else counted.astype(np.float64)
+            host = dataclasses.replace(host, shift=ones).centered()
         with np.errstate(all="ignore"):  # what is out of range `solve` calls invalid
             beta = np.ldexp(beta, 2 * a + host._of_dual)
             loss = loss.rescaled(np.ldexp(1.0, b))
         return dataclasses.replace(host, beta=beta, loss=loss)
+
+    def centered(self) -> HostCore:
+        """Return it with targets less what an intercept fits, if the loss is squared."""
+        if self.shift is None or not self.loss.is_quadratic:
+            return self
+        return dataclasses.replace(self, y=self.rest(self.y))
+
+    def rest(self, columns: Any) -> Any:
+        """Return columns less what an intercept fits of them."""
+        return without(self.direction, columns)
+
+    @property
+    def direction(self) -> Any:
+        """The unit vector that an intercept adds, if the loss is squared; None without one."""
+        return unit_vector(self.shift) if self.loss.is_quadratic else None
+
+    @property
+    def has_free_intercept(self) -> bool:
+        """Whether an intercept is still to be fitted beside neurons as they are here."""
+        return self.shift is not None and not self.loss.is_quadratic
 
     @property
     def map(self) -> LiftedMap:
@@ -85,10 +112,10 @@ class HostCore:
         """
         images = [self.X[:, : each.shape[1]] @ each.T for each in vectors]
         if len(images) == 2:
-            return images[0] * images[1]
+            return self.rest(images[0] * images[1])
         assert self.corner is not None
         squares = (images[0] + 2 * self.X[:, -1:]) * images[0]
-        return self.map.sign * squares + self.corner[:, None]
+        return self.rest(self.map.sign * squares + self.corner[:, None])
 
     @property
     def _of_value(self) -> int:
@@ -137,10 +164,12 @@ class HostCore:
         X = np.pad(self.X, ((0, rows), (0, columns)))
         y = np.pad(self.y, ((0, rows), (0, 0)))
         weight, root = (np.pad(array, (0, rows)) for array in (self.weight, self.root))
+        shift = None if self.shift is None else np.pad(self.shift, (0, rows)).astype(dtype)
         X, y, weight, beta, root, loss = jax.tree.map(
             lambda array: np.asarray(array, dtype), (X, y, weight, self.beta, root, self.loss)
         )
-        return dataclasses.replace(self, X=X, y=y, weight=weight, beta=beta, loss=loss, root=root)
+        arrays = {"X": X, "y": y, "weight": weight, "beta": beta, "root": root, "shift": shift}
+        return dataclasses.replace(self, loss=loss, **arrays)
 
 
 def exponent_of(array: NDArray[np.float64]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -61,6 +61,8 @@ class Problem(eqx.Module):
     penalty is Σ_k β_k Σ_j |α_jk| and the problem separates into c that share X, unless the loss
     couples them, as `SoftmaxLoss` does.
 
+    With `fit_intercept` f(x) has a constant besides, free of penalty, one for each output.
+
     A `Problem` is a pytree of arrays, β included, so problems are stacked by
     `jax.vmap(lambda X, y: Problem(X, y, beta))(Xs, ys)`.
 
@@ -82,6 +84,9 @@ class Problem(eqx.Module):
     - `activation`: what neurons are, `Bilinear()`, the default, or `Polynomial(a, b, c)` with
         a ≠ 0, f(x) = Σ_j α_j σ(xᵀu_j), σ(t) = at² + bt + c, for weights ±1. With b and c other than
         zero these need no constant feature.
+
+    - `fit_intercept`: whether f has a constant term without penalty, `network.intercept`; a
+        constant feature is of use to penalized neurons only.
 
     β and the largest weight must be normal numbers, not below 1.2e-38 (float32) or 2.2e-308
     (float64); all else may be subnormal.
@@ -105,6 +110,7 @@ class Problem(eqx.Module):
     loss: AbstractLoss
     levels: Levels = eqx.field(static=True)
     activation: AbstractActivation
+    fit_intercept: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -115,7 +121,9 @@ class Problem(eqx.Module):
         sample_weight: ArrayLike | None = None,
         levels: Levels | None = None,
         activation: AbstractActivation | None = None,
+        fit_intercept: bool = False,
     ):
+        self.fit_intercept = check_flag(fit_intercept, "fit_intercept")
         self.levels = check_levels(levels)
         self.activation = check_trained(activation, levels)
         loss = check_loss(SquaredLoss() if loss is None else loss)
@@ -153,7 +161,7 @@ class Problem(eqx.Module):
         Example: `problem.at(0.5 * qs.beta_max(problem))`.
         """
         numbers = self.X, self.y, beta, self.loss, self.sample_weight
-        return Problem(*numbers, self.levels, self.activation)
+        return Problem(*numbers, self.levels, self.activation, self.fit_intercept)
 
     @property
     def of_one_bit(self) -> Problem:
@@ -257,7 +265,8 @@ class Problem(eqx.Module):
 
         **Returns:** the `cvxpy.Problem`, and its variables by name, "gram" (2d, 2d) and "scale";
         for `SoftmaxLoss` "gram_0", "scale_0" and so on, one pair for each class. For `Polynomial`
-        neurons "plus" and "minus", P and N (d + 1, d + 1), and "scale", (ρ₊, ρ₋).
+        neurons "plus" and "minus", P and N (d + 1, d + 1), and "scale", (ρ₊, ρ₋). With
+        `fit_intercept` "intercept" besides.
 
         **Raises:** `ValueError` naming the argument; `NotImplementedError` for a loss of your own
         without `AbstractLoss.modelled`, `ValueError` if that is not the model of its `value`;
@@ -266,7 +275,7 @@ class Problem(eqx.Module):
         Example: `model, variables = problem.to_cvxpy(); print(model.solve(), variables["scale"])`
         """
         X, y, weight, beta = _one_output(self, output)
-        return cvxpy_model(X, y, weight, beta, self.loss, self.activation)
+        return cvxpy_model(X, y, weight, beta, self.loss, self.activation, self.fit_intercept)
 
     def write_sdpa(self, path: str | os.PathLike[str], output: int | None = None) -> Path:
         """Write the relaxation as a semidefinite program in SDPA's sparse format (`.dat-s`).
@@ -293,6 +302,10 @@ class Problem(eqx.Module):
                 f"`problem` has {type(self.loss).__name__}; SDPA's format is written for "
                 "`SquaredLoss`, and `to_cvxpy` has models of all losses."
             )
+        if self.fit_intercept:
+            raise ValueError(
+                "`problem` has an intercept; SDPA's format is written without; `to_cvxpy` has it."
+            )
         if self.activation != BILINEAR:
             raise ValueError(
                 f"`problem` has {self.activation!r}; SDPA's format is written for bilinear "
@@ -310,6 +323,7 @@ class Problem(eqx.Module):
         penalty += "" if isinstance(self.loss, SquaredLoss) else f", {self.loss!r}"
         levels = "" if self.levels == ONE_BIT else f", {self.levels!r}"
         levels += "" if self.activation == BILINEAR else f", {self.activation!r}"
+        levels += ", intercept" if self.fit_intercept else ""
         shape = f"n={self.num_samples}, d={self.num_features}{outputs}, beta={penalty}{weighted}"
         shape += levels
         stacked = "" if len(X) == 2 else f", stacked={X[:-2]}"
@@ -330,6 +344,13 @@ def check_loss(loss: AbstractLoss) -> AbstractLoss:
             f"`loss` couples outputs, which only `SoftmaxLoss()` itself can, got {loss!r}."
         )
     return loss
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return a yes or no, or raise `TypeError`."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+    return bool(value)
 
 
 def check_trained(
@@ -428,6 +449,11 @@ def check_fits(problem: Problem, network: QuantizedNetwork) -> None:
         raise ValueError(
             f"`network` has neurons of {network.activation!r}, `problem` of "
             f"{problem.activation!r}{remedy}."
+        )
+    if network.intercept is not None and not problem.fit_intercept:
+        raise ValueError(
+            "`network` has an intercept, for which `problem` has a bound only if it is built with "
+            "`fit_intercept=True`."
         )
     if network.num_features != problem.num_features:
         raise ValueError(

@@ -24,20 +24,22 @@ class FeasiblePoint(eqx.Module):
     block: Float[Array, "*c d d"]  # V, with diagonal exactly ρ
     scale: Float[Array, "*c"]  # ρ
     predictions: Float[Array, "n ..."]
+    intercept: Float[Array, "*c"] | None
 
 
 def feasible_point(
     core: Core,
-    outputs: Callable[[Float[Array, "*c d d"]], Float[Array, "n ..."]],
+    outputs: Callable[[Float[Array, "*c d d"], Float[Array, "*c"] | None], Float[Array, "n ..."]],
     blocks: Float[Array, "*c 2 d d"],
+    intercept: Float[Array, "*c"] | None,
 ) -> FeasiblePoint:
-    """Build the best feasible point on the ray of (P, N) ⪰ 0, whose predictions are A(Z).
+    """Build the best feasible point on the ray of (P, N) ⪰ 0 and μ, whose predictions are given.
 
     Diagonals are raised until they are constant, and all is multiplied by the best factor for the
     loss. Raising a diagonal keeps blocks positive semidefinite.
     """
     form, block, scale = core.layout.raised(blocks)
-    predictions = outputs(form)
+    predictions = outputs(form, intercept)
     xp = namespace(predictions, core.y, core.weight, blocks)
     price = xp.sum(core.beta * scale)
     factor = core.loss.best_on_primal_ray(predictions, core.y, core.weight, price)
@@ -45,12 +47,14 @@ def feasible_point(
     diagonal = xp.broadcast_to(xp.eye(form.shape[-1], dtype=bool), form.shape)
     block = xp.where(diagonal, scale[..., None, None], factor * block)
     value = core.loss(predictions, core.y, core.weight) + xp.sum(core.beta * scale)
-    return FeasiblePoint(value, factor * form, block, scale, predictions)
+    intercept = None if intercept is None else factor * intercept
+    return FeasiblePoint(value, factor * form, block, scale, predictions, intercept)
 
 
 def scaled_gap(
     core: Core,
     blocks: Float[Array, "*c 2 d d"],
+    intercept: Float[Array, "*c"] | None,
     dual: Float[Array, "n ..."],
     diagonal: Float[Array, "*cg d"],
 ) -> tuple[Scalar, Float[Array, "n ..."]]:
@@ -59,7 +63,7 @@ def scaled_gap(
     They are scaled into the other constraints only: the best points on rays take searches.
     """
     form, _, scale = core.layout.raised(blocks)
-    predictions = core.map.outputs(form)
+    predictions = core.predictions(form, intercept)
     value = core.loss(predictions, core.y, core.weight) + jnp.sum(core.beta * scale)
     value = jnp.minimum(value, core.loss(jnp.zeros_like(core.y), core.y, core.weight))
     budget = core.layout.budget(diagonal)

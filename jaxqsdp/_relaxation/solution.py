@@ -54,6 +54,7 @@ class Solution(eqx.Module):
     - `dual`: λ (n,), at the optimum −∇ℓ(ŷ), for the squared loss w·(y − ŷ).
     - `dual_diagonal`: p (d,), with Diag(p) ± Xᵀdiag(λ)X ⪰ 0 and Σp = β at an optimum with ρ > 0.
     - `predictions`: ŷ (n,).
+    - `intercept`: of a problem with `fit_intercept`, what ŷ has besides; else None.
     - `status`: a `Status`.
     - `stats`: `num_steps`, certified relative `gap`, `residual`.
 
@@ -69,6 +70,7 @@ class Solution(eqx.Module):
     dual: Float[Array, " n"] | Float[Array, "n c"]
     dual_diagonal: Float[Array, " d"] | Float[Array, "c d"]
     predictions: Float[Array, " n"] | Float[Array, "n c"]
+    intercept: Float[Array, ""] | Float[Array, " c"] | None
     status: Status
     stats: Stats
 
@@ -158,6 +160,7 @@ def solution_like(problem: Problem) -> Solution:
         dual=samples,
         dual_diagonal=numbers(*problem.activation.layout.multiplier_shape(d)),
         predictions=samples,
+        intercept=numbers() if problem.fit_intercept else None,
         status=jax.tree.map(lambda _: integers(), Status.solved),
         stats=Stats(integers(), one, one),
         multi_output=bool(outputs),
@@ -186,6 +189,11 @@ def check_solution(problem: Problem, solution: Solution, name: str = "solution")
         raise ValueError(
             f"`{name}` is for other neurons than those of `problem`, {problem.activation!r}: its "
             f"`dual_diagonal` has shape {solution.dual_diagonal.shape}."
+        )
+    if (solution.intercept is None) == problem.fit_intercept:
+        raise ValueError(
+            f"`{name}` is of a problem with `fit_intercept={not problem.fit_intercept}`, `problem` "
+            f"has `fit_intercept={problem.fit_intercept}`."
         )
     if has != (problem.y.shape, (d, d)):
         raise ValueError(

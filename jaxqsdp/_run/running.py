@@ -23,6 +23,7 @@ from .._base.trees import select
 from .._base.types import (
     Scalar,
     across,
+    across_outputs,
     highest_precision,
     is_inexact,
     namespace,
@@ -86,7 +87,7 @@ def begin(
         scaled = Scaled.of(samples, y, beta, usable, problem.loss)
         core = scaled.core.absorbed
         # Of X and weights alone, so that outputs share it under `vmap`.
-        process = solver.bind(core, solver.factorize(core.map, core.layout), max_steps)
+        process = solver.bind(core, solver.factorize(core), max_steps)
         start = None if warm_start is None else _start(warm_start, scaled)
         return process, process.start(start)
 
@@ -140,13 +141,16 @@ def assemble(
     """Build the feasible point, the bound and the status of iterates; in NumPy if all are its."""
     samples = ScaledSamples.of(problem)
 
-    def left_out(y: Array, form: Array, units: Units) -> Scalar:
+    def left_out(y: Array, form: Array, intercept: Array | None, units: Units) -> Scalar:
         """Loss of samples whose weights are so small that the solver takes them for zero."""
         xp, weight = namespace(y, form), problem.weight
         scale = xp.where(samples.counted, 0, root_of(weight)) * xp.sqrt(units.weight)
         map, targets = samples.map_of(problem.X), rescaled(y, units.target)
         loss = problem.loss.rescaled(units.target)
-        each = loss.weighted(map.outputs(form), targets, scale)
+        predictions = map.outputs(form)
+        if intercept is not None:
+            predictions = predictions + across_outputs(intercept, predictions)
+        each = loss.weighted(predictions, targets, scale)
         return xp.sum(xp.where(scale > 0, each, 0))
 
     tol, tol_residual = solver.tolerances(problem.X.dtype)
@@ -157,22 +161,38 @@ def assemble(
         xp = namespace(y, iterate.dual)
         scaled = Scaled.of(samples, y, beta, usable, problem.loss)
         targets = xp.where(usable, y, problem.loss.any_target)
+        targets = targets if scaled.center is None else targets - scaled.center
         core, units = scaled.core, scaled.units
         dual = across(core.root, iterate.dual) * iterate.dual
-        point = feasible_point(core, core.map.outputs, iterate.blocks)
-        value = point.value + left_out(targets, point.form, units)
+        point = feasible_point(core, core.predictions, iterate.blocks, iterate.intercept)
+        if problem.loss.couples_outputs and point.intercept is not None:
+            middle = xp.mean(point.intercept)  # which changes no probability
+            point = dataclasses.replace(
+                point,
+                intercept=point.intercept - middle,
+                predictions=point.predictions - middle,
+            )
+        value = point.value + left_out(targets, point.form, point.intercept, units)
         data = samples.homogeneous.X, core.y, core.weight, core.beta, dual, iterate.dual_diagonal
-        bound = dual_bound(*data, core.loss, core.layout, samples.mask)
+        has_center = core.shift is not None
+        bound = dual_bound(*data, core.loss, core.layout, samples.mask, has_center, has_center)
         gap = relative_gap(core, value, bound)
         solved = (gap <= tol) & (report.residual <= tol_residual)
         status = select(report.converged, Status.dtype_accuracy, Status.max_steps)
         status = select(solved, Status.solved, status)
         form = units.restore_form(point.form)
+
+        def restored(predictions: Array) -> Array:
+            found = units.restore_predictions(predictions)
+            return found if scaled.center is None else found + scaled.center
+
         # Predictions for samples that do not count: no part of the problem, so 0 on overflow.
         other = problem.map.outputs(form)
+        if point.intercept is not None:
+            other = other + across_outputs(restored(point.intercept), other)
         other = xp.where(xp.isfinite(other), other, 0)
         counted = across(samples.counted, other)
-        predictions = xp.where(counted, units.restore_predictions(point.predictions), other)
+        predictions = xp.where(counted, restored(point.predictions), other)
         solution = Solution(
             value=units.restore_value(value),
             lower_bound=units.restore_bound(bound),
@@ -182,6 +202,7 @@ def assemble(
             dual=units.restore_dual(dual),
             dual_diagonal=units.restore_diagonal(iterate.dual_diagonal),
             predictions=predictions,
+            intercept=None if point.intercept is None else restored(point.intercept),
             status=status,
             stats=Stats(report.num_steps, gap, report.residual),
             multi_output=problem.loss.couples_outputs,
@@ -211,6 +232,7 @@ def _start(solution: Solution, scaled: Scaled) -> Iterate:
         blocks=scaled.core.layout.blocks(form, block),
         dual=jnp.where(counted, dual / jnp.where(counted, root, 1), 0),
         dual_diagonal=units.scale_diagonal(solution.dual_diagonal),
+        intercept=scaled.scaled_intercept(solution.intercept),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
 from .._base.lift import LiftedMap
-from .._base.types import Scalar, namespace, record
+from .._base.types import Scalar, across, namespace, record
 from .._bound.relaxation import checked_mask, mask_of
 from .._exact.powers import rescaled
 from .._exact.units import Samples, Units, moderate
@@ -25,6 +26,7 @@ class ScaledSamples:
     corner: Float[Array, " n"] | None  # of A
     homogeneous: Samples  # rows that the proof takes, often the same
     activation: AbstractActivation
+    has_intercept: bool = dataclasses.field(metadata={"static": True})
 
     @staticmethod
     def of(problem: Problem) -> ScaledSamples:
@@ -41,7 +43,7 @@ class ScaledSamples:
             corner = xp.where(lifted.counted, map.corner * unit * unit, 0)
         if activation.mask is not None:
             homogeneous = moderate(activation.homogeneous(X), weight)
-        return ScaledSamples(lifted, corner, homogeneous, activation)
+        return ScaledSamples(lifted, corner, homogeneous, activation, problem.fit_intercept)
 
     @property
     def counted(self) -> Bool[Array, " n"]:
@@ -71,6 +73,13 @@ class Scaled:
     core: Core
     units: Units
     usable: Bool[Array, ""]
+    center: Scalar | None  # what is subtracted from targets, with an intercept
+
+    def scaled_intercept(self, intercept: Scalar | None) -> Scalar | None:
+        """Return the intercept of a solution in these units."""
+        if intercept is None or self.center is None:
+            return None
+        return (intercept - self.center) * self.units.target
 
     @staticmethod
     def of(
@@ -79,10 +88,18 @@ class Scaled:
         """Change the units."""
         xp, lifted, activation = namespace(y, beta), samples.lifted, samples.activation
         y, beta = xp.where(usable, y, loss.any_target), xp.where(usable, beta, 1)
+        center = None
+        if samples.has_intercept:
+            counted = across(samples.counted, y)
+            center = loss.center(xp.where(counted, y, 0), lifted.weight)
+            y = xp.where(counted, y - center, y)
         units = lifted.units_for(y, loss.degree)
         y = lifted.scale_targets(y, units, loss.any_target)
         beta = units.scale_beta(beta)
         usable = usable & xp.all(beta > 0)
         beta, loss = xp.where(usable, beta, 1), loss.rescaled(units.target)
-        data = lifted.X, lifted.weight, y, beta, loss, samples.corner
-        return Scaled(Core(*data, activation.sign, activation.layout), units, usable)
+        shift = xp.where(lifted.counted, xp.ones_like(lifted.weight), 0)
+        shift = shift if samples.has_intercept else None
+        data = lifted.X, lifted.weight, y, beta, loss, samples.corner, shift
+        core = Core(*data, activation.sign, activation.layout)
+        return Scaled(core, units, usable, center)

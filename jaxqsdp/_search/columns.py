@@ -58,6 +58,7 @@ class Task:
         rows, left, y = core.map.sign * core.X[:, i] * core.X[:, j] * factor, None, target.y
         if core.corner is not None:
             rows[:, -1] = core.corner
+        rows = core.rest(rows)
         outside = np.zeros_like(y)
         if len(rows) > len(factor) and core.loss.is_quadratic:
             left, rows = np.linalg.qr(rows)
@@ -150,6 +151,7 @@ def generate(
     def price_at(point: Points) -> Neurons:
         """Price, and keep the point if its bound is better."""
         nonlocal best, bound
+        point = target.admissible(point)
         grams = task.grams(point)
         priced = [price(gram, _EACH_ROUND) for gram in grams]
         scaled, gained = target.best_dual(point, np.array([norms[0] for norms, _ in priced]))

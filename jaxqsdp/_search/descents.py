@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from .._base.types import highest_precision, tiny
+from .._base.types import highest_precision, tiny, without
 from .._host.programs import HostProgram
 from .._network.bilinear import BILINEAR
 from .._network.levels import Levels
@@ -55,6 +55,7 @@ def descend_from_many(
         np.arange(slots) < max_neurons,
         num_steps,
         levels.repeated(core.X.dtype),
+        core.direction,
     )
     order = np.argsort(np.asarray(objective), kind="stable")
     values = levels.repeated(core.X.dtype)
@@ -70,7 +71,7 @@ def prepare_descents(
     rates = jax.ShapeDtypeStruct((num_starts,), np.float32)
     alive = jax.ShapeDtypeStruct((slots,), np.bool_)
     data = core.X, core.y, core.beta, latent, latent, rates, alive, num_steps
-    _program.prepare(*data, levels.repeated(core.X.dtype))
+    _program.prepare(*data, levels.repeated(core.X.dtype), core.direction)
 
 
 @highest_precision
@@ -84,11 +85,13 @@ def _descend(
     alive: Array,
     num_steps: int,
     levels: Float[Array, " L"],
+    direction: Float[Array, " n"] | None,
 ) -> tuple[Array, Array, Float[Array, " s"]]:
     """Return the places of the levels after the descents, and nearly the best objective."""
     dtype = latent_u.dtype
     single_X, single_y, single_beta = (array.astype(dtype) for array in (X, y, beta))
-    loss = loss_of(single_X, single_y, len(alive))
+    along = None if direction is None else direction.astype(dtype)
+    loss = loss_of(single_X, single_y, len(alive), along)
     # Zero samples are padding.
     squares = jnp.sum(jnp.square(jnp.sum(jnp.square(single_X), axis=1)))
     energy = jnp.sqrt(squares)
@@ -101,9 +104,8 @@ def _descend(
         single_levels = levels.astype(dtype)
         latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps, single_levels)
         places = [nearest(some, single_levels) for some in latent[:2]]
-        phi = BILINEAR.neurons(X, *(levels[place] for place in places)) * alive[None, :].astype(
-            X.dtype
-        )
+        phi = without(direction, BILINEAR.neurons(X, *(levels[place] for place in places)))
+        phi = phi * alive[None, :].astype(X.dtype)
         alpha = latent[2].astype(X.dtype)
         gram, targets = phi.T @ phi, phi.T @ y
         alpha = coordinate_descent(gram, targets, beta, alpha, _COORDINATE_SWEEPS)

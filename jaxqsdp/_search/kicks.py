@@ -122,6 +122,7 @@ def prepare_search(core: HostCore, slots: int, levels: Levels) -> None:
         *(indices, indices, like(lanes, dtype=core.X.dtype.type), order, randomness),
         like(dtype=np.int32),
         levels.repeated(core.X.dtype),
+        core.direction,
     )
 
 
@@ -162,6 +163,7 @@ def _round(
         *(np.pad(indices, room) for indices in (*given, *turned)),
         *(found.objective, order, starts, np.asarray(m, np.int32)),
         levels.repeated(core.X.dtype),
+        core.direction,
     )
     values = levels.values.astype(found.u.dtype)
     u, v = (values[np.asarray(indices)[:, :m, :d]] for indices in (u, v))
@@ -182,6 +184,7 @@ def _search_round(
     starts: Array,
     num_neurons: Array,
     levels: Array,
+    direction: Array | None,
 ) -> tuple[Array, Array, Array]:
     """Search from the turned networks, side by side, and keep what is better than the given.
 
@@ -191,7 +194,7 @@ def _search_round(
     def one(*network: Array) -> tuple[Array, Array, Array]:
         u, v, turned_u, turned_v, objective, order, starts = network
         turned = levels[turned_u], levels[turned_v]
-        other = local_search(X, y, beta, *turned, order, starts, num_neurons, levels)
+        other = local_search(X, y, beta, *turned, order, starts, num_neurons, levels, direction)
         found_u, found_v, found = other.u, other.v, other.objective
         found_u, found_v = (
             jnp.argmin(jnp.abs(w[..., None] - levels[None, None]), axis=2).astype(u.dtype)

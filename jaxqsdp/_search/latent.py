@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from .._base.control_flow import scan
 from .._base.lift import LiftedMap, lifted_size, smat, svec
-from .._base.types import Scalar
+from .._base.types import Scalar, without
 
 Latent = tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]  # U, V, α
 
@@ -37,28 +37,37 @@ class Loss(eqx.Module):
         """Return the gradients with respect to u, v and α."""
 
 
-def loss_of(X: Float[Array, "n d"], y: Float[Array, "n c"], num_neurons: int) -> Loss:
-    """Choose the form whose gradient takes the fewest multiplications."""
+def loss_of(
+    X: Float[Array, "n d"],
+    y: Float[Array, "n c"],
+    num_neurons: int,
+    direction: Float[Array, " n"] | None = None,
+) -> Loss:
+    """Choose the form whose gradient takes the fewest multiplications.
+
+    If there is an intercept, y is less what it fits, and `direction` its unit vector.
+    """
     (n, d), c = X.shape, y.shape[1]
     by_neurons = 4 * n * d * num_neurons
     by_forms = 3 * c * d * d * num_neurons
     by_samples, by_lifted = by_forms + 2 * c * n * d * d, by_forms + c * lifted_size(d) ** 2
     if by_neurons <= min(by_samples, by_lifted):
-        return _ByNeurons(X, y)
+        return _ByNeurons(X, y, direction)
     if by_samples <= by_lifted:
-        return _BySamples(X, y)
-    lifted = LiftedMap(X).matrix()
+        return _BySamples(X, y, direction)
+    lifted = without(direction, LiftedMap(X).matrix())
     return _ByLifted(lifted.T @ lifted, (y.T @ lifted))
 
 
 class _ByNeurons(Loss):
     X: Float[Array, "n d"]
     y: Float[Array, "n c"]
+    direction: Float[Array, " n"] | None
 
     def gradient(self, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
         images_u, images_v = self.X @ u.T, self.X @ v.T
         phi = images_u * images_v
-        residual = phi @ alpha - self.y
+        residual = without(self.direction, phi @ alpha - self.y)
         weights = residual @ alpha.T
         return (
             (weights * images_v).T @ self.X,
@@ -86,12 +95,13 @@ class _ByForms(Loss):
 class _BySamples(_ByForms):
     X: Float[Array, "n d"]
     y: Float[Array, "n c"]
+    direction: Float[Array, " n"] | None
 
     def of_forms(self, forms: Float[Array, "c d d"]) -> Float[Array, "c d d"]:
         map = LiftedMap(self.X)
 
         def one(form: Array, y: Array) -> Array:
-            return map.adjoint(map.outputs(form) - y)
+            return map.adjoint(without(self.direction, map.outputs(form) - y))
 
         return jax.vmap(one, in_axes=(0, 1))(forms, self.y)
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from .._base.control_flow import fori_loop, scan, while_loop
 from .._base.trees import select
-from .._base.types import Scalar, epsilon, tiny
+from .._base.types import Scalar, epsilon, tiny, without
 from .._network.bilinear import BILINEAR
 
 RANDOM_STARTS = 6  # of the changes of a neuron, besides its weights and the signs of Xᵀ(r∘Xv)
@@ -38,13 +38,15 @@ def local_search(
     starts: UInt8[Array, "sweeps m 2 starts d"],
     num_neurons: Int[Array, ""],
     levels: Float[Array, " L"],
+    direction: Float[Array, " n"] | None = None,
 ) -> Network:
     """Improve the weights of a network, and return it with fitting α and the objective.
 
     Weights are among the levels, which ascend from −1 to 1. Each sweep visits the first
     `num_neurons` neurons, those that are in use, in its `order`, with random weights to start from
     for either factor of the neuron, as indices of levels; the objective never rises. Weights of
-    samples are absorbed into X and y, which are of moderate scale. α is nearly the best.
+    samples are absorbed into X and y, which are of moderate scale. α is nearly the best. If there
+    is an intercept, y is less what it fits, and so are neurons: its unit vector is `direction`.
     """
     m = u.shape[0]
     used = (jnp.arange(m, dtype=num_neurons.dtype) < num_neurons).astype(X.dtype)
@@ -54,12 +56,12 @@ def local_search(
         joint = (1 - sweep % 2).astype(X.dtype)
         random = levels[starts[sweep, place]]
         place = order[sweep, place]
-        changed = _replace_neuron(X, y, beta, network, place, joint, random, levels)
+        changed = _replace_neuron(X, y, beta, network, place, joint, random, levels, direction)
         return select(changed.objective < network.objective, changed, network)
 
     u, v = u.astype(X.dtype), v.astype(X.dtype)
     alpha = jnp.zeros((m, y.shape[1]), X.dtype)
-    phi = BILINEAR.neurons(X, u, v) * used[None, :]
+    phi = without(direction, BILINEAR.neurons(X, u, v)) * used[None, :]
     network = Network.of(u, v, phi, phi.T @ phi, y, beta, alpha, _FIRST_SWEEPS)
     if order.shape[0] == 0:
         return network
@@ -103,6 +105,7 @@ def _replace_neuron(
     joint: Array,
     random: Float[Array, "2 starts d"],
     levels: Float[Array, " L"],
+    direction: Float[Array, " n"] | None,
 ) -> Network:
     """Find a better neuron in place of the j-th.
 
@@ -136,7 +139,7 @@ def _replace_neuron(
     def best(factors: tuple[Array, Array], random: Array) -> tuple[tuple[Array, Array], None]:
         """Choose the weights of the first factor, φ = features · u, and exchange the two."""
         start, other = factors
-        features = (X @ other)[:, None] * X
+        features = without(direction, (X @ other)[:, None] * X)
         linear = left @ features  # (c, d)
         others = reached(features)
         quadratic = (features.T @ features)[None] - jnp.swapaxes(others, 1, 2) @ others
@@ -145,7 +148,7 @@ def _replace_neuron(
         return (other, _changed(linear, quadratic, beta, starts, levels)), None
 
     (new_u, new_v), _ = scan(best, (u[j], v[j]), random)
-    new_phi = (X @ new_u) * (X @ new_v)
+    new_phi = without(direction, (X @ new_u) * (X @ new_v))
     others = reached(new_phi[:, None])[:, :, 0]  # (c, m)
     size = jnp.sum(jnp.square(new_phi)) - jnp.sum(jnp.square(others), axis=1)
     own = _shrunk(left @ new_phi, beta) / jnp.maximum(size, tiny(y.dtype) ** 0.5)

@@ -55,7 +55,8 @@ def quadratic_model(core: HostCore, predictions: NDArray[np.float64]) -> HostCor
         weight=np.ones(len(root)),
         loss=SquaredLoss(),
         root=root[:, 0],
-    )
+        shift=None if core.shift is None else root[:, 0],
+    ).centered()
 
 
 def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.float64]:
@@ -63,6 +64,8 @@ def relaxed_predictions(problem: Problem, solution: Solution) -> NDArray[np.floa
     map, k = problem.activation.lifted(_counted(problem)), problem.num_lifted
     forms: Any = np.asarray(solution.quadratic_form, np.float64).reshape(-1, k, k)
     found: Any = map.outputs(forms)
+    if solution.intercept is not None:
+        found = found + np.asarray(solution.intercept, np.float64).reshape(1, -1)
     return np.where(np.isfinite(found), found, 0)
 
 
@@ -70,7 +73,10 @@ def predictions(problem: Problem, network: QuantizedNetwork) -> NDArray[np.float
     """Return what a network predicts, (n, c)."""
     host = jax.tree.map(np.asarray, network)
     neurons = problem.activation.neurons(_counted(problem), *host.vectors(np.float64))
-    return neurons @ np.asarray(host.alpha_columns, np.float64)
+    found = neurons @ np.asarray(host.alpha_columns, np.float64)
+    if host.intercept is None:
+        return found
+    return found + np.asarray(host.intercept, np.float64).reshape(1, -1)
 
 
 def _counted(problem: Problem) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy  # imports `scipy.optimize` where that is used first, which takes long
 from numpy.typing import NDArray
 
 from .integers import Quadratic
@@ -17,6 +18,7 @@ _FIT = 1e-8  # relative gap of the fit that the dual point comes from
 _WIDTHS = 2.0 ** np.arange(0, 6)  # of what rounding α makes of predictions
 _LEAST_GAIN = 1e-9  # of the objective
 _ENTRIES = 2e8  # losses of samples that polishing evaluates, from each of ...
+_FACTORS = 0.5, 2.0  # within which a scale is improved
 _POLISHED = 4  # ... so many starts
 
 Columns = NDArray[np.float64]
@@ -59,7 +61,7 @@ def _model(
     h, beginning with what rounding α makes of ŷ, so that a kink as close as that counts.
     """
     loss, y = target.loss, target.y
-    predictions = columns @ alpha
+    predictions = target.shifted(columns @ alpha)
     if loss.is_quadratic:
         dual, omega = y - predictions, np.ones_like(predictions)
     else:
@@ -94,8 +96,24 @@ def _rescaled(
     """Return the scales times the one factor that is best for the loss."""
     alpha = integers * scale
     price = float(np.sum(target.beta * np.abs(alpha).sum(axis=0)))
+    if target.has_intercept:
+        return _rescaled_about(target, columns @ alpha, scale, price)
     factor: Any = target.loss.best_on_primal_ray(columns @ alpha, target.y, target.weight, price)
     return scale * float(factor)
+
+
+def _rescaled_about(
+    target: Target, predictions: Points, scale: NDArray[np.float64], price: float
+) -> NDArray[np.float64]:
+    """Return the scales times the best factor, the intercept being the best one for each."""
+    loss: Any = target.loss
+
+    def objective(factor: float) -> float:
+        found = target.shifted(factor * predictions)
+        return float(loss(found, target.y, target.weight)) + factor * price
+
+    found = scipy.optimize.minimize_scalar(objective, bounds=_FACTORS, method="bounded")
+    return scale * (found.x if found.fun < objective(1.0) else 1.0)
 
 
 def _polished(
@@ -105,7 +123,8 @@ def _polished(
     counted = target.weight > 0
     columns, y, weight = columns[counted], target.y[counted], target.weight[counted]
     loss: Any = target.loss
-    some = Target(y, weight, target.beta, loss)
+    some = Target(y, weight, target.beta, loss, target.has_intercept)
+    level = target.shifted(scale * columns @ z) - scale * columns @ z  # stays as it is
     spent, best = 0.0, (np.inf, z, np.array(scale))
 
     def costs(predictions: NDArray[np.float64], z: NDArray[np.float64]) -> Vector:
@@ -118,12 +137,12 @@ def _polished(
         scale = float(_rescaled(some, columns, z, np.array(scale)))
         moves = np.concatenate([np.eye(len(z)), -np.eye(len(z))])
         images = scale * moves @ columns.T
-        value = costs((scale * columns @ z)[None], z[None])[0]
+        value = costs((level + scale * columns @ z)[None], z[None])[0]
         if not value < best[0] * (1 - _LEAST_GAIN):
             return best[1], best[2]
         best = value, z, np.array(scale)
         while spent < _ENTRIES:
-            base = scale * columns @ z
+            base = level + scale * columns @ z
             alone = costs(base + images, z + moves)
             spent += images.size
             order = np.argsort(alone, kind="stable")

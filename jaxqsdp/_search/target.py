@@ -34,14 +34,15 @@ class Target:
     weight: Any  # (n,), ones where they are absorbed
     beta: Any  # a float or (c,)
     loss: Any  # AbstractLoss
+    has_intercept: bool = False  # to be fitted beside the neurons
 
     @staticmethod
     def all_of(core: HostCore) -> list[Target]:
         """Return the targets of a core: one for each output, or one if the loss couples them."""
         if core.loss.couples_outputs:
-            return [Target(core.y, core.weight, core.beta, core.loss)]
+            return [Target(core.y, core.weight, core.beta, core.loss, core.has_free_intercept)]
         return [
-            Target(core.y[:, output], core.weight, float(beta), core.loss)
+            Target(core.y[:, output], core.weight, float(beta), core.loss, core.has_free_intercept)
             for output, beta in enumerate(core.beta)
         ]
 
@@ -53,16 +54,29 @@ class Target:
             self.weight,
             np.ldexp(self.beta, (degree - 1) * exponent),
             self.loss.rescaled(unit),
+            self.has_intercept,
         )
 
     @property
     def dual_of_nothing(self) -> Points:
-        """−∇ℓ(0), the dual point that belongs to no network."""
-        return self.loss.dual_at(np.zeros_like(self.y), self.y, self.weight)
+        """−∇ℓ(0), the dual point that belongs to no neurons: ∇ℓ(μ) with the best intercept μ."""
+        none = np.zeros_like(self.y)
+        if self.has_intercept:
+            with np.errstate(all="ignore"):
+                return self.loss.balanced_slope(none, self.y, self.weight)[1]
+        return self.loss.dual_at(none, self.y, self.weight)
+
+    def shifted(self, predictions: Points) -> Points:
+        """Return predictions with the best intercept added, if there is one."""
+        if not self.has_intercept:
+            return predictions
+        with np.errstate(all="ignore"):
+            level = self.loss.best_intercept(predictions, self.y, self.weight)
+        return predictions + level
 
     def objective(self, columns: Columns, alpha: Points) -> float:
         """Return ℓ(Φα) + β‖α‖₁."""
-        loss = self.loss(columns @ alpha, self.y, self.weight)
+        loss = self.loss(self.shifted(columns @ alpha), self.y, self.weight)
         return float(loss + np.dot(self.beta, np.abs(alpha).sum(axis=0)))
 
     @property
@@ -94,14 +108,14 @@ class Target:
             return Restricted(nothing, self.dual_of_nothing, value, value)
         data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):  # steps that are not taken may overflow
-            fitted: Any = fit_weights(*(*data, start, tol, cutoff))
+            fitted: Any = fit_weights(*(*data, start, tol, cutoff, self.has_intercept))
         return Restricted(fitted.alpha, fitted.dual, float(fitted.value), float(fitted.bound))
 
     def refitted(
         self, columns: Columns, start: Restricted, tol: float, cutoff: float = np.inf
     ) -> Restricted:
         """Solve as `restricted`, from a solution for some columns that are nearly the same."""
-        if self.loss.couples_outputs:
+        if self.loss.couples_outputs and not self.has_intercept:
             with np.errstate(all="ignore"):
                 data = columns, self.y, self.weight, self.beta, self.loss
                 found = refitted(*data, start.alpha, tol, cutoff)
@@ -115,7 +129,7 @@ class Target:
             return best_weights(columns, self.y, self.beta)
         data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):
-            alpha: Any = best_output_weights(*data)
+            alpha: Any = best_output_weights(*(*data, self.has_intercept))
         used = np.flatnonzero(largest(np.abs(alpha)))
         if not _depend(columns[:, used]):
             return alpha
@@ -134,6 +148,13 @@ class Target:
             used = np.flatnonzero(each)
             basic[used, output] = basic_weights(columns[:, used], each[used])
         return basic
+
+    def admissible(self, dual: Points) -> Points:
+        """Return a dual point next to one, whose sum is zero if there is an intercept."""
+        if not self.has_intercept:
+            return dual
+        with np.errstate(all="ignore"):
+            return self.loss.balanced_dual(dual, self.y, self.weight)
 
     def best_dual(self, dual: Points, norm: Any) -> tuple[Points, float]:
         """Return c·λ with the best c ≥ 0 that no neuron violates, and the bound.

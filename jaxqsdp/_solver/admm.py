@@ -8,9 +8,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._base.lift import LevelMap, LiftedMap
-from .._base.types import check_count, epsilon
-from .._network.layout import Layout
+from .._base.lift import LevelMap, ProjectedMap
+from .._base.types import check_count, epsilon, unit_vector, without
 from .._problem.core import Core
 from .base import (
     AbstractProcess,
@@ -84,9 +83,11 @@ class ADMM(AbstractSolver):
         """Not in float32: batches of SVDs wait for each other's threads for ever (jaxlib 0.9)."""
         return bool(jnp.finfo(dtype).bits == 64)
 
-    def factorize(self, map: LiftedMap, layout: Layout) -> Factorization:
+    def factorize(self, core: Core) -> Factorization:
         """Factor the lifted data, see `least_squares`."""
-        return factorize(map if layout.shares_diagonal else LevelMap(map))
+        map: Any = core.map if core.layout.shares_diagonal else LevelMap(core.map)
+        direction = unit_vector(core.shift)
+        return factorize(map if direction is None else ProjectedMap(map, direction))
 
     def bind(self, core: Core, factorization: Factorization, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem."""
@@ -95,7 +96,7 @@ class ADMM(AbstractSolver):
         if core.loss.couples_outputs:
             split = CoupledSplit.of(core, factorization)
         elif core.loss.is_quadratic:
-            split = SquaredSplit(core, factorization.bind(core.y))
+            split = SquaredSplit(core, factorization.bind(without(unit_vector(core.shift), core.y)))
         else:
             split = LossSplit.of(core, factorization)
         loop = Splitting(

@@ -10,9 +10,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int
 
-from .._base.lift import LiftedMap
 from .._base.types import Scalar, as_number, check_count, check_positive, epsilon
-from .._network.layout import Layout
 from .._problem.core import Core
 
 
@@ -22,6 +20,7 @@ class Iterate(eqx.Module):
     blocks: Float[Array, "*c 2 d d"]  # P, N, positive semidefinite
     dual: Float[Array, "n ..."]  # λ
     dual_diagonal: Float[Array, "*cg d"]  # p
+    intercept: Float[Array, "*c"] | None = None  # μ
 
 
 class Report(eqx.Module):
@@ -66,8 +65,8 @@ class AbstractSolver(eqx.Module):
         """Whether two of its programs may run on the CPU at a time."""
 
     @abc.abstractmethod
-    def factorize(self, map: LiftedMap, layout: Layout) -> Any:
-        """Prepare what depends on X alone; problems that share X share it."""
+    def factorize(self, core: Core) -> Any:
+        """Prepare what depends on samples and weights alone; problems that share these share it."""
 
     @abc.abstractmethod
     def bind(self, core: Core, factorization: Any, max_steps: int) -> AbstractProcess:

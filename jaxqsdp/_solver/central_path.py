@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.control_flow import fori_loop
 from .._base.lift import diagonal_matrices
 from .._base.trees import select
-from .._base.types import Scalar
+from .._base.types import Scalar, unit_vector
 from .._problem.core import Core
 from .._relaxation.feasible import dual_value, feasible_point, relative_gap
 from .newton import NewtonSystem
@@ -40,15 +40,21 @@ class Point(eqx.Module):
     dual: Float[Array, "*c k"]  # λ
     diagonal: Float[Array, "*cg d"]  # p
     ends: Float[Array, "*c 2 e"]  # multipliers of the ends of the intervals of λ, 0 where none is
+    intercept: Float[Array, "*c"] | None = None  # μ, the multiplier of 1ᵀλ = 0
 
 
 class System(Protocol):
     """A factored Newton system."""
 
     def solve(
-        self, a: Any, b: Float[Array, "*cg d"], c: Float[Array, "*cg"], /
-    ) -> tuple[Array, Array]:
-        """Return (dλ, dp) for what is left of all conditions."""
+        self,
+        a: Any,
+        b: Float[Array, "*cg d"],
+        c: Float[Array, "*cg"],
+        e: Float[Array, "*c"] | None,
+        /,
+    ) -> tuple[Array, Array, Array | None]:
+        """Return (dλ, dp, dμ) for what is left of all conditions."""
 
 
 class AbstractPath(eqx.Module):
@@ -81,13 +87,18 @@ class AbstractPath(eqx.Module):
         point: Point,
         step: Float[Array, "*c k"],
         form: Float[Array, "*c d d"],
+        intercept: Float[Array, "*c"] | None,
         products: Float[Array, "*c 2 e"],
     ) -> Any:
         """Return what is left of the linearized stationarity in λ after a step of it.
 
-        In the form that `system` takes. `form` is Z after the step, `products` are those asked for
-        at the ends of the intervals.
+        In the form that `system` takes. `form` is Z after the step and `intercept` μ, `products`
+        are those asked for at the ends of the intervals.
         """
+
+    @abc.abstractmethod
+    def total(self, dual: Float[Array, "*c k"]) -> Float[Array, "*c"] | None:
+        """Return 1ᵀλ, which is to be zero with an intercept; None without one."""
 
     @abc.abstractmethod
     def end_slacks(self, dual: Float[Array, "*c k"]) -> Float[Array, "*c 2 e"]:
@@ -197,7 +208,8 @@ class CentralPath(AbstractPath):
         primal = jnp.broadcast_to(guess * jnp.eye(d, dtype=X.dtype), (2, d, d))
         dual = jnp.zeros_like(self.core.y)
         diagonal = jnp.full(self.core.layout.multiplier_shape(d), self.core.beta / d)
-        return Point(primal, dual, diagonal, no_ends(dual))
+        intercept = None if self.samples.shift is None else jnp.zeros((), X.dtype)
+        return Point(primal, dual, diagonal, no_ends(dual), intercept)
 
     def refinements(self, dtype: Any) -> int:
         """Return none in double precision and one in single."""
@@ -216,10 +228,19 @@ class CentralPath(AbstractPath):
         point: Point,
         step: Float[Array, " k"],
         form: Float[Array, "d d"],
+        intercept: Scalar | None,
         products: Float[Array, "2 e"],
     ) -> Float[Array, " k"]:
-        """Return y − (λ + dλ) − A(Z)."""
-        return self.core.y - (point.dual + step) - self.samples.mv(form)
+        """Return y − (λ + dλ) − A(Z) − μv."""
+        return self.core.y - (point.dual + step) - self._predictions(form, intercept)
+
+    def _predictions(self, form: Float[Array, "d d"], intercept: Scalar | None) -> Array:
+        outputs, shift = self.samples.mv(form), self.samples.shift
+        return outputs if intercept is None or shift is None else outputs + intercept * shift
+
+    def total(self, dual: Float[Array, " k"]) -> Scalar | None:
+        """Return vᵀλ."""
+        return None if self.samples.shift is None else self.samples.shift @ dual
 
     def end_slacks(self, dual: Float[Array, " k"]) -> Float[Array, "2 1"]:
         """Return 1: λ is free."""
@@ -239,17 +260,26 @@ class CentralPath(AbstractPath):
         return jnp.linalg.norm(self.core.y)
 
     def misfit(self, point: Point) -> Float[Array, " k"]:
-        """Return e = y − A(Z) − λ."""
-        return self.core.y - self.samples.mv(self.core.layout.form(point.primal)) - point.dual
+        """Return e = y − A(Z) − μv − λ."""
+        form = self.core.layout.form(point.primal)
+        return self.core.y - self._predictions(form, point.intercept) - point.dual
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
-        """Return the relative gap of the feasible point and the dual point, and ‖e‖/‖y‖."""
+        """Return the relative gap of the feasible point and the dual point, and ‖(e, v̂ᵀλ)‖/‖y‖."""
         core, size = self.core, self.size
-        value = feasible_point(core, self.samples.mv, point.primal).value
+        value = feasible_point(core, self._predictions, point.primal, point.intercept).value
         bound = dual_value(core, point.dual, core.layout.budget(point.diagonal))
         residual = jnp.linalg.norm(self.misfit(point))
+        if self.samples.shift is not None:
+            along = unit_vector(self.samples.shift) @ point.dual
+            residual = jnp.sqrt(jnp.square(residual) + jnp.square(along))
         gap = relative_gap(core, value, bound)
         return gap, residual / jnp.where(size > 0, size, 1)
+
+
+def added(first: Array | None, second: Array | None) -> Array | None:
+    """Return the sum of two intercepts, None if there is none."""
+    return None if first is None or second is None else first + second
 
 
 def no_ends(dual: Array) -> Float[Array, "2 1"]:
@@ -379,15 +409,26 @@ class _Linearization(eqx.Module):
         """Return the direction that leaves nothing of what this one leaves of the conditions."""
         path, point, layout, step = self.path, self.point, self.path.core.layout, direction.step
         blocks = point.primal + step.primal
-        a = path.deficit(point, step.dual, layout.form(blocks), direction.asked)
+        a = path.deficit(
+            point,
+            step.dual,
+            layout.form(blocks),
+            added(point.intercept, step.intercept),
+            direction.asked,
+        )
         b = -layout.diagonal(blocks)  # any multiple of 1 is taken up by dρ
         missing = layout.missing(path.core.beta, point.diagonal)
-        dual, diagonal = self.system.solve(a, b, missing - layout.sums(step.diagonal))
+        total = path.total(point.dual + step.dual)
+        left = None if total is None else -total
+        dual, diagonal, intercept = self.system.solve(
+            a, b, missing - layout.sums(step.diagonal), left
+        )
         dual, diagonal = step.dual + dual, step.diagonal + diagonal
+        intercept = added(step.intercept, intercept)
         slack = self.root.mT @ path.slack(dual, diagonal) @ self.root
         primal, end_steps = direction.centered - slack, path.end_steps(dual)
         ends = (direction.asked - point.ends * end_steps) / self.end_slacks - point.ends
-        step = Point(self._conjugated(primal), dual, diagonal, ends)
+        step = Point(self._conjugated(primal), dual, diagonal, ends, intercept)
         return _Direction(step, primal, slack, end_steps, direction.centered, direction.asked)
 
     def _conjugated(self, matrix: Float[Array, "*c 2 d d"]) -> Float[Array, "*c 2 d d"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from .._base.cone import positive_part
 from .._base.lift import diagonal_index, leveled, smat, svec
-from .._base.types import Scalar
+from .._base.types import Scalar, unit_vector, without
 from .._problem.core import Core
 from .._relaxation.feasible import estimated_bound, feasible_point, relative_gap
 from .acceleration import norm
@@ -39,6 +39,10 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
     @abc.abstractmethod
     def _more(self) -> int:
         """How many entries the variable has beyond Z and V."""
+
+    @abc.abstractmethod
+    def fitted_of(self, point: Point) -> Float[Array, " n"]:
+        """Return what predictions are to be at a point: an intercept is the best for these."""
 
     @abc.abstractmethod
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
@@ -91,8 +95,9 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         diagonal = self.multiplier(dual, z, v)
         form, block = (smat(part, self._d) for part in self.split(point.z)[:2])
         core = self.core
-        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
-        value = feasible_point(core, core.map.outputs, iterate.blocks).value
+        intercept = core.fitted_intercept(self.fitted_of(point), form)
+        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal, intercept)
+        value = feasible_point(core, core.predictions, iterate.blocks, intercept).value
         return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
@@ -127,7 +132,7 @@ class AbstractConeSplit(AbstractSplit[Iterate]):
         """Return a warm start's primal point and dual one, a subgradient of f."""
         beta, layout, map = self.core.beta, self.core.layout, self.core.map
         form, block = layout.form(warm.blocks), layout.block(warm.blocks)
-        primal = self.joined(svec(form), svec(block), map.outputs(form))
+        primal = self.joined(svec(form), svec(block), self.core.predictions(form, warm.intercept))
         # From a larger penalty the dual point is too long; bring it back along its ray.
         of_block, of_form = layout.split(warm.dual_diagonal)
         budget = jnp.sum(jnp.maximum(of_block, 0))
@@ -158,6 +163,9 @@ class SquaredSplit(AbstractConeSplit):
         """Project on the two cones."""
         z, v, _ = self.split(s)
         return jnp.concatenate(self.projected(z, v))
+
+    def fitted_of(self, point: Point) -> Float[Array, " n"]:
+        return self.core.y
 
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
         return self.loss.multiplier(self._level_form(self.split(point.s)[0]), sigma)
@@ -191,9 +199,15 @@ class LossSplit(AbstractConeSplit):
     def prox_f(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on ŷ = A(Z); V level on its diagonal."""
         z, v, predictions = self.split(s)
-        fit = self.factorization.bind(self.unit * predictions)
+        predictions = self.unit * predictions
+        rest = without(unit_vector(self.core.shift), predictions)
+        fit = self.factorization.bind(rest)
         z = fit.prox(self._level_form(z), jnp.square(self.unit) / 2)
-        return self.joined(z, self._leveled(v, sigma), self.factorization.map.mv(z))
+        fitted = self.factorization.map.mv(z) + (predictions - rest)
+        return self.joined(z, self._leveled(v, sigma), fitted)
+
+    def fitted_of(self, point: Point) -> Float[Array, " n"]:
+        return self.unit * self.split(point.z)[2]
 
     def prox_g(self, s: Float[Array, " dim"], sigma: Scalar) -> Float[Array, " dim"]:
         """Project on the two cones, and take the loss's proximal point."""
@@ -207,7 +221,10 @@ class LossSplit(AbstractConeSplit):
     def _dual_of(self, point: Point, sigma: Scalar) -> Float[Array, " n"]:
         _, _, center = self.split(2 * point.x - point.s)
         dual = 2 * sigma / self.unit * (self.split(point.z)[2] - center)
-        return self.core.loss.clip_dual(dual, self.core.y, self.core.weight)
+        core = self.core
+        if core.shift is not None:
+            return core.loss.balanced_dual(dual, core.y, core.weight)
+        return core.loss.clip_dual(dual, core.y, core.weight)
 
     def joined(self, z: Array, v: Array, predictions: Array) -> Float[Array, " dim"]:
         return jnp.concatenate([z, v, predictions / self.unit])

@@ -29,7 +29,7 @@ from .._base.types import Scalar, epsilon
 from .._loss.normalized import NormalizedLoss
 from .._problem.core import Core
 from .._relaxation.feasible import scaled_gap
-from .central_path import AbstractPath, Point, System
+from .central_path import AbstractPath, Point, System, added
 from .loss_path import LossPath, WeightedSystem
 
 _REFINEMENTS = {64: 2, 32: 3}  # of directions, by the bits of the dtype
@@ -77,14 +77,19 @@ class CoupledPath(AbstractPath):
         point: Point,
         step: Float[Array, "c n"],
         form: Float[Array, "c d d"],
+        intercept: Float[Array, " c"] | None,
         products: Float[Array, "c 2 n"],
     ) -> _Deficit:
         """Return what is left of stationarity, less its mean by q, and of Σ_k t_k."""
-        left = self._each(LossPath.deficit, point, step, form, products)
+        left = self._each(LossPath.deficit, point, step, form, intercept, products)
         shares = self.core.y.T - point.dual
         left = left - jnp.sum(shares * left, axis=0, keepdims=True)
         total = jnp.sum(point.dual + step, axis=0)
         return _Deficit(left, jnp.where(self.core.weight > 0, total, 0))
+
+    def total(self, dual: Float[Array, "c n"]) -> Float[Array, " c"] | None:
+        """Return Σ_i w_i t_i of each output."""
+        return self._each(LossPath.total, dual)
 
     def end_slacks(self, dual: Float[Array, "c n"]) -> Float[Array, "c 2 n"]:
         """Return (1, q)."""
@@ -101,7 +106,8 @@ class CoupledPath(AbstractPath):
 
     def misfit(self, point: Point) -> Float[Array, "c n"]:
         """Return w(p − q), what t = −φ'(ŷ) is missed by."""
-        predictions = self.core.map.outputs(self.core.layout.form(point.primal))
+        form = self.core.layout.form(point.primal)
+        predictions = self.core.predictions(form, point.intercept)
         slope = self.core.loss.slope(predictions, self.core.y)
         return self.core.weight[None] * (slope.T + point.dual)
 
@@ -113,13 +119,15 @@ class CoupledPath(AbstractPath):
         gram = jax.vmap(core.map.adjoint)(moved)
         norms = jnp.linalg.norm(gram, axis=(1, 2))
         raised = core.layout.lifted(point.diagonal, jnp.stack([norms, norms], axis=-1))
-        gap, _ = scaled_gap(core, point.primal, dual, raised)
+        gap, _ = scaled_gap(core, point.primal, point.intercept, dual, raised)
         return gap, jnp.linalg.norm(self.misfit(point)) / jnp.where(size > 0, size, 1)
 
     def expand(self, dual: Float[Array, "c n"]) -> Float[Array, "n c"]:
         """Return λ = w·t, outputs last, whose sums are zero exactly."""
-        core = self.core
-        return core.loss.clip_dual(core.weight[:, None] * dual.T, core.y, core.weight)
+        core, dual = self.core, self.core.weight[:, None] * dual.T
+        if core.shift is not None:
+            dual = core.loss.balanced_dual(dual, core.y, core.weight)
+        return core.loss.clip_dual(dual, core.y, core.weight)
 
 
 class _OutputPath(LossPath):
@@ -163,12 +171,23 @@ class _CoupledSystem(eqx.Module):
         return _CoupledSystem(outputs, responses, unit, lower)
 
     def solve(
-        self, a: _Deficit, b: Float[Array, "*cg d"], c: Float[Array, "*cg"], /
-    ) -> tuple[Array, Array]:
-        """Return (dt, dp)."""
-        dual, diagonal = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c)
+        self,
+        a: _Deficit,
+        b: Float[Array, "*cg d"],
+        c: Float[Array, "*cg"],
+        e: Float[Array, " c"] | None,
+        /,
+    ) -> tuple[Array, Array, Array | None]:
+        """Return (dt, dp, dμ)."""
+        alone = jax.vmap(WeightedSystem.solve)(self.outputs, a.stationarity, b, c, e)
+        dual, diagonal, intercept = alone
         excess = self.unit * (a.total + jnp.sum(dual, axis=0))
         change = -self.unit * cho_solve((self.lower, True), excess)
-        respond = jax.vmap(WeightedSystem.respond, in_axes=(0, 0, None))
-        more_dual, more_diagonal = respond(self.outputs, self.responses, change)
-        return dual + more_dual, diagonal + more_diagonal
+        if intercept is None or e is None:
+            respond = jax.vmap(WeightedSystem.respond, in_axes=(0, 0, None))
+            more_dual, more_diagonal = respond(self.outputs, self.responses, change)
+            return dual + more_dual, diagonal + more_diagonal, None
+        nothing = jax.tree.map(jnp.zeros_like, (b, c, e))
+        solve = jax.vmap(WeightedSystem.solve, in_axes=(0, None, 0, 0, 0))
+        more = solve(self.outputs, change, *nothing)
+        return dual + more[0], diagonal + more[1], added(intercept, more[2])

@@ -79,8 +79,12 @@ class CoupledSplit(AbstractSplit[Iterate]):
         subgradient = self._split(2 * sigma * (point.s - point.x))[:2]
         diagonal = self._each(LossSplit.multiplier, dual.T, *subgradient)
         form, block = (jax.vmap(lambda part: smat(part, d))(part) for part in (z, v))
-        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal)
-        value = feasible_point(core, core.map.outputs, iterate.blocks).value
+        intercept = None
+        if core.shift is not None:
+            fitted = self.unit * predictions
+            intercept = jax.vmap(core.fitted_intercept)(fitted, form)
+        iterate = Iterate(core.layout.blocks(form, block), dual, diagonal, intercept)
+        value = feasible_point(core, core.predictions, iterate.blocks, intercept).value
         return relative_gap(core, value, estimated_bound(core, dual, diagonal)), iterate
 
     def start(self, warm: Iterate | None) -> tuple[Scalar, Array]:
@@ -88,7 +92,7 @@ class CoupledSplit(AbstractSplit[Iterate]):
         if warm is None:
             sigma, s = self._each(lambda split: split.start(None))
             return jnp.exp(jnp.mean(jnp.log(sigma))), s.ravel()
-        lanes = Iterate(warm.blocks, warm.dual.T, warm.dual_diagonal)
+        lanes = Iterate(warm.blocks, warm.dual.T, warm.dual_diagonal, warm.intercept)
         sigma, _ = self._each(LossSplit.start, lanes)
         sigma = jnp.exp(jnp.mean(jnp.log(sigma)))
         primal, dual = self._each(LossSplit.sides, lanes)

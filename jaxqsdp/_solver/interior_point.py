@@ -8,10 +8,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from .._base.lift import LiftedMap
 from .._base.trees import select
 from .._base.types import Scalar, epsilon
-from .._network.layout import Layout
 from .._problem.core import Core
 from .base import (
     AbstractProcess,
@@ -80,9 +78,9 @@ class InteriorPoint(AbstractSolver):
         """Yes: it takes no singular value decomposition."""
         return True
 
-    def factorize(self, map: LiftedMap, layout: Layout) -> AbstractSamples:
+    def factorize(self, core: Core) -> AbstractSamples:
         """Prepare the Newton systems of the squared loss, see `newton`; others do not use it."""
-        return samples_of(map)
+        return samples_of(core.map, core.shift)
 
     def bind(self, core: Core, factorization: AbstractSamples, max_steps: int) -> AbstractProcess:
         """Set out to solve one problem. Warm starts are not used: they are near the boundary."""
@@ -172,6 +170,6 @@ class _Process(AbstractProcess):
         """Return the best iterate."""
         best = state.best
         dual = self.path.expand(best.dual)
-        return Iterate(best.primal, dual, best.diagonal), Report(
+        return Iterate(best.primal, dual, best.diagonal, best.intercept), Report(
             state.steps, state.residual, self._converged(state)
         )

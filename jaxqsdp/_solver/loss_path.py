@@ -44,12 +44,17 @@ class WeightedSystem(eqx.Module):
     root: Float[Array, " n"]  # √Θ
 
     def solve(
-        self, a: Float[Array, " n"], b: Float[Array, "*g d"], c: Float[Array, "*g"], /
-    ) -> tuple[Array, Array]:
-        """Return (dt, dp)."""
+        self,
+        a: Float[Array, " n"],
+        b: Float[Array, "*g d"],
+        c: Float[Array, "*g"],
+        e: Scalar | None,
+        /,
+    ) -> tuple[Array, Array, Array | None]:
+        """Return (dt, dp, dμ)."""
         inside, outside = self.samples.split(a / self.root)
-        step, diagonal = self.inner.solve(inside, b, c)
-        return self.samples.join(step, outside) / self.root, diagonal
+        step, diagonal, intercept = self.inner.solve(inside, b, c, e)
+        return self.samples.join(step, outside) / self.root, diagonal, intercept
 
     def slope(self, responses: Float[Array, "k+d k"]) -> Float[Array, "n n"]:
         """Return ∂t/∂a."""
@@ -120,7 +125,9 @@ class LossPath(AbstractPath):
         share = jnp.where(mean > 0, _END_SHARE * mean, jnp.inf)
         product = jnp.clip(share, epsilon(dual.dtype) ** 0.5 * cones, cones)
         ends = jnp.where(self._ends()[0], product / self.end_slacks(dual), 0)
-        return Point(primal, dual, jnp.full(self.core.layout.multiplier_shape(d), diagonal), ends)
+        diagonals = jnp.full(self.core.layout.multiplier_shape(d), diagonal)
+        intercept = None if self.core.shift is None else jnp.zeros((), dual.dtype)
+        return Point(primal, dual, diagonals, ends, intercept)
 
     @property
     def middle(self) -> Float[Array, " n"]:
@@ -139,9 +146,10 @@ class LossPath(AbstractPath):
         most = self.core.beta / (2 * self.core.X.shape[1] * jnp.where(gram > 0, gram, 1))
         return jnp.where(gram > 0, jnp.clip(most, _LEAST_INSIDE, 1), 1)
 
-    def mv(self, form: Float[Array, "d d"]) -> Float[Array, " n"]:
-        """A(Z)."""
-        return self.core.weight * self.core.map.outputs(form)
+    def total(self, dual: Float[Array, " n"]) -> Scalar | None:
+        """Return Σ w t."""
+        shift = self.core.shift
+        return None if shift is None else jnp.sum(self.core.weight * shift * dual)
 
     def rmv(self, dual: Float[Array, " n"]) -> Float[Array, "d d"]:
         """A*(t)."""
@@ -151,7 +159,9 @@ class LossPath(AbstractPath):
         """Assemble and factor the Newton system; NaN where that fails."""
         theta = self._theta(point)
         root = jnp.sqrt(jnp.maximum(theta, tiny(theta.dtype) ** 0.5))
-        samples = samples_of(self.core.map.times(self.core.weight / root), for_one_system=True)
+        used = self.core.weight / root
+        shift = None if self.core.shift is None else used * self.core.shift
+        samples = samples_of(self.core.map.times(used), shift, for_one_system=True)
         system = NewtonSystem.of(self.core.layout, samples, scaling_points)
         return WeightedSystem(samples, system, root)
 
@@ -160,12 +170,14 @@ class LossPath(AbstractPath):
         point: Point,
         step: Float[Array, " n"],
         form: Float[Array, "d d"],
+        intercept: Scalar | None,
         products: Float[Array, "2 n"],
     ) -> Float[Array, " n"]:
-        """Return −wψ'(t) − Θ dt − A(Z) + (products asked for)/slacks."""
+        """Return −wψ'(t) − Θ dt − A(Z) − μw + (products asked for)/slacks."""
         asked = self.end_unit * (products / self.end_slacks(point.dual))
         slope = self._used_weight * self.core.loss.conjugate_slope(point.dual, self.core.y)
-        return asked[0] - asked[1] - slope - self._theta(point) * step - self.mv(form)
+        asked = asked[0] - asked[1] - slope - self._theta(point) * step
+        return asked - self.core.weight * self.core.predictions(form, intercept)
 
     def _theta(self, point: Point) -> Float[Array, " n"]:
         """Θ."""
@@ -191,7 +203,8 @@ class LossPath(AbstractPath):
         form = self.core.layout.form(point.primal)
         slope = self.core.loss.conjugate_slope(point.dual, self.core.y)
         low, high = self.end_unit * point.ends
-        misfit = self.core.weight * (slope + self.core.map.outputs(form)) - low + high
+        predictions = self.core.predictions(form, point.intercept)
+        misfit = self.core.weight * (slope + predictions) - low + high
         return jnp.where(self._counted, misfit, 0)
 
     def assess(self, point: Point) -> tuple[Scalar, Scalar]:
@@ -201,16 +214,21 @@ class LossPath(AbstractPath):
         either is steep where the other is flat; over ‖w∘y‖.
         """
         core, size, dual = self.core, self.size, self.expand(point.dual)
-        gap, predictions = scaled_gap(core, point.primal, dual, point.diagonal)
+        gap, predictions = scaled_gap(core, point.primal, point.intercept, dual, point.diagonal)
         other = core.weight * (point.dual + core.loss.slope(predictions, core.y))
         misfit = jnp.minimum(jnp.abs(self.misfit(point)), jnp.abs(other))
         residual = jnp.linalg.norm(misfit)
+        total = self.total(point.dual)
+        residual = residual if total is None else residual + jnp.abs(total)
         # Where nothing is to be fitted, there is no size to measure by, and no need.
         return gap, jnp.where(size > 0, residual / jnp.where(size > 0, size, 1), 0)
 
     def expand(self, dual: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Return λ = w·t."""
-        return self.core.weight * dual
+        """Return λ = w·t, with an intercept of sum zero."""
+        core = self.core
+        if core.shift is None:
+            return core.weight * dual
+        return core.loss.balanced_dual(core.weight * dual, core.y, core.weight)
 
 
 def finite_ends(loss: AbstractLoss, targets: Float[Array, " n"]) -> tuple[Array, Array, Array]:

@@ -5,12 +5,21 @@ The squared loss has ways of its own: `lasso` in JAX, `_search.restricted` on th
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.types import Scalar, across, epsilon, highest_precision, namespace, record
+from .._base.types import (
+    Scalar,
+    across,
+    across_outputs,
+    epsilon,
+    highest_precision,
+    namespace,
+    record,
+)
 from .._exact.powers import power_of_two
 from .._loss.base import AbstractLoss
 from .predictor_corrector import fit_weights
@@ -39,11 +48,14 @@ def best_output_weights(
     weight: Float[Array, " n"],
     beta: Float[Array, "*c"],
     loss: AbstractLoss,
+    has_intercept: bool = False,
 ) -> Float[Array, "m ..."]:
     """Return the α that minimizes Σ w φ(Φα) + β‖α‖₁, zero where the minimizer is.
 
     For one output, or for all of them where the loss couples them: then the penalty is
     Σ_k β_k Σ_j |α_jk|, with one β for each output.
+
+    With an intercept, Σ w φ(Φα + μ), also over μ.
 
     To a relative duality gap of 1e-10 (float64) or 30 eps (float32), or where the dtype stops.
     Which α_j are zero, complementarity tells: |α_j| or β − |φ_jᵀλ| nearly vanishes. Where the rest
@@ -65,23 +77,31 @@ def best_output_weights(
         loss = loss.rescaled(target)
         beta = beta * target ** (degree - 1)
     features, weight, y, beta = unit * features, share * weight, target * y, unit * share * beta
-    start = loss.dual_at(xp.zeros_like(y), y, weight)
+    none = xp.zeros_like(y)
+    if has_intercept:
+        _, start = loss.balanced_slope(none, y, weight)
+    else:
+        start = loss.dual_at(none, y, weight)
     most = xp.max(xp.abs(start.T @ features), axis=-1)
     zero = xp.all(most <= beta)
-    tol = max(_GAP, _GAP_IN_EPS * eps)
+    tol, how = max(_GAP, _GAP_IN_EPS * eps), (math.inf, has_intercept)
 
     def objective(alpha: Array) -> Scalar:
         penalty = beta * xp.sum(xp.abs(alpha), axis=0)
-        return loss(features @ alpha, y, weight) + xp.sum(penalty)
+        predictions = features @ alpha
+        if has_intercept:
+            level = loss.best_intercept(predictions, y, weight)
+            predictions = predictions + across_outputs(level, predictions)
+        return loss(predictions, y, weight) + xp.sum(penalty)
 
     def fit(state: _State) -> _State:
         if loss.couples_outputs:  # a neuron may be of use to some outputs only
             forbidding = xp.maximum(each, _FORBIDDING * xp.max(most))
             penalty = xp.where(state.used, each, forbidding)
-            fitted = fit_weights(features, y, weight, penalty, loss, start, tol)
+            fitted = fit_weights(features, y, weight, penalty, loss, start, tol, *how)
         else:
             some = xp.where(state.used[None], features, 0.0)
-            fitted = fit_weights(some, y, weight, beta, loss, start, tol)
+            fitted = fit_weights(some, y, weight, beta, loss, start, tol, *how)
         alpha = xp.where(state.used, fitted.alpha, 0.0)
         predictions = xp.max(xp.sqrt(weight @ xp.square(features @ alpha)))
         size = across(xp.sqrt(weight @ xp.square(features)), alpha)

@@ -18,7 +18,8 @@ of which the larger part is eliminated: Θ and E are diagonal. Where ψ'' = 0, �
 the samples that sit on a kink; a refinement of the solution makes up for what that costs.
 
 If the loss couples outputs, α is (m, c) and t (n, c), and t sums to zero over the outputs, which
-adds to Newton's equations what `weight_equations` says.
+adds to Newton's equations what `weight_equations` says. With an intercept Σ_i w_i t_i = 0, of each
+output, and μ is the multiplier; a bound counts once that holds.
 """
 
 from __future__ import annotations
@@ -31,10 +32,16 @@ from typing import Any
 from jaxtyping import Array, Bool, Float
 
 from .._base.control_flow import while_loop
-from .._base.types import Scalar, across, epsilon, namespace, record, tiny
+from .._base.types import Scalar, across, across_outputs, epsilon, namespace, record, tiny
 from .._loss.base import AbstractLoss
-from .weight_equations import coupled_solver, single_solver
+from .weight_equations import (
+    bordered,
+    coupled_solver,
+    single_solver,
+    without_border,
+)
 
+_BALANCED = 1e3  # units in the last place of Σ w|t| that Σ w t may be where it counts as zero
 _MAX_STEPS = 150
 _PATIENCE = 20  # steps in which the gap has to fall by a tenth
 _TO_BOUNDARY = 0.99
@@ -56,6 +63,7 @@ class Fitted:
     dual: Float[Array, "n ..."]  # λ, |Φᵀλ| ≤ β
     value: Scalar
     bound: Scalar
+    intercept: Any = None  # μ, () or (c,)
 
 
 @record
@@ -71,6 +79,7 @@ class _Fit:
     low: Float[Array, "n ..."]
     high: Float[Array, "n ..."]
     bounded: Bool[Array, "2 n ..."]  # which ends are finite: high, low
+    has_intercept: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @staticmethod
     def of(
@@ -79,6 +88,7 @@ class _Fit:
         weight: Float[Array, " n"],
         beta: Float[Array, "*k"],
         loss: AbstractLoss,
+        has_intercept: bool,
     ) -> _Fit:
         xp, counted = namespace(features, y, weight, beta), weight > 0
         y = xp.where(across(counted, y), y, xp.ones_like(y))
@@ -86,7 +96,8 @@ class _Fit:
         low, high = loss.interval(y)
         bounded = xp.stack([xp.isfinite(high), xp.isfinite(low)]) & across(counted, y)[None]
         root = xp.sqrt(xp.where(counted, weight, xp.zeros_like(weight)))
-        return _Fit(features, root, y, beta, loss, counted, low, high, bounded)
+        ends = low, high, bounded
+        return _Fit(features, root, y, beta, loss, counted, *ends, has_intercept)
 
     @property
     def weight(self) -> Float[Array, " n"]:
@@ -147,10 +158,15 @@ class _Fit:
         weight = across(xp.where(self.counted, self.weight, 1.0), self.y)
         return xp.where(self.bounded, mu / weight[None], 0.0)
 
-    def value(self, alpha: Float[Array, "m ..."]) -> Scalar:
+    def totals(self, t: Float[Array, "n ..."]) -> Any:
+        """Return Σ_i w_i t_i, of each output; None without an intercept."""
+        return self.weight @ t if self.has_intercept else None
+
+    def value(self, alpha: Float[Array, "m ..."], intercept: Any) -> Scalar:
         """Return the objective."""
-        xp = namespace(alpha)
-        loss, size = self.loss(self.images(alpha), self.y, self.weight), xp.abs(alpha)
+        xp, images = namespace(alpha), self.images(alpha)
+        images = images if intercept is None else images + across_outputs(intercept, images)
+        loss, size = self.loss(images, self.y, self.weight), xp.abs(alpha)
         if self.loss.couples_outputs:
             return loss + xp.sum(self.beta * size)
         return loss + self.beta * xp.sum(size)
@@ -159,7 +175,13 @@ class _Fit:
         """Return −Σ w_i ψ(t_i)."""
         xp = namespace(t)
         each = self.loss.conjugate(self.visible(t), self.y)
-        return -xp.sum(xp.where(self.counted, self.weight * each, 0.0))
+        bound = -xp.sum(xp.where(self.counted, self.weight * each, 0.0))
+        if not self.has_intercept:
+            return bound
+        balanced = xp.abs(self.totals(t)) <= _BALANCED * epsilon(t.dtype) * (
+            self.weight @ xp.abs(t)
+        )
+        return xp.where(xp.all(balanced), bound, -xp.inf)
 
 
 @record
@@ -172,12 +194,14 @@ class _Point:
     parts: Pair  # a±
     room: Pair  # hi − t, t − lo
     push: Pair  # z_hi, z_lo
+    intercept: Any = None  # μ
 
 
 @record
 class _State:
     point: _Point
     alpha: Float[Array, "m ..."]  # the best so far ...
+    intercept: Any
     value: Scalar
     t: Float[Array, "n ..."]  # ... and its counterpart
     bound: Scalar
@@ -196,6 +220,7 @@ def fit_weights(
     start: Float[Array, "n ..."],
     tol: float,
     cutoff: float = math.inf,
+    has_intercept: bool = False,
 ) -> Fitted:
     """Minimize Σ w φ(Φα) + β‖α‖₁ to a relative gap, from a dual point λ.
 
@@ -203,7 +228,7 @@ def fit_weights(
     value − bound ≤ tol·value, at a bound above the cutoff, or where the dtype stops.
     """
     xp = namespace(features, y, weight, beta, start)
-    fit = _Fit.of(features, y, weight, beta, loss)
+    fit = _Fit.of(features, y, weight, beta, loss, has_intercept)
     most = loss.dual_at(xp.zeros_like(fit.y), fit.y, fit.weight)
     most = xp.max(xp.abs(most.T @ fit.features))
     beta = xp.maximum(beta, epsilon(y.dtype) ** 4 * most)  # moves the optimum less than rounding
@@ -220,12 +245,15 @@ def fit_weights(
     given = xp.stack([beta - correlation, beta + correlation])
     least = xp.maximum((1 - _START_INSIDE) * beta, _START_SLACK * xp.max(xp.abs(correlation)))
     slack, room = xp.maximum(given, xp.broadcast_to(least, given.shape)), fit.room(t)
-    nothing = fit.value(zeros)
+    level = xp.zeros(y.shape[1:], dtype) if has_intercept else None
+    nothing = fit.value(zeros, level)
     mu = xp.maximum(_START_GAP * nothing / (slack.size + ends), tiny(dtype))
     push = fit.at_ends(mu) / room
-    point = _Point(t, slack, given - slack, mu / slack, room, push)
+    point = _Point(t, slack, given - slack, mu / slack, room, push, level)
     zero = xp.zeros((), dtype)
-    state = _State(point, zeros, nothing, t, zero - xp.inf, zero + xp.inf, zero, zero + 1, zero)
+    state = _State(
+        point, zeros, level, nothing, t, zero - xp.inf, zero + xp.inf, zero, zero + 1, zero
+    )
 
     def goes_on(state: _State) -> Any:
         gap = state.value - state.bound
@@ -243,13 +271,15 @@ def fit_weights(
         alpha = point.parts[0] - point.parts[1]
         t = fit.balanced(point.t)
         t = t * fit.factor(t)
-        value, bound = fit.value(alpha), fit.bound(t)
+        value, bound = fit.value(alpha, point.intercept), fit.bound(t)
         lower, higher = value < state.value, bound > state.bound
         value, bound = xp.where(lower, value, state.value), xp.where(higher, bound, state.bound)
         gained = value - bound < 0.9 * state.mark
+        level = point.intercept
         return _State(
             point,
             xp.where(lower, alpha, state.alpha),
+            level if level is None else xp.where(lower, level, state.intercept),
             value,
             xp.where(higher, t, state.t),
             bound,
@@ -260,7 +290,8 @@ def fit_weights(
         )
 
     end = while_loop(goes_on, advance, state, xp)
-    return Fitted(end.alpha, across(fit.weight, end.t) * end.t, end.value, end.bound)
+    dual = across(fit.weight, end.t) * end.t
+    return Fitted(end.alpha, dual, end.value, end.bound, end.intercept)
 
 
 def _step(fit: _Fit, point: _Point, ends: Scalar, floor: Scalar) -> tuple[_Point, Scalar]:
@@ -280,6 +311,7 @@ def _step(fit: _Fit, point: _Point, ends: Scalar, floor: Scalar) -> tuple[_Point
             point.parts + length * step.parts,
             point.room + length * step.room,
             point.push + length * step.push,
+            None if point.intercept is None else point.intercept + length * step.intercept,
         )
 
     direction = _newton(fit, point)
@@ -307,23 +339,32 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
     missing, pulled = point.missing, parts / slack * point.missing
     lack = (pulled[0] - pulled[1]) / gain
     misfit = -fit.loss.conjugate_slope(seen, fit.y) - fit.images(parts[0] - parts[1])
+    if point.intercept is not None:
+        misfit = misfit - across_outputs(point.intercept, misfit)
     misfit = xp.where(counted, misfit + push[1] - push[0], 0.0)
     coupled = fit.loss.couples_outputs
-    reduced = (coupled_solver if coupled else single_solver)(scaled, theta, gain)
+    alone = (coupled_solver if coupled else single_solver)(scaled, theta, gain)
+    reduced = bordered(alone, fit.root, theta, gain) if fit.has_intercept else without_border(alone)
 
-    def solve(first: Array, second: Array) -> tuple[Array, Array]:
-        q, change = reduced(first, second)
+    def solve(first: Array, second: Array) -> tuple[Array, Array, Any]:
+        total = fit.totals(t)
+        third = total if total is None else -total
+        q, change, level = reduced(first, second, third)
         for _ in range(_REFINEMENTS):
             left = first - theta * q - scaled @ change
-            more = reduced(left, second - (q.T @ scaled).T + change / gain)
+            if level is not None:
+                left = left - root * across_outputs(level, left)
+                third = -total - fit.root @ q
+            more = reduced(left, second - (q.T @ scaled).T + change / gain, third)
             q, change = q + more[0], change + more[1]
-        return q, change
+            level = None if level is None else level + more[2]
+        return q, change, level
 
     def direction(asked: Pair, asked_push: Pair) -> _Point:
         pull, lean = asked / slack, asked_push / room
         first = root * (misfit + lean[1] - lean[0])
         second = lack - (pull[0] - pull[1]) / gain
-        q, change = solve(first, second)
+        q, change, level = solve(first, second)
         rises = (q.T @ scaled).T  # Φᵀdλ
         slack_step = xp.stack([-rises, rises]) + missing
         parts_step = pull - parts * slack_step / slack
@@ -339,6 +380,7 @@ def _newton(fit: _Fit, point: _Point) -> Callable[[Pair, Pair], _Point]:
             parts_step,
             room_step,
             lean - push * room_step / room,
+            level,
         )
 
     return direction

@@ -29,6 +29,11 @@ _MOST_GRADED = 1024  # entries of Z in the graded form with few samples, which c
 class AbstractSamples(eqx.Module):
     """The map A in the form in which its Newton systems are smallest."""
 
+    @property
+    @abc.abstractmethod
+    def shift(self) -> Float[Array, " k"] | None:
+        """What an intercept of 1 adds to k samples; None without one."""
+
     @abc.abstractmethod
     def project(self, y: Float[Array, " n"]) -> Float[Array, " k"]:
         """Return the targets of the equivalent problem with k samples."""
@@ -62,7 +67,9 @@ class AbstractSamples(eqx.Module):
         """Return H and B."""
 
 
-def samples_of(map: LiftedMap, *, for_one_system: bool = False) -> AbstractSamples:
+def samples_of(
+    map: LiftedMap, shift: Float[Array, " n"] | None, *, for_one_system: bool = False
+) -> AbstractSamples:
     """Choose the smaller systems, and graded ones in float32 while they are affordable.
 
     For one system only, the decomposition is worth less: at n = 2D it costs what it saves.
@@ -71,13 +78,15 @@ def samples_of(map: LiftedMap, *, for_one_system: bool = False) -> AbstractSampl
     # Lifted rows, in which nothing cancels, where something may.
     graded = (is_single or map.corner is not None) and size <= _MOST_GRADED
     most = 2 * size if for_one_system and not is_single else size
-    return CompressedSamples.of(map) if most < n or graded else PlainSamples(map)
+    compressed = most < n or graded
+    return CompressedSamples.of(map, shift) if compressed else PlainSamples(map, shift)
 
 
 class PlainSamples(AbstractSamples):
     """One row a sample."""
 
     map: LiftedMap
+    shift: Float[Array, " n"] | None = None
 
     def project(self, y: Float[Array, " n"]) -> Float[Array, " n"]:
         """Return y itself."""
@@ -130,9 +139,10 @@ class CompressedSamples(AbstractSamples):
 
     left: Float[Array, "n m"]  # Q, m = min(n, D)
     rows: Float[Array, "k D"]  # R and a row of zeros
+    shift: Float[Array, " k"] | None = None
 
     @staticmethod
-    def of(map: LiftedMap) -> CompressedSamples:
+    def of(map: LiftedMap, shift: Float[Array, " n"] | None = None) -> CompressedSamples:
         """Decompose A = QR with graded R.
 
         The longer side of A is sorted by norm first. Float64 needs no more, float32 the pivoted
@@ -142,6 +152,8 @@ class CompressedSamples(AbstractSamples):
         Source: Stewart, *The QLP approximation to the singular value decomposition* (1999).
         """
         lifted = map.matrix()
+        if shift is not None:
+            lifted = jnp.column_stack([lifted, shift])
         n, size = lifted.shape
         if n > size:
             order = jnp.argsort(-jnp.sum(jnp.square(lifted), axis=0))
@@ -154,7 +166,10 @@ class CompressedSamples(AbstractSamples):
             right, lower = jnp.linalg.qr(rows.T)
             turn, upper = jnp.linalg.qr(lower.T)
             left, rows = left @ turn, upper @ right.T
-        return CompressedSamples(left, jnp.pad(rows, ((0, 1), (0, 0))))
+        rows = jnp.pad(rows, ((0, 1), (0, 0)))
+        if shift is None:
+            return CompressedSamples(left, rows)
+        return CompressedSamples(left, rows[:, :-1], rows[:, -1])
 
     def _outside(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
         inside = self.left.T @ y

@@ -19,11 +19,12 @@ least gain, which differs from neuron to neuron, it is L(1/gain_j) that is left 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Array, Float
 
 from .._base.cone import definite_solver
-from .._base.types import epsilon, namespace, over_leading
+from .._base.types import epsilon, namespace, over_leading, tiny
 
 _RIDGE = 4  # units in the last place that the diagonal of a Newton matrix is raised by
 
@@ -58,6 +59,37 @@ def single_solver(
         def solve(first: Array, second: Array) -> Pair:
             change = by_neurons((first / theta) @ scaled - second)
             return (first - scaled @ change) / theta, change
+
+    return solve
+
+
+def without_border(solver: Solver) -> Callable[[Array, Array, Any], tuple[Array, Array, Any]]:
+    """Return a solver that takes and gives None for what belongs to an intercept."""
+    return lambda first, second, third: (*solver(first, second), None)
+
+
+def bordered(
+    solver: Solver, root: Float[Array, " n"], theta: Array, gain: Array
+) -> Callable[[Array, Array, Any], tuple[Array, Array, Any]]:
+    """Return the map to (q, a, μ) where besides √w·μ is added to the first and √wᵀq = third."""
+    xp, shape, m = namespace(root, theta), theta.shape[1:], gain.shape[0]
+    eye = xp.eye(shape[0], dtype=root.dtype) if shape else xp.ones((1,), root.dtype)
+    nothing = xp.zeros((m, *shape), root.dtype)
+    columns = [solver(root[:, None] * row[None] if shape else root, nothing) for row in eye]
+    matrix = xp.stack([root @ q for q, _ in columns], axis=-1)  # () or (c, c), then the column
+    if shape:  # equal shifts of all outputs change nothing
+        size = xp.max(xp.abs(matrix))
+        ridge = _RIDGE * epsilon(root.dtype) * size + tiny(root.dtype)
+        matrix = matrix + size / shape[0] + ridge * eye
+
+    def solve(first: Array, second: Array, third: Any) -> tuple[Array, Array, Any]:
+        q, change = solver(first, second)
+        excess = root @ q - third
+        level = xp.linalg.solve(matrix, excess) if shape else excess / matrix[0]
+        each = level if shape else level[None]
+        for index, (along, turned) in enumerate(columns):
+            q, change = q - each[index] * along, change - each[index] * turned
+        return q, change, level
 
     return solve
 

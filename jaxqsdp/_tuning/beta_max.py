@@ -48,6 +48,9 @@ def beta_max(
     relative, and never too small but for the rounding of λ. Works under `jit` and `vmap`; the cost
     is a few dozen factorizations of d × d matrices.
 
+    With an intercept μ, λ = −∇ℓ(μ) at the best one, where 1ᵀλ = 0 but for rounding. Where several
+    are best, as medians are and constants for classes that all samples are of, one of them counts.
+
     Where φ has a kink at 0, as absolute and quantile losses have for y_i = 0, any subgradient gives
     a λ_i that proves Z = 0, and 0 is taken: a smaller β may do then.
 
@@ -80,13 +83,17 @@ def _beta_max(problem: Problem) -> Scalar:
     xp = namespace(X, y, weight)
     # Rows that G is without may not decide its units.
     pulled = (loss.slope(xp.zeros_like(y), y) != 0) | is_subnormal(y)
-    pulled = xp.any(pulled.reshape(len(y), -1), axis=1)
+    pulled = xp.any(pulled.reshape(len(y), -1), axis=1) | problem.fit_intercept
     activation = problem.activation
     homogeneous = activation.homogeneous(X)
     samples = moderate(xp.where(pulled[:, None], homogeneous, 0), weight)
     units = samples.units_for(y, loss.degree)
     targets = samples.scale_targets(y, units, loss.any_target)
-    dual = loss.rescaled(units.target).dual_at(xp.zeros_like(y), targets, samples.weight)
+    scaled, none = loss.rescaled(units.target), xp.zeros_like(y)
+    if problem.fit_intercept:
+        _, dual = scaled.balanced_slope(none, targets, samples.weight)
+    else:
+        dual = scaled.dual_at(none, targets, samples.weight)
 
     def budget_of(dual: Float[Array, " n"]) -> Scalar:
         # Error-free, as a plain float32 sum is wrong by more than is left after cancellation.

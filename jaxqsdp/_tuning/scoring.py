@@ -187,6 +187,8 @@ class Scoring:
         if self.num_neurons is None:
             forms = lanes.quadratic_form.reshape(-1, k, k)
             predictions = over_leading(problem.activation.lifted(X).outputs, forms)
+            if lanes.intercept is not None:
+                predictions = predictions + lanes.intercept.reshape(-1, 1)
             return xp.moveaxis(predictions.reshape(len(betas), outputs, len(X)), 1, 2)
 
         def drawn(beta: Scalar, solution: Solution) -> Float[Array, "n c"]:
