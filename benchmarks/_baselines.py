@@ -7,6 +7,8 @@ package, so that an error there cannot hide in both.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,19 @@ from jax import Array
 
 Signs = tuple[Array, Array]  # u, v (m, d), ±1
 _PLAIN = (-1.0, 1.0)
+
+
+class Trained(NamedTuple):
+    """Levels of a trained network, and the objective that it had with weights of its own."""
+
+    u: Array  # (m, d)
+    v: Array
+    objective: Array
+
+
+def squares(outputs: Array, targets: Array) -> Array:
+    """Return half the squared residuals."""
+    return 0.5 * (outputs - targets) ** 2
 
 
 def signs(weights: Array) -> Array:
@@ -35,7 +50,9 @@ def _through(weights: Array, levels: tuple[float, ...]) -> Array:
     return weights + jax.lax.stop_gradient(_nearest(weights, levels) - weights)
 
 
-@functools.partial(jax.jit, static_argnames=("num_neurons", "num_steps", "binary", "levels"))
+@functools.partial(
+    jax.jit, static_argnames=("num_neurons", "num_steps", "binary", "levels", "loss")
+)
 def train(
     X: Array,
     y: Array,
@@ -47,12 +64,14 @@ def train(
     num_steps: int,
     binary: bool,
     levels: tuple[float, ...] = _PLAIN,
-) -> Signs:
+    loss: Callable[[Array, Array], Array] = squares,
+) -> Trained:
     """Train a bilinear network by Adam and return the signs of its weights, or other levels.
 
-    The objective is ½‖f(X) − y‖² + β‖α‖₁. With `binary`, the network sees the levels of its weights
-    (a straight-through estimator); without, the real weights, quantized only at the end. Either way
-    weights stay within [−1, 1], so that β means the same. Rates fall to zero as a cosine does.
+    The objective is ½‖f(X) − y‖² + β‖α‖₁, or that of another loss, of one output or several. With
+    `binary`, the network sees the levels of its weights (a straight-through estimator); without,
+    the real weights, quantized only at the end. Either way weights stay within [−1, 1], so that β
+    means the same. Rates fall to zero as a cosine does.
     """
     weights_key, alpha_key = jax.random.split(key)
     # One step size suits weights and α once a neuron's output has the size of y.
@@ -62,12 +81,12 @@ def train(
     def objective(parameters: tuple[Array, Array, Array]) -> Array:
         latent_u, latent_v, scaled = parameters
         hidden = (X @ quantize(latent_u).T) * (X @ quantize(latent_v).T)
-        loss = 0.5 * jnp.sum((hidden @ (unit * scaled) - y) ** 2)
-        return loss + beta * unit * jnp.sum(jnp.abs(scaled))
+        misfit = jnp.sum(loss(hidden @ (unit * scaled), y))
+        return misfit + jnp.sum(beta * unit * jnp.abs(scaled))
 
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
     latent = jax.random.uniform(weights_key, (2, num_neurons, X.shape[1]), X.dtype, -1, 1)
-    scaled = jax.random.normal(alpha_key, (num_neurons,), X.dtype) / num_neurons**0.5
+    scaled = jax.random.normal(alpha_key, (num_neurons, *y.shape[1:]), X.dtype) / num_neurons**0.5
     start = latent[0], latent[1], scaled
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -77,7 +96,8 @@ def train(
         return ((jnp.clip(u, -1, 1), jnp.clip(v, -1, 1), a), state), None
 
     (trained, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=num_steps)
-    return _nearest(trained[0], levels), _nearest(trained[1], levels)
+    u, v = (_nearest(latent, levels) for latent in trained[:2])
+    return Trained(u, v, objective((u, v, trained[2])))
 
 
 def random_signs(key: Array, num_neurons: int, num_features: int) -> Signs:

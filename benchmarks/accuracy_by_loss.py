@@ -43,16 +43,16 @@ LOSSES: dict[str, qs.AbstractLoss] = {
     "softmax": qs.SoftmaxLoss(),
 }
 _FRACTIONS = 0.1, 0.03, 0.01, 0.003, 0.001  # of the largest useful penalty
-_LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # scores hardly change, and steps are a tenth
-_SECONDS = 20.0  # for a network, compilation not counted
-_LITTLE = {"num_starts": 4, "num_steps": 250}  # where descents take longer than that
+LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # scores hardly change, and steps are a tenth
+SECONDS = 20.0  # for a network, compilation not counted
+LITTLE = {"num_starts": 4, "num_steps": 250}  # where descents take longer than that
 KINDS = ("linear", "MLP", *LOSSES)
 COLUMNS = ("linear", "MLP", "squared", "hinge", "logistic/softmax")
 
 
-def _search(data: Split, targets: np.ndarray, loss: qs.AbstractLoss) -> Row:
+def search(data: Split, targets: np.ndarray, loss: qs.AbstractLoss) -> Row:
     """Return the options of the search for penalty and constant, few where solves take seconds."""
-    solver = _LOOSE if loss.couples_outputs else None
+    solver = LOOSE if loss.couples_outputs else None
     if not _is_large(data):
         return {"solver": solver}
     X = qs.with_constant(data.X)
@@ -76,7 +76,7 @@ def quantized(
     loss, key, start = LOSSES[name], jax.random.key(seed), time.perf_counter()
     targets = data.labels if loss.takes_classes else data.y
     if known is None:
-        options = _search(data, targets, loss)
+        options = search(data, targets, loss)
         beta, constant = choose(data, key, y=targets, loss=loss, **options)
     else:
         beta, constant = known["beta"], known["constant"]
@@ -84,10 +84,10 @@ def quantized(
     X, test_X = (qs.with_constant(part, scale) for part in (data.X, data.test_X))
     problem = qs.Problem(X, targets, beta, loss)
     chosen = time.perf_counter()
-    loose = _LOOSE if loss.couples_outputs and _is_large(data) else None
+    loose = LOOSE if loss.couples_outputs and _is_large(data) else None
     solution = qs.solve(problem, loose, throw=False)
     solved = time.perf_counter()
-    effort = _LITTLE if _is_large(data) else {}
+    effort = LITTLE if _is_large(data) else {}
     for m in neurons:
         begun = time.perf_counter()
         drawn = qs.round(problem, solution, num_neurons=m, key=key)
@@ -97,7 +97,7 @@ def quantized(
             max_neurons=m,
             key=key,
             solution=solution,
-            time_limit=_SECONDS,
+            time_limit=SECONDS,
             progress=False,
             **effort,
         )

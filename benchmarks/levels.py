@@ -87,7 +87,7 @@ def straight_through(problem: qs.Problem, m: int, runs: int) -> qs.QuantizedNetw
         train, problem.X, problem.y, problem.beta,
         num_neurons=m, num_steps=_STEPS, binary=True, levels=tuple(levels.values.tolist()),
     )  # fmt: skip
-    u, v = jax.vmap(one)(jax.random.split(jax.random.key(1), len(rates)), rates)
+    u, v, _ = jax.vmap(one)(jax.random.split(jax.random.key(1), len(rates)), rates)
     networks = [
         qs.refit(problem, qs.QuantizedNetwork.from_weights(*weights, jnp.ones(m), levels=levels))
         for weights in zip(u, v, strict=True)

@@ -46,7 +46,7 @@ import numpy as np
 import jaxqsdp as qs
 from tests.problems import planted
 
-from ._baselines import Signs, random_signs, train
+from ._baselines import Signs, Trained, random_signs, train
 from ._data import KEEL, SKLEARN, load
 from ._report import arguments, environment, publish
 
@@ -149,7 +149,7 @@ def _prepare(name: str, clock: Stopwatch) -> Case:
     return Case(name, problem, test_X, test_y, solution, elapsed, rates)
 
 
-def _trainer(problem: qs.Problem, num_neurons: int, binary: bool) -> Callable[..., Signs]:
+def _trainer(problem: qs.Problem, num_neurons: int, binary: bool) -> Callable[..., Trained]:
     return functools.partial(
         train, problem.X, problem.y, problem.beta,
         num_neurons=num_neurons, num_steps=STEPS, binary=binary,
@@ -158,7 +158,7 @@ def _trainer(problem: qs.Problem, num_neurons: int, binary: bool) -> Callable[..
 
 def _side_by_side(
     problem: qs.Problem, num_neurons: int, rates: tuple[float, ...], seeds: int
-) -> Callable[[], Signs]:
+) -> Callable[[], Trained]:
     """Return the compiled batch of straight-through runs, rates × seeds."""
     keys = jnp.tile(jax.random.split(jax.random.key(1), seeds), len(rates))
     all_rates = jnp.repeat(jnp.asarray(rates), seeds)
@@ -166,8 +166,8 @@ def _side_by_side(
     return functools.partial(batch.lower(keys, all_rates).compile(), keys, all_rates)
 
 
-def _refitted(problem: qs.Problem, signs: Signs) -> qs.QuantizedNetwork:
-    u, v = signs
+def _refitted(problem: qs.Problem, signs: Signs | Trained) -> qs.QuantizedNetwork:
+    u, v = signs[:2]
     return qs.refit(problem, qs.QuantizedNetwork.from_weights(u, v, jnp.ones(len(u))))
 
 
@@ -179,7 +179,7 @@ def _objective(problem: qs.Problem, network: qs.QuantizedNetwork) -> float:
 
 def _tuned(problem: qs.Problem) -> tuple[float, ...]:
     """Return the two step sizes with the smallest median objective."""
-    u, v = _side_by_side(problem, TUNING_NEURONS, RATES, TUNING_SEEDS)()
+    u, v, _ = _side_by_side(problem, TUNING_NEURONS, RATES, TUNING_SEEDS)()
     found = [_objective(problem, _refitted(problem, one)) for one in zip(u, v, strict=True)]
     medians = np.median(np.reshape(found, (len(RATES), TUNING_SEEDS)), axis=1)
     return tuple(RATES[k] for k in np.sort(np.argsort(medians)[:2]))
