@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from ._base.mesh import on_any_mesh
 from ._base.text import numbers_of, outline, shape_of
 from ._base.types import (
     Scalar,
+    check_positive,
     highest_precision,
     host_numbers,
     in_float64,
@@ -24,14 +26,16 @@ from ._base.types import (
 from ._bound.combinatorial import combinatorial_bound
 from ._bound.objective import objective_above
 from ._bound.relaxation import rounded_below, scaled_dual_bound
-from ._bound.signs import MOST_FEATURES
 from ._network.network import QuantizedNetwork, predictions_of
-from ._problem.problem import Problem, check_fits
+from ._problem.host_core import HostCore
+from ._problem.problem import Problem, check_fits, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution, sum_below
 from ._run.on_host import solve_once
+from ._search.optimum import find_optimum, joined_dual
 from ._solve import solve
 
 _KINDS = ("best", "relaxation", "combinatorial")
+_TOLERANCE = 1e-6  # gap at which a better bound is no longer looked for
 _FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
 
 
@@ -79,15 +83,17 @@ def certify(
     *,
     dual: ArrayLike | None = None,
     kind: Literal["best", "relaxation", "combinatorial"] = "best",
+    time_limit: float | None = None,
 ) -> Certificate:
     """Prove how far a network, whoever trained it, can be from the global optimum.
 
     The bounds are for networks of any size and all weights in [−1, 1], so of any levels; with
     polynomial neurons, for weights ±1. There are two. That of the relaxation is computed from the
     problem and the dual point (λ, p) of `solution`. The combinatorial one, from λ alone, is no
-    weaker but for its allowance for rounding, and needs all 2^(d−1) sign vectors; it is tried with
-    λ of the solution, with the dual point −∇ℓ(f(X)) of the network, which proves it optimal if it
-    is, and with `dual`. They are computed anew and nothing is believed, so a wrong or unfinished
+    weaker but for its allowance for rounding, and needs the largest |uᵀGv| of all sign vectors; it
+    is tried with λ of the solution, with the dual point −∇ℓ(f(X)) of the network, which proves it
+    optimal if it is, and with `dual`; given time, with one that is looked for as `solve_exactly`
+    does. They are computed anew and nothing is believed, so a wrong or unfinished
     solution weakens a bound but cannot make it false. Rounding errors are allowed for throughout.
     Outside `jit` and `vmap` that is done by NumPy in float64, in which float32 data are exact, and
     nothing is compiled.
@@ -97,9 +103,13 @@ def certify(
     - `problem`: the training problem.
     - `network`: any network for it.
     - `solution`: a `Solution` of the problem; solved here if left out.
-    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`.
+    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`; beyond 20
+        features the only one, and of it is proven what it proves as it is, or on the way there.
     - `kind`: the bound. "best" is the larger one. It leaves the combinatorial one out under
-        transforms, where there is none, and beyond 20 features, 26 if `dual` is given.
+        transforms, where there is none, and beyond 20 features if neither `dual` nor `time_limit`
+        is given.
+    - `time_limit`: seconds to look for a better bound in, the more the better; the proof of what is
+        found comes on top.
 
     **Raises:** `ValueError` naming the argument.
     """
@@ -112,14 +122,12 @@ def certify(
         raise ValueError(
             f"`dual` must have the shape of y, {problem.y.shape}, got {np.shape(dual)}."
         )
-    if kind == "combinatorial" and problem.num_lifted > MOST_FEATURES:
-        raise ValueError(
-            f'`kind="combinatorial"` takes at most {MOST_FEATURES} features, the constant of '
-            f"polynomial neurons included, `problem` has {problem.num_lifted}."
-        )
+    if time_limit is not None:
+        time_limit = check_positive(time_limit, "time_limit")
     concrete = is_concrete(problem, network, solution, dual)
-    if kind == "combinatorial" and not concrete:
-        raise ValueError('`kind="combinatorial"` works outside `jit` and `vmap` only.')
+    if not concrete and (kind == "combinatorial" or time_limit is not None):
+        name = '`kind="combinatorial"`' if time_limit is None else "`time_limit`"
+        raise ValueError(f"{name} works outside `jit` and `vmap` only.")
     if not concrete:
         solution = solve(problem, throw=False) if solution is None else solution
         check_solution(problem, solution)
@@ -129,8 +137,10 @@ def certify(
         solution = solve_once(problem) if solution is None else solution
         check_solution(problem, solution)
         duals = [] if dual is None else [dual]
-        many = problem.num_lifted > (MOST_FEATURES if duals else _FEW_FEATURES)
-        kind = "relaxation" if kind == "best" and many else kind
+        if time_limit is not None and kind != "relaxation":
+            duals.append(_better_dual(problem, solution, time_limit))
+        many = problem.num_lifted > _FEW_FEATURES
+        kind = "relaxation" if kind == "best" and many and not duals else kind
         with np.errstate(all="ignore"):
             return _certify_on_host(problem, network, solution, duals, kind)
 
@@ -147,8 +157,10 @@ def _certify_on_host(
     if kind != "combinatorial":
         below = _relaxation_bound(wide[0], *lambdas)
     if kind != "relaxation":
-        duals = [lambdas[0], _network_dual(*wide), *duals]
-        bound = _combinatorial_bound(wide[0], duals)
+        others: list[Any] = []
+        if not duals or problem.num_lifted <= _FEW_FEATURES:
+            others = [lambdas[0], _network_dual(*wide)]
+        bound = _combinatorial_bound(wide[0], duals, others)
         if kind == "combinatorial" or bound > below:
             below, which = bound, "combinatorial"
     numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
@@ -184,8 +196,21 @@ def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Sc
     return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
 
 
-def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
-    """Return the bound, summed over outputs, from the best of some dual points for each."""
+def _better_dual(problem: Problem, solution: Solution, time_limit: float) -> np.ndarray:
+    """Return the best dual point that is found in time."""
+    check_single(problem)
+    check_numbers(problem)
+    found = find_optimum(
+        HostCore.of(problem), solution, _TOLERANCE, deadline=time.monotonic() + time_limit
+    )
+    return joined_dual(problem, found)
+
+
+def _combinatorial_bound(problem: Any, given: list[Any], others: list[Any]) -> np.floating:
+    """Return the bound, summed over outputs, from the best of some dual points for each.
+
+    What is given is to be proven as it is, of others the largest form is looked for.
+    """
     if not np.all(problem.is_valid):
         return np.float64(-np.inf)
     columns, total = problem.columns, np.float64(0)
@@ -193,11 +218,20 @@ def _combinatorial_bound(problem: Any, duals: list[Any]) -> np.floating:
     y, beta = columns.y, columns.beta
     if problem.loss.couples_outputs:
         data = problem.X, y, problem.weight, beta
-        return np.float64(max(combinatorial_bound(*data, dual, *kinds) for dual in duals))
+        bounds = [
+            combinatorial_bound(*data, dual, *kinds, as_given=place < len(given))
+            for place, dual in enumerate([*given, *others])
+        ]
+        return np.float64(max(bounds))
     for index in range(y.shape[1]):
-        points = [dual.reshape(y.shape)[:, index] for dual in duals]
         data = problem.X, y[:, index], problem.weight, beta[index]
-        best = max(combinatorial_bound(*data, point, *kinds) for point in points)
+        bounds = [
+            combinatorial_bound(
+                *data, dual.reshape(y.shape)[:, index], *kinds, as_given=place < len(given)
+            )
+            for place, dual in enumerate([*given, *others])
+        ]
+        best = max(bounds)
         total = np.nextafter(total + best, -np.inf) if best > 0 else total
     return total
 

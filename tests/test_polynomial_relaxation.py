@@ -12,8 +12,8 @@ from losses import MODELS, made, problem_of
 from networks import best_of_all
 
 import jaxqsdp as qs
-from jaxqsdp._bound.signs import enumerate_forms
-from jaxqsdp._search.pricing import distinct, search_forms
+from jaxqsdp._bound.signs import enumerate_forms, search_forms
+from jaxqsdp._search.pricing import distinct
 
 KEY = jax.random.key(0)
 KINDS = {

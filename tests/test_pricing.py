@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxqsdp._bound.signs import enumerate_signs
-from jaxqsdp._search.pricing import distinct, partners, search_signs
+from jaxqsdp._bound.signs import enumerate_signs, partners, search_signs
+from jaxqsdp._search.pricing import distinct
 
 
 def symmetric(seed, d):

@@ -1,4 +1,4 @@
-"""A lower bound on the training problem itself, beyond the relaxation, for few features."""
+"""A lower bound on the training problem itself, beyond the relaxation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .._loss.squared import SQUARED
 from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
 from .intercept import intercept_cost
+from .largest import largest_form
 from .ray import best_below, best_below_of
 from .relaxation import mask_of
-from .signs import enumerate_forms, enumerate_signs
 
 _UNIT = 2.0**-53  # a rounding error, relative
 _LEAST = 2.0**-940  # bounds, with room, what underflow takes from a product of moderate numbers
@@ -32,6 +32,7 @@ def combinatorial_bound(
     loss: AbstractLoss = SQUARED,
     activation: AbstractActivation = BILINEAR,
     has_intercept: bool = False,
+    as_given: bool = False,
 ) -> float:
     """Bound the optimum of training from below, starting from any λ.
 
@@ -48,7 +49,8 @@ def combinatorial_bound(
     hold for any order of summation, and every step is rounded to the safe side. A bound below zero
     becomes 0, which loss and penalty never fall below.
 
-    Takes time of the order of 2^d.
+    With `as_given` it is enough that λ itself is feasible: where sign vectors are many, to prove
+    that the maximum is below β may take a small part of the time that the maximum takes.
     """
     X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
@@ -61,8 +63,8 @@ def combinatorial_bound(
     # Any λ will do, one without some of the samples too.
     usable = (samples.weight > 2.0**-200) & np.isfinite(dual).reshape(len(X), -1).all(axis=1)
     X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
-    if loss.is_quadratic:  # the same all along the ray of λ
-        dual = dual / power_of_two(np.abs(dual).max(initial=0))
+    size = power_of_two(np.abs(dual).max(initial=0)) if loss.is_quadratic else 1.0
+    dual = dual / size  # the bound is the same all along the ray of λ then
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
         return 0.0
     if not np.all((penalty > 2.0**-900) & (penalty < 2.0**900)):
@@ -74,7 +76,7 @@ def combinatorial_bound(
     def rounding(operations: int) -> float:
         return 1.01 * operations * _UNIT
 
-    def norm_of(dual: Any) -> Any:
+    def norm_of(dual: Any, aim: Any) -> Any:
         # |fl(uᵀGv) − uᵀGv| ≤ γ Σ_i |λ_i| ‖x_i‖₁² for all signs, |mask| within the sum.
         gram = X.T @ (dual[:, None] * X)
         if mask is None:
@@ -82,14 +84,18 @@ def combinatorial_bound(
         else:
             gram, sizes = mask * gram, np.abs(X)
             mass = float(np.abs(dual) @ np.sum((sizes @ np.abs(mask)) * sizes, axis=1))
-        enumerate_all = enumerate_signs if activation.num_vectors == 2 else enumerate_forms
-        norms, _ = enumerate_all(gram, 1)
-        return norms[0] + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
+        norm = largest_form(gram, activation.layout, float(aim) if as_given else 0.0)
+        return norm + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
 
     cost: Any = None
     if has_intercept:
         cost = intercept_cost(X, y, weight, penalty, dual, loss, mask)
-    norm: Any = norm_of(dual) if dual.ndim == 1 else np.array([norm_of(part) for part in dual.T])
+    norm: Any
+    if dual.ndim == 1:
+        norm = norm_of(dual, penalty / size)
+    else:
+        pairs = zip(dual.T, penalty, strict=True)
+        norm = np.array([norm_of(part, price / size) for part, price in pairs])
     if not loss.is_quadratic:
         # Samples left out have λ = 0, and ψ(0) ≤ 0 as the loss is never negative.
         below: Any = best_below_of(loss, dual, y, weight, penalty, norm, cost)

@@ -43,13 +43,13 @@ def dual_norm(layout: Layout, gram: Float[Array, "d d"], error: Float[Array, "d 
     size = power_of_two(xp.max(xp.abs(gram)))
     gram, error = gram / size, error / size
     if layout.shares_diagonal:
-        diagonal = _least_diagonal(xp.stack([-gram, gram]))
+        diagonal = least_diagonal(xp.stack([-gram, gram]))
     else:
-        diagonal = over_leading(_least_diagonal, xp.stack([-gram, gram])[:, None])
+        diagonal = over_leading(least_diagonal, xp.stack([-gram, gram])[:, None])
     return budget_above(layout, diagonal, gram, error) * size
 
 
-def _least_diagonal(cones: Float[Array, "s d d"]) -> Float[Array, " d"]:
+def least_diagonal(cones: Float[Array, "s d d"]) -> Float[Array, " d"]:
     """Return p with Diag(p) + C ⪰ 0 for each C, of size 1, and 1ᵀp nearly the least."""
     xp, d, dtype, count = namespace(cones), cones.shape[-1], cones.dtype, len(cones)
     tol = 1e-6 if jnp.finfo(dtype).bits > 32 else 1e-4

@@ -1,4 +1,4 @@
-"""All sign vectors of some features."""
+"""All sign vectors of some features, and local maxima among those of many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_FEATURES = 26  # for enumeration: 2^25 sign vectors, some seconds
 _BLOCK = 11  # so many features, 2^11 sign vectors, at a time
 
 
@@ -40,6 +39,68 @@ def enumerate_forms(gram: NDArray[np.float64], count: int) -> tuple[NDArray[np.f
         return np.abs(low_forms + high_forms[block] + low_signs @ crossed[block])
 
     return _largest(sizes, len(gram), count)
+
+
+def search_forms(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
+    """Return local maxima of |uᵀGu| that no flip of one sign improves, one for each start."""
+    found = []
+    for form in (gram, -gram):
+        u = starts.copy()
+        images, diagonal = u @ form, np.diagonal(form)
+        active = np.arange(len(u))
+        while len(active):
+            gains = diagonal - u[active] * images[active]  # a quarter of them
+            best = gains.argmax(axis=1)
+            enough = gains[np.arange(len(active)), best] > 1e-12 * np.abs(form).sum()
+            active, best = active[enough], best[enough]
+            images[active] -= 2 * u[active, best][:, None] * form[best]
+            u[active, best] *= -1
+        found.append((np.sum((u @ form) * u, axis=1), u))
+    values, signs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(-values, kind="stable")
+    return values[order], signs[order]
+
+
+def search_signs(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
+    """Return local maxima of ‖Gu‖₁ that no flip of one sign improves, one for each start.
+
+    In descending order. Starts (s, d) are improved together, by alternating maximization over u
+    and v until nothing changes, then by the best flip, over and over.
+    """
+    u = _alternate(gram, starts)
+    values = np.abs(u @ gram).sum(axis=1)
+    active = np.arange(len(u))
+    while len(active):
+        some = u[active]
+        # G(u − 2u_k e_k) for all k: (s, k, d).
+        flipped = (some @ gram)[:, None, :] - 2 * some[:, :, None] * gram[None]
+        norms = np.abs(flipped).sum(axis=2)
+        best = norms.argmax(axis=1)
+        gained = norms[np.arange(len(some)), best] > values[active] * (1 + 1e-12)
+        active, best = active[gained], best[gained]
+        u[active, best] *= -1
+        u[active] = _alternate(gram, u[active])
+        values[active] = np.abs(u[active] @ gram).sum(axis=1)
+    order = np.argsort(-values, kind="stable")
+    return values[order], u[order]
+
+
+def partners(gram: NDArray[np.float64], u: Signs) -> Signs:
+    """Return the best v = sign(Gu) for each u."""
+    return np.where(u @ gram >= 0, 1.0, -1.0)
+
+
+def _alternate(gram: NDArray[np.float64], u: Signs) -> Signs:
+    """Replace u by sign(G sign(Gu)) until that changes nothing; the norm never falls."""
+    values = np.abs(u @ gram).sum(axis=1)
+    while True:
+        turned = partners(gram, partners(gram, u))
+        norms = np.abs(turned @ gram).sum(axis=1)
+        gained = norms > values * (1 + 1e-12)
+        if not gained.any():
+            return u.copy()
+        u = np.where(gained[:, None], turned, u)
+        values = np.where(gained, norms, values)
 
 
 def _split(d: int) -> tuple[int, Signs, Signs]:

@@ -19,7 +19,7 @@ from .._problem.host_core import HostCore, exponent_of
 from .pricing import Neurons, Pricing, distinct, joined, some, with_last_sign
 from .target import Points, Target
 
-_EACH_ROUND = 150  # neurons added at most
+EACH_ROUND = 150  # neurons added at most
 _TOWARDS_BEST = 0.7  # where pricing looks, between λ and the best dual point
 _EARLY = 0.1  # the restricted problem is solved to so much of the gap so far
 _KEPT = 0.5  # of β: neurons of smaller |φᵀλ| are dropped when there are many ...
@@ -153,7 +153,7 @@ def generate(
         nonlocal best, bound
         point = target.admissible(point)
         grams = task.grams(point)
-        priced = [price(gram, _EACH_ROUND) for gram in grams]
+        priced = [price(gram, EACH_ROUND) for gram in grams]
         scaled, gained = target.best_dual(point, np.array([norms[0] for norms, _ in priced]))
         if gained + task.rest > bound:
             best, bound = scaled, gained + task.rest
@@ -175,7 +175,7 @@ def generate(
         violation = target.correlation(point, new)
         order = np.argsort(-violation, kind="stable")
         order = order[violation[order] > target.limit * (1 + 1e-9)]
-        order = order[distinct(some(priced, order), _EACH_ROUND)]
+        order = order[distinct(some(priced, order), EACH_ROUND)]
         if len(order) == 0:  # all that is left is in the restricted problem
             if accuracy <= _EARLY * tol:
                 return

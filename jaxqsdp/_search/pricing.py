@@ -13,7 +13,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bound.signs import Signs, enumerate_forms, enumerate_signs
+from .._bound.signs import (
+    Signs,
+    enumerate_forms,
+    enumerate_signs,
+    partners,
+    search_forms,
+    search_signs,
+)
 
 Neurons = tuple[Signs, ...]  # one or two vectors each, (m, d)
 Pricing = Callable[[NDArray[np.float64], int], tuple[NDArray[np.float64], Neurons]]
@@ -62,55 +69,6 @@ def some(neurons: Neurons, places: NDArray) -> Neurons:
     return tuple(vectors[places] for vectors in neurons)
 
 
-def search_forms(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
-    """Return local maxima of |uᵀGu| that no flip of one sign improves, one for each start."""
-    found = []
-    for form in (gram, -gram):
-        u = starts.copy()
-        images, diagonal = u @ form, np.diagonal(form)
-        active = np.arange(len(u))
-        while len(active):
-            gains = diagonal - u[active] * images[active]  # a quarter of them
-            best = gains.argmax(axis=1)
-            enough = gains[np.arange(len(active)), best] > 1e-12 * np.abs(form).sum()
-            active, best = active[enough], best[enough]
-            images[active] -= 2 * u[active, best][:, None] * form[best]
-            u[active, best] *= -1
-        found.append((np.sum((u @ form) * u, axis=1), u))
-    values, signs = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = np.argsort(-values, kind="stable")
-    return values[order], signs[order]
-
-
-def search_signs(gram: NDArray[np.float64], starts: Signs) -> tuple[NDArray[np.float64], Signs]:
-    """Return local maxima of ‖Gu‖₁ that no flip of one sign improves, one for each start.
-
-    In descending order. Starts (s, d) are improved together, by alternating maximization over u
-    and v until nothing changes, then by the best flip, over and over.
-    """
-    u = _alternate(gram, starts)
-    values = np.abs(u @ gram).sum(axis=1)
-    active = np.arange(len(u))
-    while len(active):
-        some = u[active]
-        # G(u − 2u_k e_k) for all k: (s, k, d).
-        flipped = (some @ gram)[:, None, :] - 2 * some[:, :, None] * gram[None]
-        norms = np.abs(flipped).sum(axis=2)
-        best = norms.argmax(axis=1)
-        gained = norms[np.arange(len(some)), best] > values[active] * (1 + 1e-12)
-        active, best = active[gained], best[gained]
-        u[active, best] *= -1
-        u[active] = _alternate(gram, u[active])
-        values[active] = np.abs(u[active] @ gram).sum(axis=1)
-    order = np.argsort(-values, kind="stable")
-    return values[order], u[order]
-
-
-def partners(gram: NDArray[np.float64], u: Signs) -> Signs:
-    """Return the best v = sign(Gu) for each u."""
-    return np.where(u @ gram >= 0, 1.0, -1.0)
-
-
 def distinct(neurons: Neurons, count: int) -> NDArray[np.int64]:
     """Return places of up to `count` neurons that differ in at least two signs, first come.
 
@@ -144,16 +102,3 @@ def _distinct_vectors(u: Signs, count: int) -> NDArray[np.int64]:
         if len(chosen) == count:
             break
     return np.array(chosen, np.int64)
-
-
-def _alternate(gram: NDArray[np.float64], u: Signs) -> Signs:
-    """Replace u by sign(G sign(Gu)) until that changes nothing; the norm never falls."""
-    values = np.abs(u @ gram).sum(axis=1)
-    while True:
-        turned = partners(gram, partners(gram, u))
-        norms = np.abs(turned @ gram).sum(axis=1)
-        gained = norms > values * (1 + 1e-12)
-        if not gained.any():
-            return u.copy()
-        u = np.where(gained[:, None], turned, u)
-        values = np.where(gained, norms, values)

@@ -1,0 +1,123 @@
+"""The optimum of training, output by output, and the dual points that prove it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._base.types import across
+from .._bound.largest import MOST_ENUMERATED
+from .._problem.host_core import HostCore
+from .._problem.problem import Problem
+from .._relaxation.gaussian import draw, shape_of_normal
+from .._relaxation.solution import Solution
+from .columns import Round, Task, generate
+from .pricing import Neurons, price_exactly, some
+from .proving import generate_and_prove
+from .target import largest
+
+_FIRST_NEURONS = 200  # drawn from the relaxation
+_NEGLIGIBLE = 1e-9  # of y: what a neuron that is dropped contributes at most
+_FIT = 1e-10  # relative gap of the last fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """What was found for one output, or for all together, in the units of the problem."""
+
+    neurons: Neurons
+    alpha: NDArray[np.float64]
+    dual: NDArray[np.float64]
+    history: NDArray[np.float64]  # (rounds, 2), objective and bound
+
+    @staticmethod
+    def of(task: Task, last: Round, history: NDArray[np.float64]) -> Optimum:
+        """Keep the neurons that count, and fit them once more."""
+        columns = task.columns(last.neurons)
+        target = task.target
+        sizes = target.sizes(columns)
+        least = _NEGLIGIBLE * np.linalg.norm(across(np.sqrt(target.weight), target.y) * target.y)
+        kept, alpha = np.arange(len(sizes)), last.alpha
+
+        def counts(alpha: NDArray[np.float64], sizes: NDArray[np.float64]) -> Any:
+            return np.abs(alpha) * across(sizes, alpha) > least
+
+        for _ in range(2):
+            kept = kept[largest(counts(alpha[kept], sizes[kept]))]
+            if len(kept) == 0:
+                break
+            used = columns[:, kept]
+            basis = np.flatnonzero(largest(target.basic_weights(used, alpha[kept]) != 0))
+            kept = kept[basis]
+            fitted = target.restricted(used[:, basis], last.dual, _FIT)
+            alpha[kept] = fitted.alpha
+        if alpha.ndim == 2:  # a neuron may be of use to some outputs only
+            alpha = np.where(counts(alpha, sizes), alpha, 0)
+        dual = task.restore_dual(last.dual)
+        return Optimum(some(last.neurons, kept), task.restore_alpha(alpha[kept]), dual, history)
+
+
+def find_optimum(
+    core: HostCore,
+    solution: Solution,
+    tol: float,
+    *,
+    max_rounds: int | None = None,
+    deadline: float = np.inf,
+    report: Callable[[float], object] = lambda gap: None,
+) -> list[Optimum]:
+    """Return the optimum of each output, or of all together where the loss couples them.
+
+    From the relaxation's solution, to a relative gap, or as near as rounds and time permit, which
+    outputs share. `report` is told the gap after each round.
+    """
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(
+        shape_of_normal(core.activation, _FIRST_NEURONS, core.num_features)
+    )
+    drawn, _ = draw(core.activation, solution, normal)
+    neurons = tuple(np.where(each >= 0, 1.0, -1.0) for each in drawn)
+    duals = np.asarray(solution.dual, np.float64).reshape(core.y.shape)
+    tasks = Task.all_of(core)
+    points = [duals] if core.loss.couples_outputs else list(duals.T)
+    found = []
+    for index, (task, point) in enumerate(zip(tasks, points, strict=True)):
+        now = time.monotonic()
+        until = now + (deadline - now) / (len(tasks) - index)
+        history = []
+        rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng)
+        for last in itertools.islice(rounds, max_rounds):
+            history.append([task.restore_value(last.value), task.restore_value(last.bound)])
+            report(last.gap)
+            if time.monotonic() > until:
+                break
+        found.append(Optimum.of(task, last, np.array(history)))
+    return found
+
+
+def _rounds(
+    core: HostCore,
+    task: Task,
+    neurons: Neurons,
+    dual: NDArray[np.float64],
+    tol: float,
+    deadline: float,
+    rng: np.random.Generator,
+) -> Iterator[Round]:
+    """Return the rounds of column generation, priced by enumeration where that is quick."""
+    if task.num_lifted <= MOST_ENUMERATED:
+        return generate(task, price_exactly(core.activation.num_vectors), neurons, dual, tol)
+    return generate_and_prove(task, core.activation.layout, neurons, dual, tol, deadline, rng)
+
+
+def joined_dual(problem: Problem, found: list[Optimum]) -> NDArray[np.float64]:
+    """Return λ of all outputs, of the shape of y."""
+    if problem.loss.couples_outputs:
+        return found[0].dual
+    return np.stack([output.dual for output in found], axis=1).reshape(problem.y.shape)

@@ -1,0 +1,124 @@
+"""All sign vectors above a threshold, against brute force."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from jaxqsdp._bound.branching import forms_above
+from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
+
+KINDS = {"bilinear": (1, -1), "square": (1,), "negative square": (-1,)}
+
+
+def gram_of(kind, seed, d):
+    """Return a symmetric matrix of a family that can break a search."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((2 * d, d))
+    weight = rng.standard_normal(2 * d)
+    if kind == "features twice":
+        rows[:, : d // 2] = rows[:, d - d // 2 :]
+    if kind == "features of zero":
+        rows[:, : d // 2] = 0
+    if kind == "ties":
+        rows, weight = np.sign(rows), np.sign(weight)
+    if kind == "rank one":
+        weight[1:] = 0
+    if kind == "of one sign":
+        weight = np.abs(weight)
+    if kind == "scales":
+        rows *= 10.0 ** rng.uniform(-4, 4, d)
+    if kind == "nothing":
+        weight[:] = 0
+    return rows.T @ (weight[:, None] * rows)
+
+
+FAMILIES = [
+    *("plain", "features twice", "features of zero", "ties", "rank one", "of one sign"),
+    *("scales", "nothing"),
+]
+
+
+def brute_force(gram, signs):
+    """Return the values of all forms, and how many neurons have them, up to turned parts."""
+    d = len(gram)
+    vectors = np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
+    if len(signs) == 1:
+        vectors = vectors[vectors[:, 0] > 0]
+        return signs[0] * np.sum((vectors @ gram) * vectors, axis=1)
+    seen, values = set(), []
+    for u, v in itertools.product(vectors, vectors):
+        parts = [(u + v) / 2, (u - v) / 2]
+        turned = [part * (np.sign(part[np.flatnonzero(part)[:1]]).sum() or 1) for part in parts]
+        key = tuple(np.concatenate(turned))
+        if key not in seen:
+            seen.add(key)
+            values.append(u @ gram @ v)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("d", [1, 2, 3, 5])
+def test_finds_what_brute_force_finds(family, d, kind):
+    signs = KINDS[kind]
+    for seed in range(3):
+        gram = gram_of(family, seed, d)
+        values = np.sort(brute_force(gram, signs))[::-1]
+        size = np.abs(gram).sum()
+        for place in (0, len(values) // 10, len(values) // 3):
+            threshold = values[place] - 1e-12 * size
+            found = forms_above(gram, threshold, signs, 10**6)
+            expected = values[values >= threshold]
+            assert found.is_complete
+            np.testing.assert_allclose(found.values, expected, atol=1e-12 * size + 1e-300)
+            parts = found.parts.astype(float)
+            assert np.all(np.abs(parts).sum(axis=1) == 1)
+            assert len(np.unique(parts.reshape(len(parts), -1), axis=0)) == len(parts)
+            forms = sum(
+                sign * np.einsum("ni,ij,nj->n", parts[:, s], gram, parts[:, s])
+                for s, sign in enumerate(signs)
+            )
+            np.testing.assert_allclose(forms, found.values, atol=1e-12 * size)
+        above = values[0] + 1e-6 * size
+        nothing = forms_above(gram, above, signs, 10)
+        if size > 0:
+            assert nothing.is_complete
+            assert len(nothing.values) == 0
+            assert nothing.largest == above
+
+
+@pytest.mark.parametrize("d", [12, 16, 20])
+def test_agrees_with_enumeration(d):
+    gram = gram_of("plain", d, d)
+    largest = enumerate_signs(gram, 1)[0][0]
+    found = forms_above(gram, largest * (1 - 1e-9), (1, -1), 10)
+    np.testing.assert_allclose(found.largest, largest, rtol=1e-12)
+    largest = enumerate_forms(gram, 1)[0][0]
+    found = [forms_above(gram, largest * (1 - 1e-9), (sign,), 10).largest for sign in (1, -1)]
+    np.testing.assert_allclose(max(found), largest, rtol=1e-9)
+
+
+def test_keeps_the_largest_of_many():
+    gram = gram_of("ties", 0, 8)
+    every = forms_above(gram, 0.0, (1, -1), 10**6)
+    few = forms_above(gram, 0.0, (1, -1), 20)
+    np.testing.assert_allclose(few.values, every.values[:20], rtol=1e-12)
+
+
+def test_says_so_when_time_is_up():
+    gram = gram_of("plain", 0, 40)
+    start = time.monotonic()
+    found = forms_above(gram, 0.0, (1, -1), 10, deadline=start + 0.5)
+    assert time.monotonic() - start < 5
+    assert not found.is_complete
+    assert found.largest == np.inf
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-8, 1e8, 1e200])
+def test_any_scale(size):
+    gram = gram_of("plain", 0, 8)
+    expected = forms_above(gram, 20.0, (1, -1), 100)
+    found = forms_above(size * gram, 20.0 * size, (1, -1), 100)
+    np.testing.assert_allclose(found.values, size * expected.values, rtol=1e-12)

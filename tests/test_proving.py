@@ -1,0 +1,121 @@
+"""Global optimality beyond enumeration: against brute force, and by enumeration."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+from losses import ALL, made
+from networks import best_of_all
+from problems import planted
+
+import jaxqsdp as qs
+import jaxqsdp._bound.largest as bounds
+import jaxqsdp._search.optimum as search
+from jaxqsdp._bound.largest import largest_form
+from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
+
+POLYNOMIAL = qs.Polynomial(0.7, 0.4, -0.3)
+
+
+@pytest.fixture(params=["bilinear", "polynomial"])
+def activation(request):
+    return {"bilinear": qs.Bilinear(), "polynomial": POLYNOMIAL}[request.param]
+
+
+@pytest.fixture
+def without_enumeration(monkeypatch):
+    for module in (bounds, search):
+        monkeypatch.setattr(module, "MOST_ENUMERATED", 0)
+
+
+def problem_of(name, n, d, *, fit_intercept=False, **options):
+    activation = options.pop("activation", None)
+    X, y, beta, weight = made(name, n, d, **options)
+    kinds = {"activation": activation, "fit_intercept": fit_intercept}
+    return qs.Problem(X, y, beta, ALL[name], weight, **kinds)
+
+
+@pytest.mark.usefixtures("without_enumeration")
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("name", ["squared", "hinge", "softmax"])
+def test_is_the_optimum(name, fit_intercept, activation):
+    problem = problem_of(name, 14, 4, activation=activation, fit_intercept=fit_intercept)
+    result = qs.solve_exactly(problem)
+    best, _ = best_of_all(problem)
+    assert float(result.certificate.gap) <= 2e-6
+    assert float(result.certificate.lower_bound) <= best * (1 + 1e-9)
+    assert float(result.certificate.objective) == pytest.approx(best, rel=2e-6)
+    bounds = np.asarray(result.history)[:, 1]
+    assert np.all(np.diff(bounds) >= 0)
+    assert np.all(bounds <= best * (1 + 1e-9))
+
+
+@pytest.mark.usefixtures("without_enumeration")
+def test_outputs_by_themselves(dtype):
+    problem = problem_of("squared", 14, 4, outputs=2, dtype=dtype)
+    result = qs.solve_exactly(problem)
+    best, _ = best_of_all(problem)
+    tolerance = 3e-6 if dtype == np.float64 else 3e-5
+    assert float(result.certificate.gap) <= tolerance
+    assert float(result.certificate.objective) == pytest.approx(best, rel=tolerance)
+
+
+def test_agrees_with_enumeration(monkeypatch):
+    data = planted(0, 80, 17)
+    problem = qs.Problem(data.X, data.y, 0.8 * 17)
+    found = qs.solve_exactly(problem)
+    monkeypatch.setattr(search, "MOST_ENUMERATED", 17)
+    monkeypatch.setattr(bounds, "MOST_ENUMERATED", 17)
+    expected = qs.solve_exactly(problem)
+    assert float(found.certificate.gap) <= 1e-6
+    np.testing.assert_allclose(
+        found.certificate.objective, expected.certificate.objective, rtol=1e-6
+    )
+    # What one proves, so does the other.
+    again = qs.certify(problem, expected.network, dual=found.dual)
+    np.testing.assert_allclose(again.lower_bound, found.certificate.lower_bound, rtol=1e-9)
+
+
+@pytest.mark.parametrize("d", [17, 18])
+def test_the_largest_form(d, activation):
+    rng = np.random.default_rng(d)
+    rows = rng.standard_normal((2 * d, d))
+    gram = rows.T @ (rng.standard_normal((2 * d, 1)) * rows)
+    enumerate_all = enumerate_signs if activation.num_vectors == 2 else enumerate_forms
+    expected = enumerate_all(gram, 1)[0][0]
+    found = largest_form(gram, activation.layout)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert largest_form(gram, activation.layout, aim=1.1 * expected) >= expected
+    late = largest_form(gram, activation.layout, deadline=time.monotonic() - 1)
+    assert expected <= late <= 2 * expected
+
+
+def test_many_features_in_time():
+    """There is a gap left, an honest one, and smaller than the relaxation's."""
+    data = planted(1, 120, 30)
+    problem = qs.Problem(data.X, data.y, 0.3 * 30)
+    solution = qs.solve(problem)
+    start = time.monotonic()
+    result = qs.solve_exactly(problem, solution=solution, time_limit=4.0)
+    assert time.monotonic() - start < 20
+    network = qs.round(problem, solution, num_neurons=10, key=jax.random.key(0))
+    relaxed = qs.certify(problem, network, solution)
+    timed = qs.certify(problem, network, solution, time_limit=2.0)
+    assert relaxed.kind == "relaxation"
+    assert timed.kind == "combinatorial"
+    assert relaxed.lower_bound < timed.lower_bound
+    assert relaxed.lower_bound < result.certificate.lower_bound <= result.certificate.objective
+    assert float(timed.lower_bound) <= float(result.certificate.objective)
+
+
+def test_time_is_no_matter_of_transforms():
+    problem = problem_of("squared", 14, 4)
+    network = qs.QuantizedNetwork.from_weights(*np.ones((2, 1, 4)), np.ones(1))
+    with pytest.raises(ValueError, match="`time_limit` works outside"):
+        jax.jit(lambda problem: qs.certify(problem, network, time_limit=1.0))(problem)
+    with pytest.raises(ValueError, match="`time_limit`"):
+        qs.certify(problem, network, time_limit=-1.0)
+    _, best = best_of_all(problem)
+    plain, timed = (qs.certify(problem, best, time_limit=limit) for limit in (None, 5.0))
+    assert float(timed.gap) <= min(1e-5, float(plain.gap) + 1e-12)
