@@ -6,8 +6,8 @@ relaxation ─► column generation ─► pruning, a few neurons at a time ─�
 the given network ─► pruned ────────────────────────────────────────────────────────┴─►
     local search, again after random flips ─► refit ─► the best
 
-Descents and local search know squares only. Another loss has a squared one for a model, first at
-the predictions of the relaxation, then at those of the best network.
+Local search knows squares only. Another loss has a squared one for a model, at the predictions of
+the best network.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from ._search.vectors import MOST_EXCHANGED, search_vectors
 _MOST_ENTRIES = 2**26  # of the lifted samples, which column generation forms
 _FEW_NEURONS = 8  # below which column generation is left out; it is for many of them
 _NUM_STARTS, _NUM_STEPS = 24, 1000  # of descents
-_MODELS = 3  # of a loss that is not squared, after the first
-_CONSIDERED = 4  # networks that are fitted with the true loss, of each model
+_MODELS = 4  # of a loss that is not squared
+_CONSIDERED = 4  # networks that are fitted with the true loss, of descents and of each model
 _RANDOM_STARTS = 2  # of that, if there are few, and ...
 _RANDOM_STARTS_TOGETHER = 6  # ... where a loss couples outputs: it is fast, but easily caught
 _FEW_SLOTS = 16  # to which fewer neurons are padded, so that they share programs
@@ -189,8 +189,6 @@ def improve_within(
             )
             advance(1, f"objective {lowest:.6g}")
         return best.prune(), interrupted
-    # What is best for the model need not be for the loss.
-    kept = 1 if core.loss.is_quadratic else _CONSIDERED
     with progress_bar(3, progress, "stage") as advance:
         report = functools.partial(advance, 0)
         starts = [_weights(largest_neurons(problem, start, max_neurons))]
@@ -202,8 +200,7 @@ def improve_within(
             starts.append(generate_and_prune(separate, solution, rng, max_neurons, report, is_late))
         advance(1, "descents on latent weights")
         sizes = max_neurons, num_starts, num_steps, slots
-        model = prepared(squared)
-        u, v = descend_from_many(model, solution, rng, *sizes, levels)
+        u, v = descend_from_many(padded, solution, rng, *sizes, levels)
         count = searched_networks(slots, d) - len(starts)
         filled = [_filled(weights, (u[:1], v[:1])) for weights in starts]
         u, v = (
@@ -211,8 +208,11 @@ def improve_within(
             for some, others in zip((u, v), zip(*filled, strict=True), strict=True)
         )
         advance(1, "local search")
-        found = search(model, u, v, rng, slots, levels, report, is_late)
-        consider(found.best(kept).networks)
+        if core.loss.is_quadratic:
+            found = search(padded, u, v, rng, slots, levels, report, is_late)
+            consider(found.best(1).networks)
+        else:
+            consider(list(zip(u[:_CONSIDERED], v[:_CONSIDERED], strict=True)))
         if len(starts) > 1:  # what is generated needs the better fit to show its worth
             consider([(u[-1], v[-1])])
         # A model of another loss is good next to the predictions that it is made for.
@@ -220,7 +220,7 @@ def improve_within(
             before = lowest
             if is_late() or best.num_neurons == 0:
                 break
-            report(f"local search, model {index + 2} of the loss")
+            report(f"local search, model {index + 1} of the loss")
             model = prepared(modelled(predictions(problem, best)))
             ours = _weights(largest_neurons(problem, best, max_neurons))
             given_again = _filled(ours, (u[:1], v[:1]))
@@ -229,7 +229,7 @@ def improve_within(
                 for one, some in zip(given_again, (u, v), strict=True)
             )
             found = search(model, u, v, rng, slots, levels, report, is_late)
-            consider(found.best(kept).networks)
+            consider(found.best(_CONSIDERED).networks)
             if not lowest < before:
                 break
         if not core.loss.is_quadratic and 0 < best.num_neurons <= MOST_EXCHANGED:

@@ -221,7 +221,15 @@ def test_descent_lowers_the_loss():
         misfit = ((X @ u.T) * (X @ v.T)) @ latent[2] - y
         return float(0.5 * jnp.sum(jnp.square(misfit)) + 0.5 * jnp.sum(jnp.abs(latent[2])))
 
-    end = descend(loss, beta, start, 0.03, 0.03, 300, np.array([-1.0, 1.0]))
+    end = descend(
+        loss,
+        jnp.tile(beta[None], (len(start[2]), 1)),
+        start,
+        0.03,
+        0.03,
+        300,
+        np.array([-1.0, 1.0]),
+    )
     assert value(end) < 0.5 * value(start)
     assert np.all(np.abs(end[0]) <= 1)
 

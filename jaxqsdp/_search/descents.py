@@ -8,14 +8,15 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from .._base.types import highest_precision, tiny, without
+from .._base.types import across, highest_precision, tiny, without
 from .._host.programs import HostProgram
+from .._loss.base import AbstractLoss
 from .._network.bilinear import BILINEAR
 from .._network.levels import Levels
 from .._problem.host_core import HostCore
 from .._relaxation.gaussian import draw
 from .._relaxation.solution import Solution
-from .latent import descend, loss_of, nearest
+from .latent import Loss, TrueLoss, descend, loss_of, nearest
 from .local import coordinate_descent
 
 _RATES = (0.01, 0.03)
@@ -38,7 +39,8 @@ def descend_from_many(
     """Return the weights of all descents, the best first: half start from the relaxation.
 
     The core may be padded; `slots` are the neurons that the program has room for. They descend in
-    float32, whatever the dtype: only levels are taken from them.
+    float32, whatever the dtype: only levels are taken from them. The best are so with α as it is
+    fitted to the squared loss, or as descent leaves it.
     """
     d, dtype = solution.quadratic_form.shape[-1], np.float32
     shape = (num_starts, max_neurons, d)
@@ -56,6 +58,7 @@ def descend_from_many(
         num_steps,
         levels.repeated(core.X.dtype),
         core.direction,
+        *_others(core),
     )
     order = np.argsort(np.asarray(objective), kind="stable")
     values = levels.repeated(core.X.dtype)
@@ -71,7 +74,14 @@ def prepare_descents(
     rates = jax.ShapeDtypeStruct((num_starts,), np.float32)
     alive = jax.ShapeDtypeStruct((slots,), np.bool_)
     data = core.X, core.y, core.beta, latent, latent, rates, alive, num_steps
-    _program.prepare(*data, levels.repeated(core.X.dtype), core.direction)
+    _program.prepare(*data, levels.repeated(core.X.dtype), core.direction, *_others(core))
+
+
+def _others(core: HostCore) -> tuple[NDArray, AbstractLoss, bool] | tuple[None, None, bool]:
+    """Return the weights, the loss and whether there is an intercept, if it is not squared."""
+    if core.loss.is_quadratic:
+        return None, None, False
+    return core.weight, core.loss, core.has_free_intercept
 
 
 @highest_precision
@@ -86,12 +96,21 @@ def _descend(
     num_steps: int,
     levels: Float[Array, " L"],
     direction: Float[Array, " n"] | None,
+    weight: Float[Array, " n"] | None,
+    other: AbstractLoss | None,
+    has_intercept: bool,
 ) -> tuple[Array, Array, Float[Array, " s"]]:
     """Return the places of the levels after the descents, and nearly the best objective."""
-    dtype = latent_u.dtype
+    dtype, m = latent_u.dtype, len(alive)
     single_X, single_y, single_beta = (array.astype(dtype) for array in (X, y, beta))
     along = None if direction is None else direction.astype(dtype)
-    loss = loss_of(single_X, single_y, len(alive), along)
+    loss: Loss
+    if other is None or weight is None:
+        loss = loss_of(single_X, single_y, m, along)
+    else:
+        single_loss = jax.tree.map(lambda leaf: leaf.astype(dtype), other)
+        single_weight = weight.astype(dtype)
+        loss = TrueLoss(single_X, single_y, single_weight, single_loss, has_intercept)
     # Zero samples are padding.
     squares = jnp.sum(jnp.square(jnp.sum(jnp.square(single_X), axis=1)))
     energy = jnp.sqrt(squares)
@@ -99,14 +118,24 @@ def _descend(
     unit = size / jnp.maximum(energy, tiny(dtype) ** 0.5)
 
     def one(latent_u: Array, latent_v: Array, rate: Array) -> tuple[Array, Array, Array]:
-        start = latent_u, latent_v, jnp.zeros((len(alive), y.shape[1]), dtype)
-        alpha_rate = _ALPHA_RATE * rate * unit * alive[:, None].astype(dtype)
+        sizes, penalty = unit * alive.astype(dtype), jnp.tile(single_beta[None], (m, 1))
+        if has_intercept:
+            sizes = jnp.append(sizes, size / len(y) ** 0.5)
+            penalty = jnp.pad(penalty, ((0, 1), (0, 0)))
+        start = latent_u, latent_v, jnp.zeros((len(sizes), y.shape[1]), dtype)
+        alpha_rate = _ALPHA_RATE * rate * sizes[:, None]
         single_levels = levels.astype(dtype)
-        latent = descend(loss, single_beta, start, rate, alpha_rate, num_steps, single_levels)
+        latent = descend(loss, penalty, start, rate, alpha_rate, num_steps, single_levels)
         places = [nearest(some, single_levels) for some in latent[:2]]
         phi = without(direction, BILINEAR.neurons(X, *(levels[place] for place in places)))
         phi = phi * alive[None, :].astype(X.dtype)
         alpha = latent[2].astype(X.dtype)
+        if other is not None and weight is not None:
+            exact = TrueLoss(X, y, weight, other, has_intercept)
+            each = other.value(exact.predictions(phi, alpha), y)
+            misfit = jnp.sum(across(weight, each) * each)
+            objective = misfit + jnp.sum(beta * jnp.sum(jnp.abs(alpha[:m]), axis=0))
+            return places[0].astype(jnp.uint8), places[1].astype(jnp.uint8), objective
         gram, targets = phi.T @ phi, phi.T @ y
         alpha = coordinate_descent(gram, targets, beta, alpha, _COORDINATE_SWEEPS)
         misfit = 0.5 * jnp.sum(jnp.square(phi @ alpha - y))

@@ -23,12 +23,13 @@ from jaxtyping import Array, Float, Int
 from .._base.control_flow import scan
 from .._base.lift import LiftedMap, lifted_size, smat, svec
 from .._base.types import Scalar, without
+from .._loss.base import AbstractLoss
 
 Latent = tuple[Float[Array, "m d"], Float[Array, "m d"], Float[Array, "m c"]]  # U, V, α
 
 
 class Loss(eqx.Module):
-    """½‖Φα − y‖² as a function of the signs and of α, for all outputs."""
+    """½‖Φα − y‖², or another loss, as a function of the signs and of α, for all outputs."""
 
     @abc.abstractmethod
     def gradient(
@@ -115,6 +116,30 @@ class _ByLifted(_ByForms):
         return jax.vmap(lambda form, y: smat(self.gram @ svec(form) - y, size))(forms, self.targets)
 
 
+class TrueLoss(Loss):
+    """ℓ(Φα), whatever it is. With an intercept α has a row more than there are neurons, for it."""
+
+    X: Float[Array, "n d"]
+    y: Float[Array, "n c"]
+    weight: Float[Array, " n"]
+    loss: AbstractLoss
+    has_intercept: bool = eqx.field(static=True)
+
+    def predictions(self, phi: Array, alpha: Array) -> Array:
+        """Return Φα, and the intercept."""
+        m = phi.shape[1]
+        return phi @ alpha[:m] + (alpha[m][None] if self.has_intercept else 0)
+
+    def gradient(self, u: Array, v: Array, alpha: Array) -> tuple[Array, Array, Array]:
+        images_u, images_v = self.X @ u.T, self.X @ v.T
+        phi = images_u * images_v
+        slope = self.weight[:, None] * self.loss.slope(self.predictions(phi, alpha), self.y)
+        weights, along = slope @ alpha[: u.shape[0]].T, phi.T @ slope
+        if self.has_intercept:
+            along = jnp.concatenate([along, jnp.sum(slope, axis=0)[None]])
+        return (weights * images_v).T @ self.X, (weights * images_u).T @ self.X, along
+
+
 def nearest(weights: Float[Array, "m d"], levels: Float[Array, " L"]) -> Int[Array, "m d"]:
     """Return the places of the nearest levels, which ascend from −1 to 1; +1 for 0 of two."""
     if len(levels) == 2:
@@ -133,21 +158,24 @@ def _quantized(weights: Float[Array, "m d"], levels: Float[Array, " L"]) -> Floa
 
 def descend(
     loss: Loss,
-    beta: Float[Array, " c"],
+    penalty: Float[Array, "k c"],
     start: Latent,
     rate: Scalar,
     alpha_rate: Scalar,
     num_steps: int,
     levels: Float[Array, " L"],
 ) -> Latent:
-    """Take steps of Adam, with rates that fall to zero as a cosine does."""
+    """Take steps of Adam, with rates that fall to zero as a cosine does.
+
+    The penalty is that of each α, or of each output.
+    """
     optimizer = optax.adam(optax.cosine_decay_schedule(1.0, num_steps))
 
     def step(carry: tuple[Latent, optax.OptState], _: None) -> tuple[tuple, None]:
         (latent_u, latent_v, alpha), state = carry
         u, v = _quantized(latent_u, levels), _quantized(latent_v, levels)
         along_u, along_v, along_alpha = loss.gradient(u, v, alpha)
-        gradient = along_u, along_v, along_alpha + beta[None, :] * jnp.sign(alpha)
+        gradient = along_u, along_v, along_alpha + penalty * jnp.sign(alpha)
         # Optax mixes integers and floats, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             (du, dv, da), state = optimizer.update(gradient, state)
