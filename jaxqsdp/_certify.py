@@ -26,6 +26,7 @@ from ._base.types import (
 from ._bound.combinatorial import combinatorial_bound
 from ._bound.objective import objective_above
 from ._bound.relaxation import rounded_below, scaled_dual_bound
+from ._host.blas import with_one_blas_thread
 from ._network.network import QuantizedNetwork, predictions_of
 from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers, check_single
@@ -36,7 +37,8 @@ from ._solve import solve
 
 _KINDS = ("best", "relaxation", "combinatorial")
 _TOLERANCE = 1e-6  # gap at which a better bound is no longer looked for
-_FEW_FEATURES = 20  # up to which "best" enumerates sign vectors, in a tenth of a second
+_FEW_FEATURES = 20  # up to which "best" looks for the largest form, in a tenth of a second
+_SECONDS = 60.0  # for that, where nothing else is said
 
 
 class Certificate(eqx.Module):
@@ -93,23 +95,24 @@ def certify(
     weaker but for its allowance for rounding, and needs the largest |uᵀGv| of all sign vectors; it
     is tried with λ of the solution, with the dual point −∇ℓ(f(X)) of the network, which proves it
     optimal if it is, and with `dual`; given time, with one that is looked for as `solve_exactly`
-    does. They are computed anew and nothing is believed, so a wrong or unfinished
-    solution weakens a bound but cannot make it false. Rounding errors are allowed for throughout.
-    Outside `jit` and `vmap` that is done by NumPy in float64, in which float32 data are exact, and
-    nothing is compiled.
+    does, and beyond 20 features with that or with `dual` alone. They are computed anew and nothing
+    is believed, so a wrong or unfinished solution weakens a bound but cannot make it false.
+    Rounding errors are allowed for throughout. Outside `jit` and `vmap` that is done by NumPy in
+    float64, in which float32 data are exact, and nothing is compiled.
 
     **Arguments:**
 
     - `problem`: the training problem.
     - `network`: any network for it.
     - `solution`: a `Solution` of the problem; solved here if left out.
-    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`; beyond 20
-        features the only one, and of it is proven what it proves as it is, or on the way there.
+    - `dual`: another λ to try, of the shape of y, such as `solve_exactly(problem).dual`. Beyond 16
+        features it is proven as it is; multiples of it might prove more.
     - `kind`: the bound. "best" is the larger one. It leaves the combinatorial one out under
         transforms, where there is none, and beyond 20 features if neither `dual` nor `time_limit`
         is given.
-    - `time_limit`: seconds to look for a better bound in, the more the better; the proof of what is
-        found comes on top.
+    - `time_limit`: seconds to look for a better bound in, the more the better, and again so many to
+        prove what is found. Without it a combinatorial bound takes a minute at most, beyond 16
+        features; at the end of its time it is what is proven by then.
 
     **Raises:** `ValueError` naming the argument.
     """
@@ -124,6 +127,7 @@ def certify(
         )
     if time_limit is not None:
         time_limit = check_positive(time_limit, "time_limit")
+    seconds = _SECONDS if time_limit is None else time_limit
     concrete = is_concrete(problem, network, solution, dual)
     if not concrete and (kind == "combinatorial" or time_limit is not None):
         name = '`kind="combinatorial"`' if time_limit is None else "`time_limit`"
@@ -141,12 +145,18 @@ def certify(
             duals.append(_better_dual(problem, solution, time_limit))
         many = problem.num_lifted > _FEW_FEATURES
         kind = "relaxation" if kind == "best" and many and not duals else kind
-        with np.errstate(all="ignore"):
-            return _certify_on_host(problem, network, solution, duals, kind)
+        deadline = time.monotonic() + seconds
+        return certify_on_host(problem, network, solution, duals, kind, deadline)
 
 
-def _certify_on_host(
-    problem: Problem, network: QuantizedNetwork, solution: Solution, duals: list[Any], kind: str
+@np.errstate(all="ignore")
+def certify_on_host(
+    problem: Problem,
+    network: QuantizedNetwork,
+    solution: Solution,
+    duals: list[Any],
+    kind: str,
+    deadline: float,
 ) -> Certificate:
     """Certify in float64 NumPy, in which float32 data are exact; nothing is compiled."""
     wide, narrow = in_float64((problem, network)), problem.X.dtype
@@ -160,7 +170,7 @@ def _certify_on_host(
         others: list[Any] = []
         if not duals or problem.num_lifted <= _FEW_FEATURES:
             others = [lambdas[0], _network_dual(*wide)]
-        bound = _combinatorial_bound(wide[0], duals, others)
+        bound = _combinatorial_bound(wide[0], duals, others, deadline)
         if kind == "combinatorial" or bound > below:
             below, which = bound, "combinatorial"
     numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
@@ -206,7 +216,10 @@ def _better_dual(problem: Problem, solution: Solution, time_limit: float) -> np.
     return joined_dual(problem, found)
 
 
-def _combinatorial_bound(problem: Any, given: list[Any], others: list[Any]) -> np.floating:
+@with_one_blas_thread
+def _combinatorial_bound(
+    problem: Any, given: list[Any], others: list[Any], deadline: float
+) -> np.floating:
     """Return the bound, summed over outputs, from the best of some dual points for each.
 
     What is given is to be proven as it is, of others the largest form is looked for.
@@ -219,7 +232,7 @@ def _combinatorial_bound(problem: Any, given: list[Any], others: list[Any]) -> n
     if problem.loss.couples_outputs:
         data = problem.X, y, problem.weight, beta
         bounds = [
-            combinatorial_bound(*data, dual, *kinds, as_given=place < len(given))
+            combinatorial_bound(*data, dual, *kinds, place < len(given), deadline)
             for place, dual in enumerate([*given, *others])
         ]
         return np.float64(max(bounds))
@@ -227,7 +240,7 @@ def _combinatorial_bound(problem: Any, given: list[Any], others: list[Any]) -> n
         data = problem.X, y[:, index], problem.weight, beta[index]
         bounds = [
             combinatorial_bound(
-                *data, dual.reshape(y.shape)[:, index], *kinds, as_given=place < len(given)
+                *data, dual.reshape(y.shape)[:, index], *kinds, place < len(given), deadline
             )
             for place, dual in enumerate([*given, *others])
         ]

@@ -42,10 +42,11 @@ FAMILIES = [
 
 def brute_force(gram, signs):
     """Return the values of all forms, and how many neurons have them, up to turned parts."""
+    gram = gram[np.ix_(*2 * [np.any(gram, axis=0)])]  # of what does not matter there is one
     d = len(gram)
     vectors = np.array(list(itertools.product((-1.0, 1.0), repeat=d)))
     if len(signs) == 1:
-        vectors = vectors[vectors[:, 0] > 0]
+        vectors = vectors[vectors[:, 0] > 0] if d else vectors
         return signs[0] * np.sum((vectors @ gram) * vectors, axis=1)
     seen, values = set(), []
     for u, v in itertools.product(vectors, vectors):
@@ -83,10 +84,9 @@ def test_finds_what_brute_force_finds(family, d, kind):
             np.testing.assert_allclose(forms, found.values, atol=1e-12 * size)
         above = values[0] + 1e-6 * size
         nothing = forms_above(gram, above, signs, 10)
-        if size > 0:
-            assert nothing.is_complete
-            assert len(nothing.values) == 0
-            assert nothing.largest == above
+        assert nothing.is_complete
+        assert len(nothing.values) == (0 if size > 0 else 1)
+        assert nothing.largest == above
 
 
 @pytest.mark.parametrize("d", [12, 16, 20])
@@ -122,3 +122,24 @@ def test_any_scale(size):
     expected = forms_above(gram, 20.0, (1, -1), 100)
     found = forms_above(size * gram, 20.0 * size, (1, -1), 100)
     np.testing.assert_allclose(found.values, size * expected.values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_of_little_weight_take_no_time(kind):
+    """Or all of their choices would be tried."""
+    gram = gram_of("plain", 0, 30)
+    gram[10:] *= 1e-9
+    gram[:, 10:] *= 1e-9
+    gram[20:] = gram[:, 20:] = 0
+    few = forms_above(gram[:10, :10], 0.0, KINDS[kind], 10**6).largest
+    start = time.monotonic()
+    found = forms_above(gram, few * (1 + 1e-6), KINDS[kind], 10, start + 20)
+    assert found.is_complete
+    assert len(found.values) == 0
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_nothing_is_proven_of_what_is_no_number(wrong):
+    gram = gram_of("plain", 0, 4)
+    gram[1, 2] = gram[2, 1] = wrong
+    assert forms_above(gram, 1e9, (1, -1), 10).largest == np.inf

@@ -35,7 +35,8 @@ from scipy.linalg import lapack
 from .._exact.powers import power_of_two
 from .max_norm import least_diagonal
 
-_BLOCK = 16384  # nodes
+_BLOCK, _LEAST_BLOCK = 16384, 512  # nodes, fewer where there are many features ...
+_ENTRIES = 2**29  # of parts, in all blocks that may wait
 _PROBED, _PROBES = 2048, 8  # nodes of the blocks that probes go through, and how many do
 _CLEARLY = 4  # times as many as there may be
 _FEW = 64  # nodes that are not worth a p of their own
@@ -74,9 +75,11 @@ def forms_above(
 ) -> Above:
     """Find the sign vectors of value ≥ threshold, `count` of them or fewer, the largest.
 
-    `signs` is (1, −1) for max uᵀGv, and (1,) or (−1,) for that of ±uᵀGu. Of vectors that differ by
-    the sign of a part one is found. A value that is not found, though it exceeds those that are and
-    the threshold, does so by less than 1e-13 of Σ|G|.
+    `signs` is (1, −1) for max uᵀGv, and (1,) or (−1,) for that of ±uᵀGu. G is symmetric, at least
+    as nearly as products are rounded. Of vectors that differ by the sign of a part one is found,
+    and of those that differ where G has zeros alone. A value that is not found, though it exceeds
+    those that are and the threshold, does so by less than 8d + 40 roundings of Σ|G|. Where G has
+    entries that are no numbers nothing is known, and so it says.
     """
     return _Search(gram, threshold, signs, count).run(deadline)
 
@@ -129,18 +132,24 @@ class _Search:
         count: int,
         most: int = _BLOCK,
     ):
+        self.num_features, self.is_finite = len(gram), bool(np.all(np.isfinite(gram)))
+        self.used = np.flatnonzero(np.abs(gram).max(axis=0, initial=0.0) > 0)
+        d = len(self.used)
         self.unit = float(power_of_two(np.abs(gram).max(initial=0.0)))
-        self.gram, self.given, self.signs, self.count = gram / self.unit, threshold, signs, count
-        self.threshold, self.most = threshold / self.unit, most
-        d = len(gram)
+        self.gram = gram[np.ix_(self.used, self.used)] / self.unit
+        self.given, self.signs, self.count = threshold, signs, count
+        self.threshold = threshold / self.unit
+        self.most = min(most, max(_ENTRIES // (6 * max(d, 1) ** 2), _LEAST_BLOCK))
         self.mass = float(np.abs(self.gram).sum())
-        self.scale = 1.0  # 1ᵀp
+        self.scale = self.mass  # about 1ᵀp
         # What c may be wrong by, and the sums that bounds are.
         self.rounding = (8 * d + 40) * _UNIT * self.mass
         self.values, self.parts = np.empty(0), np.empty((0, len(signs), d), np.int8)
 
     def run(self, deadline: float) -> Above:
         """Search until nothing is left or the time is up."""
+        if not self.is_finite:
+            return Above(self.given, np.empty(0), self._restored(self.parts), False)
         stack = [self.root()]
         while stack:
             if time.monotonic() > deadline:
@@ -152,14 +161,21 @@ class _Search:
             stack += self.children(block)
         order = np.argsort(-self.values, kind="stable")[: self.count]
         values = self.values[order] * self.unit
-        return Above(self.given, values, self.parts[order], not stack)
+        return Above(self.given, values, self._restored(self.parts[order]), not stack)
+
+    def _restored(self, parts: Parts) -> Parts:
+        """Return parts with all features: the first one has those that G is zero for."""
+        every = np.zeros((len(parts), len(self.signs), self.num_features), np.int8)
+        every[:, 0] = 1
+        every[:, :, self.used] = parts
+        return every
 
     def root(self) -> _Block:
         """Return the block of the node with nothing decided."""
         d, s = len(self.gram), len(self.signs)
         cones: Any = np.stack([-sign * self.gram for sign in self.signs])
-        diagonal = np.asarray(least_diagonal(cones)) if self.mass > 0 else np.ones(d)
-        self.scale = float(diagonal.sum())
+        diagonal = np.asarray(least_diagonal(cones)) if d else np.empty(0)
+        self.scale = max(float(np.abs(diagonal).sum()), self.mass / max(d, 1))
         return _Block(np.zeros((1, s, d), np.int8), np.zeros(1), np.arange(d), diagonal)
 
     def _keep(self, leaves: _Block) -> None:
@@ -185,12 +201,15 @@ class _Search:
             diagonal = self._recentered(inner, moments, diagonal)
         diagonal, inverses = self._inverses(inner, diagonal)
         centers = [image @ inverse for image, inverse in zip(images, inverses, strict=True)]
-        allowance, variances = self._allowances(inner, U, diagonal, inverses)
+        allowance, variances = self._allowances(block, inner, diagonal, inverses)
         bound = block.decided + (float(diagonal.sum()) + allowance)
         for image, center in zip(images, centers, strict=True):
             bound += np.einsum("ni,ni->n", image, center)
         room = bound - self.threshold
-        kept = np.flatnonzero(room >= 0)
+        # Without any p: from features with small entries alone little is to be gained.
+        most = 2 * np.max(np.abs(images), axis=0).sum(axis=1) + float(np.abs(inner).sum())
+        most = block.decided + most * (1 + 1e-9) + self.rounding
+        kept = np.flatnonzero(~(room < 0) & ~(most < self.threshold))
         if len(kept) == 0:
             return []
         place = self._choose(centers, variances, room, kept)
@@ -215,7 +234,7 @@ class _Search:
             ],
             axis=1,
         )
-        nodes, choice = np.nonzero(left >= 0)
+        nodes, choice = np.nonzero(~(left < 0))
         if len(nodes) == 0:
             return []
         nodes = kept[nodes]
@@ -253,7 +272,8 @@ class _Search:
     def _inverses(self, inner: NDArray, diagonal: Vector) -> tuple[Vector, list[NDArray]]:
         """Return a p proven feasible, and about the inverses of S."""
         m = len(inner)
-        shift = 4 * (m + 8) * _UNIT * (self.scale + float(diagonal.sum()))
+        traces = float(np.abs(diagonal).sum() + np.abs(np.diag(inner)).sum())
+        shift = 4 * (m + 8) * _UNIT * (self.scale + traces)
         while True:
             inverses = []
             for sign in self.signs:
@@ -267,11 +287,12 @@ class _Search:
             diagonal, shift = diagonal + shift, 4 * shift
 
     def _allowances(
-        self, inner: NDArray, U: NDArray[np.int64], diagonal: Vector, inverses: list[NDArray]
+        self, block: _Block, inner: NDArray, diagonal: Vector, inverses: list[NDArray]
     ) -> tuple[float, list[Vector]]:
         """Return what bounds may be wrong by, and at least the diagonals of the inverses."""
-        gram, m, d = self.gram, len(inner), len(self.gram)
-        reach = np.abs(gram[:, U]).sum(axis=0) * (1 + d * _UNIT)  # |g|
+        m, d = len(inner), len(self.gram)
+        decided = np.delete(self.gram[:, block.features], block.features, axis=0)
+        reach = np.abs(decided).sum(axis=0) * (1 + d * _UNIT)  # |g|
         allowance, variances = self.rounding, []
         for sign, inverse in zip(self.signs, inverses, strict=True):
             slack = np.diag(diagonal) - sign * inner

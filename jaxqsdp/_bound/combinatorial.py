@@ -33,6 +33,7 @@ def combinatorial_bound(
     activation: AbstractActivation = BILINEAR,
     has_intercept: bool = False,
     as_given: bool = False,
+    deadline: float = np.inf,
 ) -> float:
     """Bound the optimum of training from below, starting from any λ.
 
@@ -50,7 +51,8 @@ def combinatorial_bound(
     becomes 0, which loss and penalty never fall below.
 
     With `as_given` it is enough that λ itself is feasible: where sign vectors are many, to prove
-    that the maximum is below β may take a small part of the time that the maximum takes.
+    that the maximum is below β may take a small part of the time that the maximum takes. At the
+    deadline a larger number stands for it, see `largest_form`.
     """
     X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
@@ -63,8 +65,11 @@ def combinatorial_bound(
     # Any λ will do, one without some of the samples too.
     usable = (samples.weight > 2.0**-200) & np.isfinite(dual).reshape(len(X), -1).all(axis=1)
     X, y, weight, dual = samples.X[usable], y[usable], samples.weight[usable], dual[usable]
-    size = power_of_two(np.abs(dual).max(initial=0)) if loss.is_quadratic else 1.0
-    dual = dual / size  # the bound is the same all along the ray of λ then
+    aim = penalty
+    if loss.is_quadratic:  # the same all along the ray of λ
+        size = power_of_two(np.abs(dual).max(initial=0))
+        aim = penalty / units.scale_dual(np.asarray(size))
+        dual = dual / size
     if not (np.any(dual != 0) and np.all(np.isfinite(X)) and np.all(np.isfinite(y))):
         return 0.0
     if not np.all((penalty > 2.0**-900) & (penalty < 2.0**900)):
@@ -84,7 +89,7 @@ def combinatorial_bound(
         else:
             gram, sizes = mask * gram, np.abs(X)
             mass = float(np.abs(dual) @ np.sum((sizes @ np.abs(mask)) * sizes, axis=1))
-        norm = largest_form(gram, activation.layout, float(aim) if as_given else 0.0)
+        norm = largest_form(gram, activation.layout, float(aim) if as_given else 0.0, deadline)
         return norm + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
 
     cost: Any = None
@@ -92,10 +97,9 @@ def combinatorial_bound(
         cost = intercept_cost(X, y, weight, penalty, dual, loss, mask)
     norm: Any
     if dual.ndim == 1:
-        norm = norm_of(dual, penalty / size)
+        norm = norm_of(dual, aim)
     else:
-        pairs = zip(dual.T, penalty, strict=True)
-        norm = np.array([norm_of(part, price / size) for part, price in pairs])
+        norm = np.array([norm_of(*pair) for pair in zip(dual.T, aim, strict=True)])
     if not loss.is_quadratic:
         # Samples left out have λ = 0, and ψ(0) ≤ 0 as the loss is never negative.
         below: Any = best_below_of(loss, dual, y, weight, penalty, norm, cost)

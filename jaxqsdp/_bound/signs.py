@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+_ENTRIES = 2**23  # that a local search works on
 _BLOCK = 11  # so many features, 2^11 sign vectors, at a time
 
 
@@ -101,6 +102,25 @@ def _alternate(gram: NDArray[np.float64], u: Signs) -> Signs:
             return u.copy()
         u = np.where(gained[:, None], turned, u)
         values = np.where(gained, norms, values)
+
+
+def enumerate_all(
+    gram: NDArray[np.float64], count: int, num_vectors: int
+) -> tuple[NDArray[np.float64], Signs]:
+    """Return the largest values for neurons of one or two vectors, as `enumerate_signs` does."""
+    return (enumerate_signs if num_vectors == 2 else enumerate_forms)(gram, count)
+
+
+def search_all(
+    gram: NDArray[np.float64], starts: Signs, num_vectors: int
+) -> tuple[NDArray[np.float64], Signs]:
+    """Return local maxima for neurons of one or two vectors, as `search_signs` does."""
+    return (search_signs if num_vectors == 2 else search_forms)(gram, starts)
+
+
+def random_starts(rng: np.random.Generator, count: int, d: int) -> Signs:
+    """Return random sign vectors, fewer than `count` where a search of so many takes much room."""
+    return rng.choice((-1.0, 1.0), (min(count, max(_ENTRIES // d**2, 16)), d))
 
 
 def _split(d: int) -> tuple[int, Signs, Signs]:

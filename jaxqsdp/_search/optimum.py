@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._base.lift import lifted_size
 from .._base.types import across
 from .._bound.largest import MOST_ENUMERATED
+from .._host.blas import with_one_blas_thread
 from .._problem.host_core import HostCore
 from .._problem.problem import Problem
 from .._relaxation.gaussian import draw, shape_of_normal
@@ -24,6 +26,7 @@ from .target import largest
 
 _FIRST_NEURONS = 200  # drawn from the relaxation
 _NEGLIGIBLE = 1e-9  # of y: what a neuron that is dropped contributes at most
+_MOST_ENTRIES = 2**27  # of products of features, a gigabyte
 _FIT = 1e-10  # relative gap of the last fit
 
 
@@ -63,6 +66,7 @@ class Optimum:
         return Optimum(some(last.neurons, kept), task.restore_alpha(alpha[kept]), dual, history)
 
 
+@with_one_blas_thread
 def find_optimum(
     core: HostCore,
     solution: Solution,
@@ -76,7 +80,15 @@ def find_optimum(
 
     From the relaxation's solution, to a relative gap, or as near as rounds and time permit, which
     outputs share. `report` is told the gap after each round.
+
+    **Raises:** `ValueError` if the products of features of all samples take too much memory.
     """
+    entries = len(core.X) * lifted_size(core.X.shape[1])
+    if entries > _MOST_ENTRIES:
+        raise ValueError(
+            f"`problem` has {entries:.1e} products of two features of a sample, at most "
+            f"{_MOST_ENTRIES:.1e} are searched; use `improve`, and `certify` without `time_limit`."
+        )
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(
         shape_of_normal(core.activation, _FIRST_NEURONS, core.num_features)

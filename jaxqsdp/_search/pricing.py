@@ -13,14 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bound.signs import (
-    Signs,
-    enumerate_forms,
-    enumerate_signs,
-    partners,
-    search_forms,
-    search_signs,
-)
+from .._bound.signs import Signs, enumerate_all, partners, search_all
 
 Neurons = tuple[Signs, ...]  # one or two vectors each, (m, d)
 Pricing = Callable[[NDArray[np.float64], int], tuple[NDArray[np.float64], Neurons]]
@@ -30,8 +23,7 @@ def price_exactly(num_vectors: int) -> Pricing:
     """Return what tries all sign vectors, and gives the best so many neurons of one or two."""
 
     def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, Neurons]:
-        enumerate_all = enumerate_signs if num_vectors == 2 else enumerate_forms
-        values, signs = enumerate_all(gram, count)
+        values, signs = enumerate_all(gram, count, num_vectors)
         return values, neurons_of(gram, signs, num_vectors)
 
     return price
@@ -41,8 +33,7 @@ def price_locally(
     gram: NDArray[np.float64], starts: Signs, num_vectors: int
 ) -> tuple[NDArray[np.float64], Neurons]:
     """Return local maxima from starts (s, k), in descending order."""
-    search = search_signs if num_vectors == 2 else search_forms
-    values, signs = search(gram, starts)
+    values, signs = search_all(gram, starts, num_vectors)
     return values, neurons_of(gram, signs, num_vectors)
 
 

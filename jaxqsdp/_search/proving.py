@@ -21,8 +21,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bound.branching import forms_above
-from .._bound.largest import budget_of, expected_seconds, sides_of
+from .._base.types import tiny
+from .._bound.largest import CLOSE, all_above, budget_of, expected_seconds
+from .._bound.signs import random_starts
 from .._network.layout import Layout
 from .columns import EACH_ROUND, Round, Task, generate
 from .pricing import Neurons, joined, neurons_of, price_locally, some
@@ -31,15 +32,16 @@ from .target import Points, Vector
 _STARTS, _CHECKED = 200, 600  # of local search when pricing, and before a proof
 _SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # t
 _FIRST, _MORE = 1.0, 4.0  # seconds for the first proof, and how many times as many for the next
-_OF_REST = 0.6  # of the time that is left: what a proof is expected to take at most
+_OF_REST = 0.4  # of the time that is left: what a proof is expected to take; it comes twice
 _PATIENCE = 3.0  # times what it is expected to take
 _LOCALLY = 0.1  # of the tolerance: how well columns are generated
-_AT_ONCE, _COARSER = 50.0, 1.6  # by how much a gap is to shrink at once, and steps from there
+_AT_ONCE, _COARSER = 32.0, 2.0  # by how much a gap is to shrink at once, and steps from there
 _LEAST_GAIN = 0.9  # of the gap, which a proof has to promise
-_CLOSE = 1e-12  # relative: so that the largest form is found itself
+_STALLED = 0.999  # of the gap: where a proof leaves more, there is no use in another
+_VIOLATED = 1e-9  # relative
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Place:
     """A dual point between the relaxation's and that of all neurons."""
 
@@ -53,79 +55,107 @@ class _Place:
         return self.largest + share * (self.budgets - self.largest)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What to prove, and about how long that takes."""
+
+    place: _Place
+    norms: Vector
+    seconds: float
+
+
 class _Proof:
-    """What can be proven from the dual point λ of some neurons that local search adds none to."""
+    """What can be proven from the dual point λ of some neurons that local search adds none to.
+
+    `violating` are neurons that a longer search finds for λ.
+    """
 
     def __init__(
         self, task: Task, layout: Layout, last: Round, relaxed: Points, rng: np.random.Generator
     ):
         self.task, self.layout, self.value, self.rng = task, layout, last.value, rng
+        self.num_vectors, self.dual, self.slowness = len(last.neurons), last.dual, 1.0
         columns = task.columns(last.neurons)
-        self.places = []
+        self.known = float(task.target.correlation(last.dual, columns).max(initial=0.0))
+        self.places, self.violating = [], some(last.neurons, np.zeros(0, np.int64))
         for t in _SHARES:
             point = task.target.admissible((1 - t) * last.dual + t * relaxed)
             grams = task.grams(point)
             known = np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
-            starts = rng.choice((-1.0, 1.0), (_CHECKED, task.num_lifted))
-            found = [price_locally(gram, starts, len(last.neurons))[0][0] for gram in grams]
-            largest = np.maximum(known, found) * (1 - _CLOSE)
+            starts = random_starts(rng, _CHECKED, task.num_lifted)
+            found = [price_locally(gram, starts, self.num_vectors) for gram in grams]
+            if t == 0:
+                best = joined(*(some(neurons, np.arange(EACH_ROUND)) for _, neurons in found))
+                self.violating = self.violated(best)
+            largest = np.maximum(known, [norms[0] for norms, _ in found]) * (1 - CLOSE)
+            largest = np.maximum(largest, tiny(np.float64))
             budgets = np.array([budget_of(gram, layout) for gram in grams])
             self.places.append(_Place(point, grams, largest, np.maximum(budgets, largest)))
 
-    def gap(self, place: _Place, share: float) -> float:
-        """Return the relative gap that thresholds at a place prove."""
-        _, gained = self.task.target.best_dual(place.point, place.norms(share))
+    def violated(self, neurons: Neurons) -> Neurons:
+        """Return those that violate λ, more than any that the restricted problem has."""
+        target = self.task.target
+        violation = target.correlation(self.dual, self.task.columns(neurons))
+        least = max(target.limit, self.known) * (1 + _VIOLATED)
+        return some(neurons, np.flatnonzero(violation > least))
+
+    def gap(self, place: _Place, norms: Vector) -> float:
+        """Return the relative gap that norms at a place prove."""
+        _, gained = self.task.target.best_dual(place.point, norms)
         return (self.value - gained - self.task.rest) / self.value
 
-    def planned(self, gap: float) -> tuple[_Place, float] | None:
-        """Return place and share that prove a gap, with thresholds nearest to the budgets."""
+    def _planned(self, gap: float) -> tuple[_Place, Vector] | None:
+        """Return place and norms that prove a gap, the norms nearest to the budgets."""
         best = None
         for place in self.places:
-            if self.gap(place, 0.0) > gap:
+            if self.gap(place, place.norms(0.0)) > gap:
                 continue
             low, high = 0.0, 1.0
             for _ in range(20):
                 middle = (low + high) / 2
-                low, high = (middle, high) if self.gap(place, middle) <= gap else (low, middle)
-            distance = float(np.mean(np.log(place.budgets / place.norms(low))))
+                enough = self.gap(place, place.norms(middle)) <= gap
+                low, high = (middle, high) if enough else (low, middle)
+            norms = place.norms(low)
+            distance = float(np.mean(np.log(place.budgets / norms)))
             if best is None or distance < best[2]:
-                best = place, low, distance
+                best = place, norms, distance
         return None if best is None else best[:2]
 
-    def chosen(self, gap: float, tol: float, most: float) -> tuple[_Place, float, float] | None:
-        """Return place, share and seconds of the best proof that takes `most` seconds or less."""
-        goals = [tol / 2]
+    def chosen(self, gap: float, tol: float, most: float) -> tuple[_Plan | None, bool]:
+        """Return the best proof that takes `most` seconds or less, and whether any takes more."""
+        goals, takes_more = [tol / 2], False
         while (coarser := max(gap / _AT_ONCE, goals[-1]) * _COARSER) < _LEAST_GAIN * gap:
             goals.append(coarser)
+        goals.append(_LEAST_GAIN * gap)
         for goal in goals:
-            plan = self.planned(goal)
-            if plan is not None:
-                place, share = plan
-                pairs = zip(place.grams, place.norms(share), strict=True)
-                seconds = 0.0
-                for gram, norm in pairs:
-                    if seconds <= most:
-                        seconds += expected_seconds(gram, self.layout, norm, self.rng, most)
-                if seconds <= most:
-                    return place, share, seconds
-        return None
+            planned = self._planned(goal)
+            if planned is None:
+                continue
+            place, norms = planned
+            seconds, room = 0.0, most / self.slowness
+            for gram, norm in zip(place.grams, norms, strict=True):
+                if seconds <= room:
+                    seconds += expected_seconds(gram, self.layout, norm, self.rng, room)
+            if seconds <= room:
+                return _Plan(place, norms, seconds * self.slowness), takes_more
+            takes_more = True
+        return None, takes_more
 
-    def run(
-        self, place: _Place, share: float, num_vectors: int, deadline: float
-    ) -> tuple[Vector, Neurons] | None:
+    def run(self, plan: _Plan, deadline: float) -> tuple[Vector, Neurons] | None:
         """Return norms that are proven and neurons of at least the thresholds; None if late."""
-        norms, parts = [], []
-        for gram, norm in zip(place.grams, place.norms(share), strict=True):
-            proven = 0.0
-            for signs in sides_of(self.layout):
-                above = forms_above(gram, norm, signs, EACH_ROUND, deadline)
-                if not above.is_complete:
-                    return None
-                proven = max(proven, above.largest)
-                u = above.parts.sum(axis=1).astype(np.float64)
-                parts.append(neurons_of(gram, u, num_vectors))
-            norms.append(proven)
-        return np.array(norms), joined(*parts)
+        start, norms, parts = time.monotonic(), [], []
+        until = min(start + max(_PATIENCE * plan.seconds, _FIRST), deadline)
+        for gram, norm in zip(plan.place.grams, plan.norms, strict=True):
+            above = all_above(gram, self.layout, norm, EACH_ROUND, until)
+            if not above.is_complete:
+                self.slowness *= _PATIENCE
+                return None
+            norms.append(above.largest)
+            u = above.parts.sum(axis=1).astype(np.float64)
+            parts.append(neurons_of(gram, u, self.num_vectors))
+        found = np.array([max(norm, tiny(np.float64)) for norm in norms])
+        plan.place.largest = np.where(found > plan.norms, found, plan.place.largest)
+        return found, joined(*parts)
 
 
 def generate_and_prove(
@@ -139,48 +169,54 @@ def generate_and_prove(
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them and the relaxation's dual point.
 
-    Bounds are proven. Ends when value and bound agree to the relative tolerance, or in time.
+    Bounds are proven. Ends when value and bound agree to the relative tolerance, in time, or where
+    rounding leaves no more to be proven. The time for the last proof, which is repeated to certify
+    the bound, is set aside.
     """
     num_vectors, target = len(neurons), task.target
 
     def price(gram: NDArray[np.float64], count: int) -> tuple[NDArray, Neurons]:
-        starts = rng.choice((-1.0, 1.0), (_STARTS, len(gram)))
+        starts = random_starts(rng, _STARTS, len(gram))
         norms, found = price_locally(gram, starts, num_vectors)
         return norms[:count], some(found, np.arange(len(norms))[:count])
 
-    norms = np.array([budget_of(gram, layout) for gram in task.grams(relaxed)])
+    norms = np.array([max(budget_of(g, layout), tiny(np.float64)) for g in task.grams(relaxed)])
     best, gained = target.best_dual(relaxed, norms)
-    bound, start, seconds = gained + task.rest, relaxed, _FIRST
+    bound, start = gained + task.rest, relaxed
+    seconds, reserved = _FIRST, 0.0  # the time that the proof of the bound has taken
     while True:
         for found in generate(task, price, neurons, start, _LOCALLY * tol):
             yield dataclasses.replace(found, dual=best, bound=bound)
             if time.monotonic() > deadline:
                 return
         proof = _Proof(task, layout, found, relaxed, rng)
-        neurons, start = found.neurons, found.dual
-        more: Neurons = some(neurons, np.zeros(0, np.int64))
+        neurons, start, more = found.neurons, found.dual, proof.violating
         while len(more[0]) == 0:
             gap = (found.value - bound) / found.value if found.value > 0 else 0.0
             rest = deadline - time.monotonic()
             if gap <= tol or rest <= 0:
                 return
             most = min(seconds, _OF_REST * rest)
-            chosen = proof.chosen(gap, tol, most)
-            if chosen is None and most < seconds:
-                return
-            seconds *= _MORE
-            if chosen is None:
+            plan, takes_more = proof.chosen(gap, tol, most)
+            if plan is None:
+                if most < seconds or not takes_more:
+                    return
+                seconds *= _MORE
                 continue
-            place, share, expected = chosen
-            patience = max(_PATIENCE * expected, _FIRST)
-            until = min(time.monotonic() + patience, deadline)
-            result = proof.run(place, share, num_vectors, until)
+            begun = time.monotonic()
+            result = proof.run(plan, deadline)
             if result is None:
                 continue
-            scaled, gained = target.best_dual(place.point, result[0])
+            spent = time.monotonic() - begun
+            scaled, gained = target.best_dual(plan.place.point, result[0])
+            more, left = proof.violated(result[1]), 1.0
             if gained + task.rest > bound:
+                left = (found.value - gained - task.rest) / (found.value - bound)
                 best, bound = scaled, gained + task.rest
+                deadline -= spent - reserved
+                reserved = spent
             yield dataclasses.replace(found, dual=best, bound=bound)
-            violation = target.correlation(start, task.columns(result[1]))
-            more = some(result[1], np.flatnonzero(violation > target.limit * (1 + 1e-9)))
+            if left > _STALLED and len(more[0]) == 0:
+                return
+            seconds = max(seconds, _MORE * spent)
         neurons = joined(neurons, more)
