@@ -154,7 +154,10 @@ def generate(
         point = target.admissible(point)
         grams = task.grams(point)
         priced = [price(gram, EACH_ROUND) for gram in grams]
-        scaled, gained = target.best_dual(point, np.array([norms[0] for norms, _ in priced]))
+        # Local search may miss what is known.
+        known = np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
+        norms = np.maximum(known, [found[0] for found, _ in priced])
+        scaled, gained = target.best_dual(point, norms)
         if gained + task.rest > bound:
             best, bound = scaled, gained + task.rest
         return joined(*(found for _, found in priced))
