@@ -186,11 +186,10 @@ class LiftedMap:
         return total
 
 
-@record
-class LevelMap:
-    """The map A on forms of constant diagonal, in whose place others are brought to it."""
+class _Composed:
+    """A map made of another one, of the same shape."""
 
-    whole: LiftedMap
+    whole: LiftedMap | LevelMap
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -206,6 +205,13 @@ class LevelMap:
     def gram_is_primal(self) -> bool:
         """Whether `gram` is A*A, on the domain, rather than AA*, on the samples."""
         return self.whole.gram_is_primal
+
+
+@record
+class LevelMap(_Composed):
+    """The map A on forms of constant diagonal, in whose place others are brought to it."""
+
+    whole: LiftedMap
 
     def mv(self, z: Float[Array, " D"]) -> Float[Array, " n"]:
         """A(Z)."""
@@ -233,26 +239,11 @@ class LevelMap:
 
 
 @record
-class ProjectedMap:
+class ProjectedMap(_Composed):
     """A map less what an intercept fits: P·A, P the projection on what a unit vector is not in."""
 
     whole: LiftedMap | LevelMap
     direction: Float[Array, " n"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, D)."""
-        return self.whole.shape
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The dtype of the data."""
-        return self.whole.dtype
-
-    @property
-    def gram_is_primal(self) -> bool:
-        """Whether `gram` is on the domain rather than on the samples."""
-        return self.whole.gram_is_primal
 
     def mv(self, z: Float[Array, " D"]) -> Float[Array, " n"]:
         """P·A(Z)."""
