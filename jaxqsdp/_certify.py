@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -24,6 +25,7 @@ from ._base.types import (
     tiny,
 )
 from ._bound.combinatorial import combinatorial_bound
+from ._bound.largest import Proven
 from ._bound.objective import objective_above
 from ._bound.relaxation import rounded_below, scaled_dual_bound
 from ._host.blas import with_one_blas_thread
@@ -32,7 +34,7 @@ from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution, sum_below
 from ._run.on_host import solve_once
-from ._search.optimum import find_optimum, joined_dual
+from ._search.optimum import Optimum, find_optimum, joined_dual, joined_proofs
 from ._solve import solve
 
 _KINDS = ("best", "relaxation", "combinatorial")
@@ -110,9 +112,9 @@ def certify(
     - `kind`: the bound. "best" is the larger one. It leaves the combinatorial one out under
         transforms, where there is none, and beyond 20 features if neither `dual` nor `time_limit`
         is given.
-    - `time_limit`: seconds to look for a better bound in, the more the better, and again so many to
-        prove what is found. Without it a combinatorial bound takes a minute at most, beyond 16
-        features; at the end of its time it is what is proven by then.
+    - `time_limit`: seconds to look for a better bound in, the more the better. Without it a
+        combinatorial bound takes a minute at most, beyond 16 features; at the end of its time it is
+        what is proven by then.
 
     **Raises:** `ValueError` naming the argument.
     """
@@ -140,13 +142,15 @@ def certify(
     with jax.ensure_compile_time_eval():
         solution = solve_once(problem) if solution is None else solution
         check_solution(problem, solution)
-        duals = [] if dual is None else [dual]
+        duals, found = [] if dual is None else [dual], []
         if time_limit is not None and kind != "relaxation":
-            duals.append(_better_dual(problem, solution, time_limit))
+            found = _better_bound(problem, solution, time_limit)
+            duals.append(joined_dual(problem, found))
         many = problem.num_lifted > _FEW_FEATURES
         kind = "relaxation" if kind == "best" and many and not duals else kind
         deadline = time.monotonic() + seconds
-        return certify_on_host(problem, network, solution, duals, kind, deadline)
+        known = joined_proofs(found)
+        return certify_on_host(problem, network, solution, duals, kind, deadline, known)
 
 
 @np.errstate(all="ignore")
@@ -157,6 +161,7 @@ def certify_on_host(
     duals: list[Any],
     kind: str,
     deadline: float,
+    known: Sequence[Proven] = (),
 ) -> Certificate:
     """Certify in float64 NumPy, in which float32 data are exact; nothing is compiled."""
     wide, narrow = in_float64((problem, network)), problem.X.dtype
@@ -170,7 +175,7 @@ def certify_on_host(
         others: list[Any] = []
         if not duals or problem.num_lifted <= _FEW_FEATURES:
             others = [lambdas[0], _network_dual(*wide)]
-        bound = _combinatorial_bound(wide[0], duals, others, deadline)
+        bound = _combinatorial_bound(wide[0], duals, others, deadline, known)
         if kind == "combinatorial" or bound > below:
             below, which = bound, "combinatorial"
     numbers = _numbers(rounded_below(below, narrow), 0.0 - rounded_below(-above, narrow))
@@ -206,19 +211,17 @@ def _relaxation_bound(problem: Problem, dual: Array, dual_diagonal: Array) -> Sc
     return xp.where(xp.all(problem.is_valid), sum_below(bounds), -xp.inf)
 
 
-def _better_dual(problem: Problem, solution: Solution, time_limit: float) -> np.ndarray:
-    """Return the best dual point that is found in time."""
+def _better_bound(problem: Problem, solution: Solution, time_limit: float) -> list[Optimum]:
+    """Return the optimum, or what comes nearest in time, and what proves that it does."""
     check_single(problem)
     check_numbers(problem)
-    found = find_optimum(
-        HostCore.of(problem), solution, _TOLERANCE, deadline=time.monotonic() + time_limit
-    )
-    return joined_dual(problem, found)
+    deadline = time.monotonic() + time_limit
+    return find_optimum(HostCore.of(problem), solution, _TOLERANCE, deadline=deadline)
 
 
 @with_one_blas_thread
 def _combinatorial_bound(
-    problem: Any, given: list[Any], others: list[Any], deadline: float
+    problem: Any, given: list[Any], others: list[Any], deadline: float, known: Sequence[Proven]
 ) -> np.floating:
     """Return the bound, summed over outputs, from the best of some dual points for each.
 
@@ -232,7 +235,7 @@ def _combinatorial_bound(
     if problem.loss.couples_outputs:
         data = problem.X, y, problem.weight, beta
         bounds = [
-            combinatorial_bound(*data, dual, *kinds, place < len(given), deadline)
+            combinatorial_bound(*data, dual, *kinds, place < len(given), deadline, known)
             for place, dual in enumerate([*given, *others])
         ]
         return np.float64(max(bounds))
@@ -240,7 +243,7 @@ def _combinatorial_bound(
         data = problem.X, y[:, index], problem.weight, beta[index]
         bounds = [
             combinatorial_bound(
-                *data, dual.reshape(y.shape)[:, index], *kinds, place < len(given), deadline
+                *data, dual.reshape(y.shape)[:, index], *kinds, place < len(given), deadline, known
             )
             for place, dual in enumerate([*given, *others])
         ]

@@ -24,7 +24,7 @@ from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
 from ._round import with_best_intercept
 from ._run.on_host import solve_once
-from ._search.optimum import Optimum, find_optimum, joined_dual
+from ._search.optimum import Optimum, find_optimum, joined_dual, joined_proofs
 from ._search.pricing import joined
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def solve_exactly(
     - `problem`: a `Problem`. Each of c outputs is solved by itself, unless the loss couples them.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
-    - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far. The
-        last proof is repeated at the end, for which time is set aside beyond 16 features.
+    - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
     **Returns:** an `ExactResult`.
@@ -143,8 +142,9 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[Optimum]) -> E
         np.pad(output.history, ((0, rounds - len(output.history)), (0, 0)), mode="edge")
         for output in outputs
     )
-    # In float64, whatever the dtype; the proof is repeated, and takes as long as it did.
-    certificate = certify_on_host(problem, network, solution, [dual], "best", np.inf)
+    # In float64, whatever the dtype. What the search has proven is not proven again.
+    known = joined_proofs(outputs)
+    certificate = certify_on_host(problem, network, solution, [dual], "best", np.inf, known)
     return ExactResult(network, certificate, jnp.asarray(dual, dtype), jnp.asarray(history, dtype))
 
 

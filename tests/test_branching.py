@@ -6,8 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from jaxqsdp._bound.branching import forms_above
+from jaxqsdp._bound import branching, largest
+from jaxqsdp._bound.branching import expected_seconds, forms_above
+from jaxqsdp._bound.largest import Proven, largest_form
 from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
+from jaxqsdp._network.bilinear import BILINEAR
 
 KINDS = {"bilinear": (1, -1), "square": (1,), "negative square": (-1,)}
 
@@ -143,3 +146,58 @@ def test_nothing_is_proven_of_what_is_no_number(wrong):
     gram = gram_of("plain", 0, 4)
     gram[1, 2] = gram[2, 1] = wrong
     assert forms_above(gram, 1e9, (1, -1), 10).largest == np.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_features_decided_at_once(family, kind, monkeypatch):
+    """With small blocks, of which more than one node is left on the way."""
+    monkeypatch.setattr(branching, "_ALONE", 0)
+    monkeypatch.setattr(branching, "_TIMES", 10**6)
+    monkeypatch.setattr(branching, "_BLOCK", 16)
+    for seed in range(20):
+        d = 3 + seed % 3
+        gram = gram_of(family, seed, d)
+        values = np.sort(brute_force(gram, KINDS[kind]))[::-1]
+        size = np.abs(gram).sum()
+        threshold = values[len(values) // 4] - 1e-12 * size
+        found = forms_above(gram, threshold, KINDS[kind], 10**6)
+        assert found.is_complete
+        expected = values[values >= threshold]
+        np.testing.assert_allclose(found.values, expected, atol=1e-12 * size + 1e-300)
+
+
+@pytest.mark.parametrize("d", [20, 30])
+def test_how_long_it_takes(d):
+    gram = gram_of("plain", d, d)
+    threshold = largest_form(gram, BILINEAR.layout)
+    expected = expected_seconds(gram, threshold, (1, -1), np.random.default_rng(0))
+    start = time.perf_counter()
+    forms_above(gram, threshold, (1, -1), 1)
+    assert expected / 30 < time.perf_counter() - start < 30 * expected
+    # What takes clearly longer, or less long, is known sooner.
+    assert expected_seconds(gram, 0.0, (1, -1), np.random.default_rng(0), most=0.01) > 0.01
+
+
+def test_what_is_known_of_nearly_the_same():
+    rng = np.random.default_rng(0)
+    gram = gram_of("plain", 0, 8)
+    largest = enumerate_signs(gram, 1)[0][0]
+    known = Proven(gram, largest)
+    for factor in (1.0, -2.5, 1e-200, 1e200):
+        found = known.norm_of(factor * gram)
+        assert abs(factor) * largest <= found <= abs(factor) * largest * (1 + 1e-12)
+    for size in (1e-12, 1e-3, 1.0):
+        other = rng.standard_normal(gram.shape)
+        other = gram + size * (other + other.T)
+        assert enumerate_signs(other, 1)[0][0] <= known.norm_of(other)
+    assert Proven(gram, largest).norm_of(np.zeros((8, 8))) <= 1e-9
+    assert known.norm_of(np.eye(7)) == Proven(0 * gram, 0.0).norm_of(gram) == np.inf
+
+
+def test_nothing_is_proven_twice(monkeypatch):
+    gram = gram_of("plain", 0, 20)
+    norm = largest_form(gram, BILINEAR.layout)
+    monkeypatch.setattr(largest, "all_above", None)
+    known = [Proven(gram, 2 * norm), Proven(gram, norm)]
+    assert largest_form(3 * gram, BILINEAR.layout, known=known) == pytest.approx(3 * norm)

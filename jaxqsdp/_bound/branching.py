@@ -11,11 +11,13 @@ are positive semidefinite, g_s = sG_UD z_s and any x_s,
     value = c + 1ᵀp + Σ_s 2g_sᵀa_s − a_sᵀS_s a_s,   c = Σ_s s·z_sᵀGz_s of what is decided,
     2gᵀa − aᵀSa = gᵀx + (g − Sx)ᵀ(2a − x) − (a − x)ᵀS(a − x)
 
-bounds what a_s, the entries of U, can still make of it: with x = S⁻¹g by 1ᵀp + Σ gᵀS⁻¹g, and, a
-feature i decided, by (a_i − x_i)²/(S⁻¹)_ii less. That is sphere decoding, with a choice of p.
+bounds what a_s, the entries of U, can still make of it: with x = S⁻¹g by 1ᵀp + Σ gᵀS⁻¹g, and, some
+features I decided, by δᵀ((S⁻¹)_II)⁻¹δ less, δ = (a − x)_I. That is sphere decoding, with a choice
+of p.
 
 Nodes with the same U are worked on in blocks, depth first. For each block p is the one with the
-least mean of the bounds of its nodes, and i the feature whose choice leaves the fewest.
+least mean of the bounds of its nodes (`node_bounds`). Then features are decided one by one, each
+the one whose choice leaves the fewest nodes, as long as they are not too many.
 
 Source: Fincke & Pohst (1985) for sphere decoding, Knuth (1975) for the size of trees, Rendl,
 Rinaldi & Wiegele, *Solving Max-Cut to optimality* (2010), for semidefinite bounds on its nodes.
@@ -25,27 +27,28 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import time
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from .._exact.powers import power_of_two
+from .._host.threads import num_cores, work_off
 from .max_norm import least_diagonal
+from .node_bounds import Images, Rounding, Vector, feasible, recentered
 
 _BLOCK, _LEAST_BLOCK = 16384, 512  # nodes, fewer where there are many features ...
 _ENTRIES = 2**29  # of parts, in all blocks that may wait
+_AT_ONCE, _ALONE = 16, 256  # features decided at once, if there are more nodes than that
+_TIMES = 4  # as many nodes at most, after the first of them
 _PROBED, _PROBES = 2048, 8  # nodes of the blocks that probes go through, and how many do
-_CLEARLY = 4  # times as many as there may be
+_FOR_NODES, _FOR_STEPS, _FOR_BLOCKS = 4e-8, 2.4e-7, 4e-6  # seconds of a core, see there
+_CLEARLY, _ENOUGH = 4, 3  # times as many, or as few, as there may be; probes that show the latter
 _FEW = 64  # nodes that are not worth a p of their own
-_SAMPLE = 256  # nodes that the choice of a feature looks at
-_STEPS = 4  # of Newton's method for p
-_BARRIER = 1e-4  # of 1ᵀp
+_SAMPLE, _AVERAGED = 256, 2048  # nodes that the choices of a feature and of p look at
 _UNIT = 2.0**-53
 
-Vector = NDArray[np.float64]
 Parts = NDArray[np.int8]  # (N, sides, d)
 
 
@@ -84,29 +87,35 @@ def forms_above(
     return _Search(gram, threshold, signs, count).run(deadline)
 
 
-def expected_nodes(
+def expected_seconds(
     gram: NDArray[np.float64],
     threshold: float,
     signs: tuple[int, ...],
     rng: np.random.Generator,
     most: float = np.inf,
 ) -> float:
-    """Return about how many nodes `forms_above` visits, from random descents through its tree.
+    """Return about how long `forms_above` takes, from random descents through its tree.
 
-    It takes fewer of them where there are clearly more nodes than `most`.
+    It takes fewer of them where that is clearly more than `most`, or clearly less.
     """
     search = _Search(gram, threshold, signs, 1, _PROBED)
-    root, total = search.root(), 0.0
+    root, total, d = search.root(), 0.0, len(search.gram)
     for probe in range(1, _PROBES + 1):
         block, share = root, 1.0
         while len(block.features):
-            total += share * len(block.parts)
+            visited = search.visited
             children = search.children(block)
+            blocks = 1.0 if len(block.parts) < _PROBED / 2 else _PROBED / search.largest_block
+            seconds = _FOR_NODES * d * len(block.parts) + _FOR_BLOCKS * d**2 * blocks
+            seconds += _FOR_STEPS * (search.visited - visited)
+            total += share * seconds / num_cores()
             if not children:
                 break
             share *= len(children)
             block = children[rng.integers(len(children))]
-        if total > _CLEARLY * most * probe:
+        if total > _CLEARLY * most * probe or (
+            probe >= _ENOUGH and total * _CLEARLY < most * probe
+        ):
             return total / probe
     return total / _PROBES
 
@@ -119,6 +128,32 @@ class _Block:
     decided: Vector  # (N,) c
     features: NDArray[np.int64]  # (m,) U
     diagonal: Vector  # (m,) p
+
+
+@dataclasses.dataclass
+class _Steps:
+    """A block on the way to nodes with more features decided.
+
+    With L the columns of S⁻¹ by its pivots and t what features were moved by, what those decided
+    make of x is x + tLᵀ, which is not computed but where it is looked at.
+    """
+
+    open: NDArray[np.int64]  # places among U of the undecided
+    centers: list[Images]  # (N, m) x of each sign, of the nodes of the block
+    inverses: list[NDArray]  # (m, m) at least S⁻¹, less what was eliminated
+    columns: list[NDArray]  # (m, k) L
+    size: float  # at least the largest |x|
+    origin: NDArray[np.int64]  # (M,) of which node in the block
+    room: Vector  # (M,) bound less threshold
+    moves: list[NDArray]  # (M, k) t
+    blank: NDArray[np.bool_]  # (M, sides) parts of zeros
+    choices: NDArray[np.int8]  # (M, sides, k) of the features decided on the way
+
+    def at(self, s: int, some: Any, places: Any) -> Images:
+        """Return entries of x of some nodes, for one sign."""
+        rows = self.origin[some]
+        centers = self.centers[s][rows[:, None], places]
+        return centers + self.moves[s][some] @ self.columns[s][places].T
 
 
 class _Search:
@@ -139,29 +174,31 @@ class _Search:
         self.gram = gram[np.ix_(self.used, self.used)] / self.unit
         self.given, self.signs, self.count = threshold, signs, count
         self.threshold = threshold / self.unit
-        self.most = min(most, max(_ENTRIES // (6 * max(d, 1) ** 2), _LEAST_BLOCK))
+        self.largest_block = min(_BLOCK, max(_ENTRIES // (6 * max(d, 1) ** 2), _LEAST_BLOCK))
+        self.most = min(most, self.largest_block)
         self.mass = float(np.abs(self.gram).sum())
         self.scale = self.mass  # about 1ᵀp
         # What c may be wrong by, and the sums that bounds are.
         self.rounding = (8 * d + 40) * _UNIT * self.mass
+        self.lock, self.visited = threading.Lock(), 0
         self.values, self.parts = np.empty(0), np.empty((0, len(signs), d), np.int8)
 
     def run(self, deadline: float) -> Above:
         """Search until nothing is left or the time is up."""
         if not self.is_finite:
             return Above(self.given, np.empty(0), self._restored(self.parts), False)
-        stack = [self.root()]
-        while stack:
-            if time.monotonic() > deadline:
-                break
-            block = stack.pop()
-            if len(block.features) == 0:
-                self._keep(block)
-                continue
-            stack += self.children(block)
+        is_complete = work_off(self._expanded, self.root(), deadline)
         order = np.argsort(-self.values, kind="stable")[: self.count]
         values = self.values[order] * self.unit
-        return Above(self.given, values, self._restored(self.parts[order]), not stack)
+        return Above(self.given, values, self._restored(self.parts[order]), is_complete)
+
+    def _expanded(self, block: _Block) -> list[_Block]:
+        """Return the children, or keep leaves."""
+        if len(block.features):
+            return self.children(block)
+        with self.lock:
+            self._keep(block)
+        return []
 
     def _restored(self, parts: Parts) -> Parts:
         """Return parts with all features: the first one has those that G is zero for."""
@@ -176,6 +213,10 @@ class _Search:
         cones: Any = np.stack([-sign * self.gram for sign in self.signs])
         diagonal = np.asarray(least_diagonal(cones)) if d else np.empty(0)
         self.scale = max(float(np.abs(diagonal).sum()), self.mass / max(d, 1))
+        if d and self.scale:
+            diagonal = recentered(
+                self.gram, [np.zeros((d, d))] * s, self.signs, diagonal, self.scale
+            )
         return _Block(np.zeros((1, s, d), np.int8), np.zeros(1), np.arange(d), diagonal)
 
     def _keep(self, leaves: _Block) -> None:
@@ -188,177 +229,148 @@ class _Search:
             self.values, self.parts = self.values[kept], self.parts[kept]
 
     def children(self, block: _Block) -> list[_Block]:
-        """Decide one more feature."""
-        gram, U, m = self.gram, block.features, len(block.features)
+        """Decide a few more features."""
+        steps, diagonal, roundings = self._bounded(block)
+        decided: list[int] = []  # places among U
+        at_once = _AT_ONCE if len(block.parts) > _ALONE else 1
+        while len(steps.room) and len(decided) < at_once and len(steps.open):
+            most = max(float(steps.room.max()), 0.0)
+            margin = sum(r.of_falls(steps.size, len(decided) + 1, most) for r in roundings)
+            place = self._choose(steps)
+            if not self._decide(
+                steps, place, margin, np.inf if not decided else _TIMES * self.most
+            ):
+                break
+            decided.append(place)
+        return self._blocks(block, diagonal, steps, decided) if len(steps.room) else []
+
+    def _bounded(self, block: _Block) -> tuple[_Steps, Vector, list[Rounding]]:
+        """Return the nodes that are left, p, and what rounding makes of the bounds."""
+        gram, U, m, d = self.gram, block.features, len(block.features), len(self.gram)
         inner = gram[np.ix_(U, U)]
-        images = [
-            sign * (block.parts[:, s].astype(np.float64) @ gram[:, U])
-            for s, sign in enumerate(self.signs)
-        ]
-        diagonal = block.diagonal
-        if len(images[0]) >= _FEW and m > 2:
-            moments = [image.T @ image / len(image) for image in images]
-            diagonal = self._recentered(inner, moments, diagonal)
-        diagonal, inverses = self._inverses(inner, diagonal)
-        centers = [image @ inverse for image, inverse in zip(images, inverses, strict=True)]
-        allowance, variances = self._allowances(block, inner, diagonal, inverses)
-        bound = block.decided + (float(diagonal.sum()) + allowance)
+        images, diagonal = self._images(block), block.diagonal
+        if len(block.parts) >= _FEW and m > 2:
+            every = max(1, len(block.parts) // _AVERAGED)
+            some = [image[::every] for image in images]
+            moments = [image.T @ image / len(image) for image in some]
+            diagonal = recentered(inner, moments, self.signs, diagonal, self.scale)
+        diagonal, inverses = feasible(inner, self.signs, diagonal, self.scale)
+        reach = np.abs(np.delete(gram[:, U], U, axis=0)).sum(axis=0) * (1 + d * _UNIT)  # of |g|
+        centers, roundings = [], []
+        for sign, inverse, image in zip(self.signs, inverses, images, strict=True):
+            centers.append(image @ inverse)
+            slack = np.diag(diagonal) - sign * inner
+            roundings.append(Rounding.of(slack, inverse, reach, d, _AT_ONCE))
+        allowance = sum(rounding.above for rounding in roundings)
+        bound = block.decided + (float(diagonal.sum()) + self.rounding + allowance)
         for image, center in zip(images, centers, strict=True):
             bound += np.einsum("ni,ni->n", image, center)
         room = bound - self.threshold
+        kept = ~(room < 0)
         # Without any p: from features with small entries alone little is to be gained.
-        most = 2 * np.max(np.abs(images), axis=0).sum(axis=1) + float(np.abs(inner).sum())
-        most = block.decided + most * (1 + 1e-9) + self.rounding
-        kept = np.flatnonzero(~(room < 0) & ~(most < self.threshold))
-        if len(kept) == 0:
-            return []
-        place = self._choose(centers, variances, room, kept)
-        falls = [
-            np.square(sign_of_a - center[kept, place]) / variance[place]
-            for center, variance in zip(centers, variances, strict=True)
-            for sign_of_a in (1, -1, 0)
-        ]
-        without = [falls[3 * s + 2] for s in range(len(self.signs))]
-        total = sum(without)
-        blank = [~block.parts[kept, s].any(axis=1) for s in range(len(self.signs))]
-        left = np.stack(
-            [
-                np.where(
-                    # A part may be turned as a whole: its first sign is +1.
-                    blank[s] & (turned == 1),
-                    -1.0,
-                    room[kept] - (falls[3 * s + turned] + (total - without[s])),
-                )
-                for s in range(len(self.signs))
-                for turned in (0, 1)
-            ],
-            axis=1,
+        mass = float(np.abs(inner).sum()) * (1 + 1e-9) + self.rounding
+        if mass < self.threshold - block.decided.min():
+            most = 2 * np.max(np.abs(images), axis=0).sum(axis=1)
+            most = block.decided + most * (1 + 1e-9) + mass
+            kept &= ~(most < self.threshold)
+        origin = np.flatnonzero(kept)
+        steps = _Steps(
+            np.arange(m),
+            centers,
+            [rounding.inflated for rounding in roundings],
+            [np.zeros((m, 0))] * len(centers),
+            max(rounding.size for rounding in roundings),
+            origin,
+            room[origin],
+            [np.zeros((len(origin), 0))] * len(centers),
+            np.logical_not(block.parts[origin].any(axis=2)),
+            np.zeros((len(origin), len(centers), 0), np.int8),
         )
-        nodes, choice = np.nonzero(~(left < 0))
-        if len(nodes) == 0:
-            return []
-        nodes = kept[nodes]
-        part, step = choice // 2, (1 - 2 * (choice % 2)).astype(np.int8)
-        parts = block.parts[nodes]
-        feature = int(U[place])
-        parts[np.arange(len(nodes)), part, feature] = step
-        along = np.stack([image[:, place] for image in images])[part, nodes]
-        own = np.asarray(self.signs)[part] * gram[feature, feature]
-        decided = block.decided[nodes] + own + 2 * step * along
-        rest, others = np.delete(U, place), np.delete(diagonal, place)
-        pieces = -(-len(nodes) // self.most)
-        cuts = np.linspace(0, len(nodes), pieces + 1).astype(int)
+        return steps, diagonal, roundings
+
+    def _images(self, block: _Block) -> list[Images]:
+        """Return g of each sign."""
+        columns = self.gram[:, block.features]
+        return [
+            block.parts[:, s].astype(np.float64) @ (sign * columns)
+            for s, sign in enumerate(self.signs)
+        ]
+
+    def _choose(self, steps: _Steps) -> int:
+        """Return the place of the feature whose choices leave the fewest nodes of a sample."""
+        some = slice(None, None, max(1, len(steps.room) // _SAMPLE))
+        room, places = steps.room[some, None], steps.open
+        sizes = [np.abs(steps.at(s, some, places)) for s in range(len(self.signs))]
+        variances = [np.diag(inverse)[places] for inverse in steps.inverses]
+        alone = [np.square(x) / v for x, v in zip(sizes, variances, strict=True)]
+        total = sum(alone)
+        count, spare = np.zeros(len(places)), np.zeros(len(places))
+        for x, v, own in zip(sizes, variances, alone, strict=True):
+            for end in (1 - x, 1 + x):
+                left = room - (np.square(end) / v + (total - own))
+                count += np.sum(left >= 0, axis=0)
+                spare += np.sum(np.maximum(left, 0), axis=0)
+        return int(places[np.argmin(count + spare / (1 + spare.max()))])
+
+    def _decide(self, steps: _Steps, place: int, margin: float, most: float) -> bool:
+        """Decide a feature, unless that gives more than so many nodes; return whether it did."""
+        sides = range(len(self.signs))
+        centers = [steps.at(s, slice(None), [place])[:, 0] for s in sides]
+        pivots = [float(inverse[place, place]) for inverse in steps.inverses]
+        # Those of all parts but one, whose entry t is not 0: (t − x)²/v is x²/v and (1 − 2tx)/v.
+        base = steps.room.copy()
+        for center, pivot in zip(centers, pivots, strict=True):
+            base -= np.square(center) / pivot
+        left = np.empty((len(base), 2 * len(pivots)))
+        for s, (center, pivot) in enumerate(zip(centers, pivots, strict=True)):
+            twice = center * (2 / pivot)
+            np.add(base - 1 / pivot, twice, out=left[:, 2 * s])
+            np.subtract(base - 1 / pivot, twice, out=left[:, 2 * s + 1])
+            # A part may be turned as a whole: its first sign is +1.
+            left[steps.blank[:, s], 2 * s + 1] = -np.inf
+        rows, choice = np.nonzero(~(left < -margin))
+        self.visited += len(base)
+        if len(rows) > most:
+            return False
+        side, every = choice // 2, np.arange(len(rows))
+        made = np.zeros((len(rows), len(self.signs), 1), np.int8)
+        made[every, side, 0] = 1 - 2 * (choice % 2)
+        steps.choices = np.concatenate([steps.choices[rows], made], axis=2)
+        steps.room, steps.origin = left[rows, choice], steps.origin[rows]
+        steps.blank = steps.blank[rows]
+        steps.blank[every, side] = False
+        steps.open = steps.open[steps.open != place]
+        largest = 0.0
+        for s in sides:
+            inverse, move = steps.inverses[s], made[:, s] - centers[s][rows, None]
+            column = inverse[:, place] / pivots[s]
+            steps.inverses[s] = inverse - np.outer(inverse[:, place], column)
+            steps.moves[s] = np.concatenate([steps.moves[s][rows], move], axis=1)
+            steps.columns[s] = np.concatenate([steps.columns[s], column[:, None]], axis=1)
+            largest = max(largest, float(np.abs(column[steps.open]).max(initial=0.0)))
+        steps.size += largest * (1 + steps.size)
+        return True
+
+    def _blocks(
+        self, block: _Block, diagonal: Vector, steps: _Steps, places: list[int]
+    ) -> list[_Block]:
+        """Return the nodes that were reached as blocks."""
+        features, origin = block.features[places], steps.origin
+        parents = np.unique(origin)
+        place = np.searchsorted(parents, origin)
+        inner = self.gram[np.ix_(features, features)]
+        decided = block.decided[origin]
+        for s, sign in enumerate(self.signs):
+            chosen = steps.choices[:, s].astype(np.float64)
+            image = block.parts[parents, s].astype(np.float64) @ self.gram[:, features]
+            along = 2 * image[place] + chosen @ inner
+            decided += sign * np.einsum("nk,nk->n", chosen, along)
+        parts = block.parts[origin]
+        parts[:, :, features] = steps.choices
+        rest, others = np.delete(block.features, places), np.delete(diagonal, places)
+        pieces = -(-len(origin) // self.most)
+        cuts = np.linspace(0, len(origin), pieces + 1).astype(int)
         return [
             _Block(parts[low:high], decided[low:high], rest, others)
             for low, high in itertools.pairwise(cuts)
         ]
-
-    def _choose(
-        self, centers: list[Any], variances: list[Vector], room: Vector, kept: NDArray[np.int64]
-    ) -> int:
-        """Return the place of the feature whose choices leave the fewest nodes of a sample."""
-        some = kept[:: max(1, len(kept) // _SAMPLE)]
-        sizes = [np.abs(center[some]) for center in centers]
-        alone = [np.square(x) / v for x, v in zip(sizes, variances, strict=True)]
-        total = sum(alone)
-        count, spare = np.zeros(len(variances[0])), np.zeros(len(variances[0]))
-        for x, v, own in zip(sizes, variances, alone, strict=True):
-            for end in (1 - x, 1 + x):
-                left = room[some, None] - (np.square(end) / v + (total - own))
-                count += np.sum(left >= 0, axis=0)
-                spare += np.sum(np.maximum(left, 0), axis=0)
-        return int(np.argmin(count + spare / (1 + spare.max())))
-
-    def _inverses(self, inner: NDArray, diagonal: Vector) -> tuple[Vector, list[NDArray]]:
-        """Return a p proven feasible, and about the inverses of S."""
-        m = len(inner)
-        traces = float(np.abs(diagonal).sum() + np.abs(np.diag(inner)).sum())
-        shift = 4 * (m + 8) * _UNIT * (self.scale + traces)
-        while True:
-            inverses = []
-            for sign in self.signs:
-                inverse = _inverse(np.diag(diagonal) - sign * inner)
-                if inverse is None:
-                    break
-                inverses.append(inverse)
-            else:
-                # S of the p returned is at least the computed factor times its transpose.
-                return diagonal + shift, inverses
-            diagonal, shift = diagonal + shift, 4 * shift
-
-    def _allowances(
-        self, block: _Block, inner: NDArray, diagonal: Vector, inverses: list[NDArray]
-    ) -> tuple[float, list[Vector]]:
-        """Return what bounds may be wrong by, and at least the diagonals of the inverses."""
-        m, d = len(inner), len(self.gram)
-        decided = np.delete(self.gram[:, block.features], block.features, axis=0)
-        reach = np.abs(decided).sum(axis=0) * (1 + d * _UNIT)  # |g|
-        allowance, variances = self.rounding, []
-        for sign, inverse in zip(self.signs, inverses, strict=True):
-            slack = np.diag(diagonal) - sign * inner
-            sizes = np.abs(slack) @ np.abs(inverse)
-            error = np.abs(np.eye(m) - slack @ inverse) + (m + 4) * _UNIT * (sizes + np.eye(m))
-            far = reach @ np.abs(inverse) * (1 + 1e-9)  # |x|
-            # |g − Sx|, with what rounding makes of g and of x.
-            residual = error @ reach + (m + 4) * _UNIT * (np.abs(slack) @ far)
-            of_image = (d + 4) * _UNIT * reach
-            allowance += float((residual + of_image) @ (2 + far)) * (1 + 1e-9)
-            allowance += (m + 8) * _UNIT * float(reach @ far)
-            share = float(error.sum(axis=1).max())
-            wide = share / (1 - share) if share < 0.5 else np.inf
-            variances.append((np.diag(inverse) + np.abs(inverse).sum(axis=1) * wide) * (1 + 1e-12))
-        return allowance, variances
-
-    def _recentered(self, inner: NDArray, moments: list[NDArray], diagonal: Vector) -> Vector:
-        """Return a p of nearly the least 1ᵀp + Σ_s tr(S_s⁻¹M_s), M the mean of ggᵀ; from one."""
-        m = len(inner)
-        weight = _BARRIER * self.scale / m
-
-        def parts(p: Vector) -> tuple[list[NDArray], float] | None:
-            inverses, value = [], float(p.sum())
-            for sign, moment in zip(self.signs, moments, strict=True):
-                slack = np.diag(p) - sign * inner
-                factor, failed = lapack.dpotrf(slack, lower=1)
-                if failed:
-                    return None
-                inverse, failed = lapack.dpotri(factor, lower=1)
-                inverse = np.tril(inverse) + np.tril(inverse, -1).T
-                inverses.append(inverse)
-                value += float(np.sum(inverse * moment))
-                value -= 2 * weight * float(np.log(np.diag(factor)).sum())
-            return inverses, value
-
-        found = parts(diagonal)
-        if found is None:
-            return diagonal
-        for _ in range(_STEPS):
-            inverses, value = found
-            gradient, hessian = np.ones(m), np.zeros((m, m))
-            for inverse, moment in zip(inverses, moments, strict=True):
-                turned = inverse @ moment @ inverse
-                gradient -= np.diag(turned) + weight * np.diag(inverse)
-                hessian += 2 * turned * inverse + weight * np.square(inverse)
-            _, step, failed = lapack.dposv(hessian, gradient, lower=1)
-            if failed:
-                break
-            decrement, length = float(gradient @ step), 1.0
-            while length > 1e-3:
-                moved = parts(diagonal - length * step)
-                if moved is not None and moved[1] <= value - 0.1 * length * decrement:
-                    break
-                length /= 2
-            else:
-                break
-            diagonal, found = diagonal - length * step, moved
-            if decrement < 0.1 * weight * m:
-                break
-        return diagonal
-
-
-def _inverse(slack: NDArray) -> NDArray | None:
-    """Return about the inverse, symmetric; None if it is not positive definite."""
-    factor, failed = lapack.dpotrf(slack, lower=1)
-    if failed:
-        return None
-    inverse, failed = lapack.dpotri(factor, lower=1)
-    return None if failed else np.tril(inverse) + np.tril(inverse, -1).T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from .._loss.squared import SQUARED
 from .._network.activation import AbstractActivation
 from .._network.bilinear import BILINEAR
 from .intercept import intercept_cost
-from .largest import largest_form
+from .largest import Proven, largest_form
 from .ray import best_below, best_below_of
 from .relaxation import mask_of
 
@@ -34,6 +35,7 @@ def combinatorial_bound(
     has_intercept: bool = False,
     as_given: bool = False,
     deadline: float = np.inf,
+    known: Sequence[Proven] = (),
 ) -> float:
     """Bound the optimum of training from below, starting from any λ.
 
@@ -52,7 +54,8 @@ def combinatorial_bound(
 
     With `as_given` it is enough that λ itself is feasible: where sign vectors are many, to prove
     that the maximum is below β may take a small part of the time that the maximum takes. At the
-    deadline a larger number stands for it, see `largest_form`.
+    deadline a larger number stands for it, see `largest_form`. What is known of G, or a multiple of
+    it, is not proven again.
     """
     X, y, weight, dual, beta = (np.asarray(a, np.float64) for a in (X, y, weight, dual, beta))
     # Exact changes of units; what they flush to zero is below any of the allowances.
@@ -89,7 +92,8 @@ def combinatorial_bound(
         else:
             gram, sizes = mask * gram, np.abs(X)
             mass = float(np.abs(dual) @ np.sum((sizes @ np.abs(mask)) * sizes, axis=1))
-        norm = largest_form(gram, activation.layout, float(aim) if as_given else 0.0, deadline)
+        aim = float(aim) if as_given else 0.0
+        norm = largest_form(gram, activation.layout, aim, deadline, known)
         return norm + 2 * rounding(2 * n + 4 * d + 20) * mass + _LEAST * (1 + most)
 
     cost: Any = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
@@ -10,6 +12,8 @@ import jax
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_WORTH_A_THREAD = 2  # items for each
 
 
 def map_in_threads(function: Callable[[_T], Any], items: Iterable[_T], threads: int) -> list[Any]:
@@ -23,6 +27,38 @@ def map_in_threads(function: Callable[[_T], Any], items: Iterable[_T], threads: 
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def work_off(function: Callable[[_T], list[_T]], first: _T, deadline: float) -> bool:
+    """Apply a function, on all cores, to an item and to those that it returns, the last ones first.
+
+    Return whether none is left at the deadline. Threads are there once there is work for them.
+    """
+    stack, threads = [first], num_cores()
+    while stack and (threads == 1 or len(stack) < _WORTH_A_THREAD * threads):
+        if time.monotonic() > deadline:
+            return False
+        stack += function(stack.pop())
+    if not stack:
+        return True
+    with concurrent.futures.ThreadPoolExecutor(threads) as executor:
+        running: set[concurrent.futures.Future[list[_T]]] = set()
+        while stack or running:
+            if time.monotonic() > deadline:
+                return False
+            while stack and len(running) <= threads:  # one waits
+                running.add(executor.submit(function, stack.pop()))
+            done, running = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for one in done:
+                stack += one.result()
+    return True
 
 
 def in_context(function: Callable[_P, _T]) -> Callable[_P, _T]:

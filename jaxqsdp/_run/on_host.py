@@ -8,7 +8,6 @@ often:  the same twice, then a program for this very shape, the whole of `solve`
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from .._base.lift import lifted_size
 from .._base.trees import select
 from .._host.blas import threads_for
 from .._host.programs import HostProgram, Stopwatch
+from .._host.threads import num_cores
 from .._problem.problem import Problem
 from .._relaxation.solution import Solution, has_status
 from .._relaxation.status import Status
@@ -153,7 +153,7 @@ def threads_for_solves(solver: AbstractSolver, dtype: Any) -> int:
     """Return how many threads may solve problems at a time: one a core, on CPUs."""
     if jax.default_backend() != "cpu" or not solver.is_thread_safe(dtype):
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return num_cores()
 
 
 def _unknowns(problem: Problem, solver: AbstractSolver) -> int:

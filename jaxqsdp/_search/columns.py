@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .._bound.largest import Proven
 from .._problem.host_core import HostCore, exponent_of
 from .pricing import Neurons, Pricing, distinct, joined, some, with_last_sign
 from .target import Points, Target
@@ -131,6 +132,7 @@ class Round:
     dual: Points  # the best dual point, scaled so that no neuron found violates it
     value: float  # objective of the network
     bound: float  # the dual value, a lower bound on the optimum if pricing was exact
+    proven: tuple[Proven, ...] = ()  # what the bound rests on, if that was a search
 
     @property
     def gap(self) -> float:

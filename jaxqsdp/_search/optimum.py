@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .._base.lift import lifted_size
 from .._base.types import across
-from .._bound.largest import MOST_ENUMERATED
+from .._bound.largest import MOST_ENUMERATED, Proven
 from .._host.blas import with_one_blas_thread
 from .._problem.host_core import HostCore
 from .._problem.problem import Problem
@@ -38,6 +38,7 @@ class Optimum:
     alpha: NDArray[np.float64]
     dual: NDArray[np.float64]
     history: NDArray[np.float64]  # (rounds, 2), objective and bound
+    proven: tuple[Proven, ...]  # what the last bound rests on, if that was a search
 
     @staticmethod
     def of(task: Task, last: Round, history: NDArray[np.float64]) -> Optimum:
@@ -63,7 +64,8 @@ class Optimum:
         if alpha.ndim == 2:  # a neuron may be of use to some outputs only
             alpha = np.where(counts(alpha, sizes), alpha, 0)
         dual = task.restore_dual(last.dual)
-        return Optimum(some(last.neurons, kept), task.restore_alpha(alpha[kept]), dual, history)
+        alpha = task.restore_alpha(alpha[kept])
+        return Optimum(some(last.neurons, kept), alpha, dual, history, last.proven)
 
 
 @with_one_blas_thread
@@ -133,3 +135,8 @@ def joined_dual(problem: Problem, found: list[Optimum]) -> NDArray[np.float64]:
     if problem.loss.couples_outputs:
         return found[0].dual
     return np.stack([output.dual for output in found], axis=1).reshape(problem.y.shape)
+
+
+def joined_proofs(found: list[Optimum]) -> list[Proven]:
+    """Return what the bounds of all outputs rest on."""
+    return [proven for output in found for proven in output.proven]

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._base.types import tiny
-from .._bound.largest import CLOSE, all_above, budget_of, expected_seconds
+from .._bound.largest import CLOSE, Proven, all_above, budget_of, seconds_for
 from .._bound.signs import random_starts
 from .._network.layout import Layout
 from .columns import EACH_ROUND, Round, Task, generate
@@ -32,11 +32,12 @@ from .target import Points, Vector
 _STARTS, _CHECKED = 200, 600  # of local search when pricing, and before a proof
 _SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # t
 _FIRST, _MORE = 1.0, 4.0  # seconds for the first proof, and how many times as many for the next
-_OF_REST = 0.4  # of the time that is left: what a proof is expected to take; it comes twice
+_OF_REST = 0.6  # of the time that is left: what a proof is expected to take
 _PATIENCE = 3.0  # times what it is expected to take
+_ADAPTED = 2.0  # by how much one proof may change what is expected of others
 _LOCALLY = 0.1  # of the tolerance: how well columns are generated
-_AT_ONCE, _COARSER = 32.0, 2.0  # by how much a gap is to shrink at once, and steps from there
 _LEAST_GAIN = 0.9  # of the gap, which a proof has to promise
+_HALVINGS = 4  # until a better one is not looked for
 _STALLED = 0.999  # of the gap: where a proof leaves more, there is no use in another
 _VIOLATED = 1e-9  # relative
 
@@ -62,6 +63,7 @@ class _Plan:
     place: _Place
     norms: Vector
     seconds: float
+    most: float  # how many it may take
 
 
 class _Proof:
@@ -104,8 +106,11 @@ class _Proof:
         _, gained = self.task.target.best_dual(place.point, norms)
         return (self.value - gained - self.task.rest) / self.value
 
-    def _planned(self, gap: float) -> tuple[_Place, Vector] | None:
-        """Return place and norms that prove a gap, the norms nearest to the budgets."""
+    def _planned(self, gap: float, most: float) -> _Plan | None:
+        """Return how to prove a gap, with the norms nearest to the budgets.
+
+        How long it takes is not exact if that is clearly more than `most`.
+        """
         best = None
         for place in self.places:
             if self.gap(place, place.norms(0.0)) > gap:
@@ -119,40 +124,49 @@ class _Proof:
             distance = float(np.mean(np.log(place.budgets / norms)))
             if best is None or distance < best[2]:
                 best = place, norms, distance
-        return None if best is None else best[:2]
+        if best is None:
+            return None
+        (place, norms, _), seconds, room = best, 0.0, most / self.slowness
+        for gram, norm in zip(place.grams, norms, strict=True):
+            if seconds <= room:
+                seconds += seconds_for(gram, self.layout, norm, self.rng, room)
+        return _Plan(place, norms, seconds * self.slowness, most)
 
     def chosen(self, gap: float, tol: float, most: float) -> tuple[_Plan | None, bool]:
         """Return the best proof that takes `most` seconds or less, and whether any takes more."""
-        goals, takes_more = [tol / 2], False
-        while (coarser := max(gap / _AT_ONCE, goals[-1]) * _COARSER) < _LEAST_GAIN * gap:
-            goals.append(coarser)
-        goals.append(_LEAST_GAIN * gap)
-        for goal in goals:
-            planned = self._planned(goal)
-            if planned is None:
-                continue
-            place, norms = planned
-            seconds, room = 0.0, most / self.slowness
-            for gram, norm in zip(place.grams, norms, strict=True):
-                if seconds <= room:
-                    seconds += expected_seconds(gram, self.layout, norm, self.rng, room)
-            if seconds <= room:
-                return _Plan(place, norms, seconds * self.slowness), takes_more
-            takes_more = True
-        return None, takes_more
+        low, high, best, takes_more = tol / 2, _LEAST_GAIN * gap, None, False
+        for goal in (low, high):
+            plan = self._planned(goal, most)
+            if plan is not None and plan.seconds <= most:
+                best = plan
+                break
+            takes_more |= plan is not None
+        if best is None or goal == low:
+            return best, takes_more
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            plan = self._planned(middle, most)
+            if plan is not None and plan.seconds <= most:
+                best, high = plan, middle
+            else:
+                low = middle
+        return best, takes_more
 
     def run(self, plan: _Plan, deadline: float) -> tuple[Vector, Neurons] | None:
         """Return norms that are proven and neurons of at least the thresholds; None if late."""
         start, norms, parts = time.monotonic(), [], []
-        until = min(start + max(_PATIENCE * plan.seconds, _FIRST), deadline)
+        until = min(start + max(_PATIENCE * plan.seconds, plan.most), deadline)
         for gram, norm in zip(plan.place.grams, plan.norms, strict=True):
             above = all_above(gram, self.layout, norm, EACH_ROUND, until)
             if not above.is_complete:
-                self.slowness *= _PATIENCE
+                self.slowness *= _ADAPTED
                 return None
             norms.append(above.largest)
             u = above.parts.sum(axis=1).astype(np.float64)
             parts.append(neurons_of(gram, u, self.num_vectors))
+        if time.monotonic() - start > _FIRST:  # else it says little
+            ratio = (time.monotonic() - start) / plan.seconds
+            self.slowness *= float(np.clip(ratio, 1 / _ADAPTED, _ADAPTED))
         found = np.array([max(norm, tiny(np.float64)) for norm in norms])
         plan.place.largest = np.where(found > plan.norms, found, plan.place.largest)
         return found, joined(*parts)
@@ -169,9 +183,8 @@ def generate_and_prove(
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them and the relaxation's dual point.
 
-    Bounds are proven. Ends when value and bound agree to the relative tolerance, in time, or where
-    rounding leaves no more to be proven. The time for the last proof, which is repeated to certify
-    the bound, is set aside.
+    Bounds are proven, and say by what. Ends when value and bound agree to the relative tolerance,
+    in time, or where rounding leaves no more to be proven.
     """
     num_vectors, target = len(neurons), task.target
 
@@ -183,10 +196,11 @@ def generate_and_prove(
     norms = np.array([max(budget_of(g, layout), tiny(np.float64)) for g in task.grams(relaxed)])
     best, gained = target.best_dual(relaxed, norms)
     bound, start = gained + task.rest, relaxed
-    seconds, reserved = _FIRST, 0.0  # the time that the proof of the bound has taken
+    seconds = _FIRST
+    proven: tuple[Proven, ...] = ()
     while True:
         for found in generate(task, price, neurons, start, _LOCALLY * tol):
-            yield dataclasses.replace(found, dual=best, bound=bound)
+            yield dataclasses.replace(found, dual=best, bound=bound, proven=proven)
             if time.monotonic() > deadline:
                 return
         proof = _Proof(task, layout, found, relaxed, rng)
@@ -213,9 +227,9 @@ def generate_and_prove(
             if gained + task.rest > bound:
                 left = (found.value - gained - task.rest) / (found.value - bound)
                 best, bound = scaled, gained + task.rest
-                deadline -= spent - reserved
-                reserved = spent
-            yield dataclasses.replace(found, dual=best, bound=bound)
+                pairs = zip(plan.place.grams, result[0].tolist(), strict=True)
+                proven = tuple(Proven(gram, norm) for gram, norm in pairs)
+            yield dataclasses.replace(found, dual=best, bound=bound, proven=proven)
             if left > _STALLED and len(more[0]) == 0:
                 return
             seconds = max(seconds, _MORE * spent)
