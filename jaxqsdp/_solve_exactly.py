@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ._base.text import shape_of
 from ._base.types import check_count, check_positive, is_concrete
 from ._certify import Certificate, certify_on_host
 from ._host.blas import with_one_blas_thread
+from ._host.files import fingerprint
 from ._host.progress import progress_bar
 from ._network.network import QuantizedNetwork, pack
 from ._problem.host_core import HostCore
@@ -24,6 +26,7 @@ from ._problem.problem import Problem, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution
 from ._round import with_best_intercept
 from ._run.on_host import solve_once
+from ._search.journal import Journal
 from ._search.optimum import Optimum, find_optimum, joined_dual, joined_proofs
 from ._search.pricing import joined
 
@@ -66,6 +69,7 @@ def solve_exactly(
     solution: Solution | None = None,
     max_rounds: int = 500,
     time_limit: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> ExactResult:
     """Train a network to proven global optimality, by column generation with exact pricing.
@@ -93,9 +97,12 @@ def solve_exactly(
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
     - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far.
+    - `checkpoint`: a file (NPZ) that is written after each round, and that a later call for the
+        same problem goes on from: whatever ends the first one, a round is lost. The proofs in it
+        are believed, so keep it where others do not write.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
-    **Returns:** an `ExactResult`.
+    **Returns:** an `ExactResult`, with the rounds of this call.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
@@ -107,6 +114,7 @@ def solve_exactly(
     if solution is None:
         solution = solve_once(problem)
     check_solution(problem, solution)
+    journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     with progress_bar(None, progress, "round") as advance:
         found = find_optimum(
@@ -116,6 +124,7 @@ def solve_exactly(
             max_rounds=max_rounds,
             deadline=deadline,
             report=lambda gap: advance(1, f"gap {gap:.1e}"),
+            journal=journal,
         )
     return _assemble(problem, solution, found)
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from .._host.files import DamagedFile, read_arrays, write_arrays
@@ -21,20 +18,6 @@ from .._host.files import DamagedFile, read_arrays, write_arrays
 _MOST_PENDING = 1024  # results, or ...
 _LONGEST_PENDING = 5.0  # ... seconds, after which results are written
 _LONGEST_WRITING = 3600.0  # seconds, after which nobody is writing a part any more
-
-
-def fingerprint(*trees: Any) -> str:
-    """Hash arrays, what else there is by its text, the kinds of both, and the package's version."""
-    digest = hashlib.blake2b(version("jaxqsdp").encode(), digest_size=16)
-    digest.update(str(jax.tree.structure(trees)).encode())
-    for leaf in jax.tree.leaves(trees):
-        if hasattr(leaf, "dtype"):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(array.data if array.size else b"")
-        else:
-            digest.update(repr(leaf).encode())
-    return digest.hexdigest()
 
 
 class Part(NamedTuple):

@@ -18,6 +18,7 @@ import numpy as np
 
 from .._base.types import as_number, check_count, check_positive, is_concrete
 from .._host.blas import one_blas_thread
+from .._host.files import fingerprint
 from .._host.programs import Stopwatch
 from .._host.progress import progress_bar
 from .._problem.problem import Problem, check_dtype, check_single
@@ -26,7 +27,7 @@ from .._relaxation.status import Status
 from .._run.running import begin, finish
 from .._solver import AbstractSolver
 from .buckets import Bucket, PaddedBucket, StackedBucket, sorted_into_buckets
-from .checkpoint import Checkpoint, fingerprint
+from .checkpoint import Checkpoint
 from .chunks import Job
 
 

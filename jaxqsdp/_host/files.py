@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import math
 import os
@@ -13,9 +14,11 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Set
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import jax
 import numpy as np
 
 _RATIO = 20  # of a compressed member's size: arrays worth saving hardly compress further, ...
@@ -40,6 +43,20 @@ _DAMAGE = (
 
 class DamagedFile(ValueError):
     """A file does not hold what it should; the text says why."""
+
+
+def fingerprint(*trees: Any) -> str:
+    """Hash arrays, what else there is by its text, the kinds of both, and the package's version."""
+    digest = hashlib.blake2b(version("jaxqsdp").encode(), digest_size=16)
+    digest.update(str(jax.tree.structure(trees)).encode())
+    for leaf in jax.tree.leaves(trees):
+        if hasattr(leaf, "dtype"):
+            array = np.ascontiguousarray(leaf)
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.data if array.size else b"")
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

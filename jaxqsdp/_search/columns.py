@@ -141,14 +141,14 @@ class Round:
 
 
 def generate(
-    task: Task, price: Pricing, neurons: Neurons, dual: Points, tol: float
+    task: Task, price: Pricing, neurons: Neurons, dual: Points, tol: float, value: float = np.inf
 ) -> Iterator[Round]:
-    """Generate neurons, round by round, from some of them and a dual point.
+    """Generate neurons, round by round, from some of them, of a value if known, and a dual point.
 
     Ends when value and bound agree to the relative tolerance, or no neuron is left to add.
     """
     target, columns = task.target, task.columns(neurons)
-    best, bound, value, early = np.zeros_like(target.y), -np.inf, np.inf, _EARLY
+    best, bound, early = np.zeros_like(target.y), -np.inf, _EARLY
 
     def price_at(point: Points) -> Neurons:
         """Price, and keep the point if its bound is better."""

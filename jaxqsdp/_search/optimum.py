@@ -20,6 +20,7 @@ from .._problem.problem import Problem
 from .._relaxation.gaussian import draw, shape_of_normal
 from .._relaxation.solution import Solution
 from .columns import Round, Task, generate
+from .journal import Journal
 from .pricing import Neurons, price_exactly, some
 from .proving import generate_and_prove
 from .target import largest
@@ -77,11 +78,13 @@ def find_optimum(
     max_rounds: int | None = None,
     deadline: float = np.inf,
     report: Callable[[float], object] = lambda gap: None,
+    journal: Journal | None = None,
 ) -> list[Optimum]:
     """Return the optimum of each output, or of all together where the loss couples them.
 
     From the relaxation's solution, to a relative gap, or as near as rounds and time permit, which
-    outputs share. `report` is told the gap after each round.
+    outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
+    search goes on from those that it has.
 
     **Raises:** `ValueError` if the products of features of all samples take too much memory.
     """
@@ -105,10 +108,13 @@ def find_optimum(
         now = time.monotonic()
         until = now + (deadline - now) / (len(tasks) - index)
         history = []
-        rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng)
+        before = None if journal is None else journal.rounds.get(index)
+        rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng, before)
         for last in itertools.islice(rounds, max_rounds):
             history.append([task.restore_value(last.value), task.restore_value(last.bound)])
             report(last.gap)
+            if journal is not None:
+                journal.write(index, last)
             if time.monotonic() > until:
                 break
         found.append(Optimum.of(task, last, np.array(history)))
@@ -123,11 +129,17 @@ def _rounds(
     tol: float,
     deadline: float,
     rng: np.random.Generator,
+    before: Round | None,
 ) -> Iterator[Round]:
     """Return the rounds of column generation, priced by enumeration where that is quick."""
     if task.num_lifted <= MOST_ENUMERATED:
-        return generate(task, price_exactly(core.activation.num_vectors), neurons, dual, tol)
-    return generate_and_prove(task, core.activation.layout, neurons, dual, tol, deadline, rng)
+        value = np.inf
+        if before is not None:
+            neurons, dual, value = before.neurons, before.dual, before.value
+        price = price_exactly(core.activation.num_vectors)
+        return generate(task, price, neurons, dual, tol, value)
+    layout = core.activation.layout
+    return generate_and_prove(task, layout, neurons, dual, tol, deadline, rng, before)
 
 
 def joined_dual(problem: Problem, found: list[Optimum]) -> NDArray[np.float64]:

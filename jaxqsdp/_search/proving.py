@@ -180,11 +180,13 @@ def generate_and_prove(
     tol: float,
     deadline: float,
     rng: np.random.Generator,
+    before: Round | None = None,
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them and the relaxation's dual point.
 
     Bounds are proven, and say by what. Ends when value and bound agree to the relative tolerance,
-    in time, or where rounding leaves no more to be proven.
+    in time, or where rounding leaves no more to be proven. `before` is the last round of a search
+    to go on with.
     """
     num_vectors, target = len(neurons), task.target
 
@@ -196,10 +198,15 @@ def generate_and_prove(
     norms = np.array([max(budget_of(g, layout), tiny(np.float64)) for g in task.grams(relaxed)])
     best, gained = target.best_dual(relaxed, norms)
     bound, start = gained + task.rest, relaxed
-    seconds = _FIRST
+    seconds, value = _FIRST, np.inf
     proven: tuple[Proven, ...] = ()
+    if before is not None:
+        neurons, start, value = before.neurons, before.dual, before.value
+        if before.bound > bound:
+            best, bound, proven = before.dual, before.bound, before.proven
     while True:
-        for found in generate(task, price, neurons, start, _LOCALLY * tol):
+        for found in generate(task, price, neurons, start, _LOCALLY * tol, value):
+            value = found.value
             yield dataclasses.replace(found, dual=best, bound=bound, proven=proven)
             if time.monotonic() > deadline:
                 return
