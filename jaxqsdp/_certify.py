@@ -63,8 +63,7 @@ class Certificate(eqx.Module):
     @property
     def percentage(self) -> str:
         """The gap in words."""
-        gap = float(self.gap)
-        return "below 0.0001 %" if gap < 1e-6 else f"{100 * gap:.3g} %"
+        return percentage(float(self.gap))
 
     def __repr__(self) -> str:
         arrays = numbers_of(self.lower_bound, self.objective, self.gap)
@@ -78,6 +77,11 @@ class Certificate(eqx.Module):
             f"Certificate({lower_bound:.7g} ≤ optimum ≤ {objective:.7g}, "
             f"gap {self.percentage}, {self.kind} bound)"
         )
+
+
+def percentage(gap: float) -> str:
+    """Return a relative gap in words."""
+    return "below 0.0001 %" if gap < 1e-6 else f"{100 * gap:.3g} %"
 
 
 def certify(

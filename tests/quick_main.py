@@ -28,6 +28,7 @@ def quick(data, *, loss, beta, most_neurons, **_):
         objectives=[2.0],
         network=network,
         certificate=qs.Certificate(np.array(0.5), np.array(2.0), np.array(0.75), "relaxation"),
+        optimum=train.Optimum(1.5, 1.75, 3),
         seconds=dict.fromkeys(
             ("choice", "compilation", "solution", "training", "certification"), 0.0
         ),

@@ -41,6 +41,8 @@ def test_breast_cancer(capsys, tmp_path):
         "proven lower bound",
         "objective of the network",
         "certified gap",
+        "optimum of any size",
+        "gap to the optimum",
         "accuracy, this network",
         "accuracy, logistic regression",
         "neurons kept",
@@ -49,6 +51,7 @@ def test_breast_cancer(capsys, tmp_path):
     ):
         assert label in out
     gap = float(re.search(r"certified gap\s+([\d.]+) %", out).group(1))
+    assert float(re.search(r"gap to the optimum\s+([\d.]+) %", out).group(1)) < gap
     test_accuracy = float(re.search(r"this network.* ([\d.]+) % test", out).group(1))
     assert gap < 5
     assert test_accuracy > 90
@@ -60,6 +63,32 @@ def test_breast_cancer(capsys, tmp_path):
 
 def without_times(text):
     return re.sub(r"(?m)^  seconds.*$", "", text)
+
+
+def test_the_optimum(capsys, tmp_path, monkeypatch):
+    """Of all networks: known where there is time, and left out where there is not."""
+    path = write_csv(tmp_path / "own.csv", *table(classes=0))
+    options = [path, "--neurons", 2, "--output", tmp_path, "--beta", 0.3, "--json", "-"]
+    facts = json.loads(run(capsys, *options)[1])
+    optimum = facts["optimum"]
+    assert facts["lower_bound"] <= optimum["lower_bound"] <= optimum["objective"]
+    assert optimum["objective"] <= facts["objective"] * (1 + 1e-12)
+    assert optimum["lower_bound"] >= (1 - 1e-3) * optimum["objective"]
+    assert optimum["gap"] == pytest.approx(1 - optimum["lower_bound"] / facts["objective"])
+    assert optimum["neurons"] > 0
+    assert json.loads(run(capsys, *options, "--prove", 0)[1])["optimum"] is None
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(qs, "solve_exactly", interrupted)
+    code, out, _ = run(capsys, *options)
+    assert code == 0
+    assert json.loads(out)["optimum"] is None
+    code, out, _ = run(capsys, *options[:-2])
+    assert "optimum of any size" not in out
+    with pytest.raises(SystemExit):
+        run(capsys, path, "--prove", -1)
 
 
 def test_same_seed_same_network(capsys, tmp_path):

@@ -50,6 +50,9 @@ def test_json_has_the_numbers_of_the_text(capsys, monkeypatch, table, tmp_path):
     facts = json.loads(path.read_text())
     assert f"{facts['lower_bound']:.7g}  (relaxation bound)" in out
     assert f"{facts['objective']:.7g}  (after" in out
+    assert "between 1.5 and 1.75, which 3 neurons reach" in out
+    assert re.search(r"gap to the optimum +25 %", out)
+    assert facts["optimum"]["gap"] == 0.25
     assert f"{100 * facts['network']['test']:.4g} % test" in out
     assert facts["data"]["classes"] == {"0": 20, "1": 20}
     assert facts["written"]["network"] == str(tmp_path / "jaxqsdp-network.npz")

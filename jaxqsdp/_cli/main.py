@@ -95,6 +95,16 @@ def _parser() -> argparse.ArgumentParser:
         "--neurons", type=_positive(int), default=64, help="neurons, at most (default: %(default)s)"
     )
     parser.add_argument(
+        "--prove",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help=(
+            "how long to look for the optimum over networks of any size, and a proof of it, to "
+            "compare the network with; 0 not to (default: %(default)g)"
+        ),
+    )
+    parser.add_argument(
         "--seed", type=_seed, default=0, help="of the split and the neurons (default: %(default)s)"
     )
     parser.add_argument(
@@ -128,6 +138,13 @@ def _constant(text: str) -> float:
     value = float(text)
     if not SMALLEST <= value <= LARGEST:
         raise argparse.ArgumentTypeError(f"must be from {SMALLEST:g} to {LARGEST:g}, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
     return value
 
 
@@ -184,6 +201,7 @@ def _main(options: argparse.Namespace) -> int:
             constant=options.constant,
             most_neurons=options.neurons,
             seed=options.seed,
+            prove=options.prove,
         )
         facts = report.facts(data, trained, options.neurons)
     return _write(options, facts, trained)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._certify import percentage
 from .console import one_line
 from .errors import listed, quoted
 from .losses import LOSSES
@@ -58,6 +59,7 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
         "objective_after_rounding": trained.rounded[-1],
         "gap": float(certificate.gap),
         "gap_text": certificate.percentage,
+        "optimum": _optimum(trained),
         "metric": "accuracy" if table.classes else "R2",
         "network": {
             "train": score(train, data.train_y, table.classes),
@@ -92,6 +94,21 @@ def facts(table: Table, trained: Trained, most_neurons: int) -> dict[str, Any]:
         "status": trained.status,
         "steps": trained.steps,
         "written": {},
+    }
+
+
+def _optimum(trained: Trained) -> dict[str, Any] | None:
+    """Return what is known of the optimum over networks of any size."""
+    known, objective = trained.optimum, float(trained.certificate.objective)
+    if known is None:
+        return None
+    gap = (objective - known.lower) / max(abs(objective), float(np.finfo(np.float64).tiny))
+    return {
+        "lower_bound": known.lower,
+        "objective": known.upper,
+        "neurons": known.neurons,
+        "gap": gap,
+        "gap_text": percentage(gap),
     }
 
 
@@ -137,6 +154,7 @@ def as_text(facts: dict[str, Any]) -> str:
             f"{facts['objective_after_rounding']:.7g})",
         ),
         ("certified gap", f"{facts['gap_text']}  (at most this far from optimal)"),
+        *_of_optimum(facts["optimum"]),
         (f"{metric}, this network", _scores(metric, facts["network"])),
         (f"{metric}, {facts['baseline']['name']}", _scores(metric, facts["baseline"])),
         *_log_losses(facts),
@@ -151,13 +169,27 @@ def as_text(facts: dict[str, Any]) -> str:
             "seconds",
             f"choosing β and constant {seconds['choice']:.1f}, solving {seconds['solution']:.2f}, "
             f"training {sizes} neurons {seconds['training']:.1f}, "
-            f"certifying {seconds['certification']:.1f}",
+            f"certifying {seconds['certification']:.1f}"
+            + (f", optimum {seconds['optimum']:.1f}" if "optimum" in seconds else ""),
         ),
         ("status", f"{facts['status']} ({facts['steps']} steps)"),
         ("written", ", ".join(facts["written"].values()) or "nothing"),
     ]
     width = max(len(label) for label, _ in rows)
     return "".join(f"  {label:<{width}}   {one_line(text)}\n" for label, text in rows)
+
+
+def _of_optimum(optimum: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if optimum is None:
+        return []
+    lower, upper, neurons = (optimum[name] for name in ("lower_bound", "objective", "neurons"))
+    return [
+        (
+            "optimum of any size",
+            f"between {lower:.7g} and {upper:.7g}, which {neurons} neurons reach  (proven)",
+        ),
+        ("gap to the optimum", f"{optimum['gap_text']}  (at most)"),
+    ]
 
 
 def _about(data: dict[str, Any]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 import jaxqsdp as qs
 
+from .._base.lift import lifted_size
 from .._improve import prepare_improve
 from .._relaxation.solution import has_status
 from .._relaxation.status import status_text
@@ -33,10 +34,21 @@ _OF_RESPONSES = 10  # times what a system takes, where the interior point couple
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
 _LARGE = 1e9  # multiplications of a step, times those: where it is enough for the network, too
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
-_CERTIFICATE = "certifying"
-_SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1}  # about, for the bar
+_CERTIFICATE, _OPTIMUM = "certifying", "proving the optimum (Ctrl-C: without)"
+_SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1, _OPTIMUM: 4.0}  # about, for the bar
+_MOST_PRODUCTS = 2**23  # of two features of a sample and an output: beyond, no optimum in a minute
+_PROVEN = 1e-3  # relative gap of an optimum that is good enough to compare with
 _SECONDS_OF_TRAINING = 2.0
 _DRAWING = "matplotlib.backends.backend_agg"
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Bounds of the optimum of training over networks of any size, and the neurons of the upper."""
+
+    lower: float
+    upper: float
+    neurons: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class Trained:
     `data` has the constant that was chosen with the penalty; `loss` is one of `LOSSES`.
 
     `rounded` and `objectives` go with `sizes`, before and after improvement; `network` is the
-    largest. `status` is the worst of the outputs' solves, `steps` the most; `seconds` by stage.
+    largest. `optimum` is what is known of that of training, none if it was not looked for. `status`
+    is the worst of the outputs' solves, `steps` the most; `seconds` by stage.
     """
 
     data: Split
@@ -61,6 +74,7 @@ class Trained:
     objectives: list[float]
     network: qs.QuantizedNetwork
     certificate: qs.Certificate
+    optimum: Optimum | None
     seconds: dict[str, float]
 
 
@@ -72,8 +86,12 @@ def train(
     constant: float | None,
     most_neurons: int,
     seed: int,
+    prove: float,
 ) -> Trained:
-    """Choose penalty and constant unless given, solve, train networks of three sizes, certify."""
+    """Choose penalty and constant unless given, solve, train networks of three sizes, certify.
+
+    Then look for the optimum, for `prove` seconds.
+    """
     sizes = sorted({max(most_neurons // 16, 1), max(most_neurons // 4, 1), most_neurons})
     names = {size: _training(size) for size in sizes}
     stages = Stages(_SECONDS | dict.fromkeys(names.values(), _SECONDS_OF_TRAINING))
@@ -104,6 +122,12 @@ def train(
     with stages.stage(_CERTIFICATE):
         certificate = qs.certify(problem, network, solution)
         clock.lap("certification")
+    optimum = None
+    if prove > 0 and n * lifted_size(problem.num_lifted) * problem.num_outputs <= _MOST_PRODUCTS:
+        with stages.stage(_OPTIMUM):
+            bound = float(certificate.lower_bound)
+            optimum = _optimum(problem, network, solution, bound, prove)
+            clock.lap("optimum")
     stages.close("done")
     return Trained(
         data=data,
@@ -118,8 +142,29 @@ def train(
         objectives=objectives,
         network=network,
         certificate=certificate,
+        optimum=optimum,
         seconds=clock.seconds,
     )
+
+
+def _optimum(
+    problem: qs.Problem,
+    network: qs.QuantizedNetwork,
+    solution: qs.Solution,
+    lower_bound: float,
+    seconds: float,
+) -> Optimum | None:
+    """Return the optimum as far as it is known in time."""
+    try:
+        best = qs.solve_exactly(
+            problem, solution=solution, tol=_PROVEN, time_limit=seconds, progress=False
+        )
+    except KeyboardInterrupt:
+        return None
+    found, ours = best.certificate, float(problem.objective(network))
+    neurons = best.network if float(found.objective) < ours else network
+    lower = max(float(found.lower_bound), lower_bound)
+    return Optimum(lower, min(float(found.objective), ours), neurons.num_neurons)
 
 
 def _solver(problem: qs.Problem) -> qs.AbstractSolver | None:

@@ -73,7 +73,13 @@ class _Proof:
     """
 
     def __init__(
-        self, task: Task, layout: Layout, last: Round, relaxed: Points, rng: np.random.Generator
+        self,
+        task: Task,
+        layout: Layout,
+        last: Round,
+        relaxed: Points,
+        rng: np.random.Generator,
+        deadline: float,
     ):
         self.task, self.layout, self.value, self.rng = task, layout, last.value, rng
         self.num_vectors, self.dual, self.slowness = len(last.neurons), last.dual, 1.0
@@ -81,6 +87,8 @@ class _Proof:
         self.known = float(task.target.correlation(last.dual, columns).max(initial=0.0))
         self.places, self.violating = [], some(last.neurons, np.zeros(0, np.int64))
         for t in _SHARES:
+            if time.monotonic() > deadline:
+                break
             point = task.target.admissible((1 - t) * last.dual + t * relaxed)
             grams = task.grams(point)
             known = np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
@@ -210,7 +218,7 @@ def generate_and_prove(
             yield dataclasses.replace(found, dual=best, bound=bound, proven=proven)
             if time.monotonic() > deadline:
                 return
-        proof = _Proof(task, layout, found, relaxed, rng)
+        proof = _Proof(task, layout, found, relaxed, rng, deadline)
         neurons, start, more = found.neurons, found.dual, proof.violating
         while len(more[0]) == 0:
             gap = (found.value - bound) / found.value if found.value > 0 else 0.0
