@@ -101,6 +101,7 @@ def fit(
     refit: bool = True,
     improve: bool | None = None,
     time_limit: float | None = None,
+    prove: float | None = None,
     progress: bool | None = None,
 ) -> FitResult:
     """Train a quantized two-layer network and prove how close to the global optimum it is.
@@ -118,6 +119,8 @@ def fit(
         None (default) means to look, unless `refit=False` asks for the paper's algorithm.
     - `time_limit`: seconds, compilation not counted, for the solve and the improvement together.
         A solve that it ends has the status `interrupted`; its bound holds, and so does the proof.
+    - `prove`: seconds to look for a better proof than the relaxation's, as `certify` with a
+        `time_limit`: the gap shrinks to that between the network and the optimum over all of them.
     - `progress`: whether to show that of `improve`; None means if there is a terminal.
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate`, `.problem` and
@@ -140,6 +143,8 @@ def fit(
     check_count(num_neurons, "num_neurons")
     if time_limit is not None:
         time_limit = check_positive(time_limit, "time_limit")
+    if prove is not None:
+        prove = check_positive(prove, "prove")
     if time_limit is None:
         prepare_solve_once(problem, solver, max_steps)
     if improve:
@@ -165,5 +170,5 @@ def fit(
             progress=progress,
         )
         interrupted = interrupted or late
-    certificate = certify(problem, network, solution)
+    certificate = certify(problem, network, solution, time_limit=prove)
     return FitResult(network, solution, certificate, problem, interrupted)

@@ -110,6 +110,20 @@ def test_many_features_in_time():
     assert float(timed.lower_bound) <= float(result.certificate.objective)
 
 
+def test_a_fit_with_a_better_proof():
+    data = planted(1, 60, 8)
+    options = {"beta": 4.0, "num_neurons": 8, "key": jax.random.key(0)}
+    plain = qs.fit(data.X, data.y, **options)
+    proven = qs.fit(data.X, data.y, prove=20.0, **options)
+    assert proven.certificate.kind == "combinatorial"
+    assert float(proven.certificate.objective) == float(plain.certificate.objective)
+    best = qs.solve_exactly(proven.problem).certificate.lower_bound
+    np.testing.assert_allclose(proven.certificate.lower_bound, best, rtol=3e-6)
+    assert float(proven.certificate.gap) <= float(plain.certificate.gap)
+    with pytest.raises(ValueError, match="`prove`"):
+        qs.fit(data.X, data.y, prove=0.0, **options)
+
+
 def test_time_is_no_matter_of_transforms():
     problem = problem_of("squared", 14, 4)
     network = qs.QuantizedNetwork.from_weights(*np.ones((2, 1, 4)), np.ones(1))
