@@ -228,6 +228,7 @@ class _Search:
             kept = np.argpartition(-self.values, self.count - 1)[: self.count]
             self.values, self.parts = self.values[kept], self.parts[kept]
 
+    @np.errstate(all="ignore")  # what is not known is infinite
     def children(self, block: _Block) -> list[_Block]:
         """Decide a few more features."""
         steps, diagonal, roundings = self._bounded(block)
