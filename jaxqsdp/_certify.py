@@ -146,13 +146,13 @@ def certify(
     with jax.ensure_compile_time_eval():
         solution = solve_once(problem) if solution is None else solution
         check_solution(problem, solution)
+        deadline = time.monotonic() + seconds
         duals, found = [] if dual is None else [dual], []
         if time_limit is not None and kind != "relaxation":
             found = _better_bound(problem, solution, time_limit)
             duals.append(joined_dual(problem, found))
         many = problem.num_lifted > _FEW_FEATURES
         kind = "relaxation" if kind == "best" and many and not duals else kind
-        deadline = time.monotonic() + seconds
         known = joined_proofs(found)
         return certify_on_host(problem, network, solution, duals, kind, deadline, known)
 

@@ -96,10 +96,11 @@ def solve_exactly(
     - `problem`: a `Problem`. Each of c outputs is solved by itself, unless the loss couples them.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from; solved here if left out.
-    - `max_rounds`, `time_limit` (seconds): where to stop early, with the gap proven so far.
+    - `max_rounds`, `time_limit` (seconds, from the relaxation's solution on): where to stop early,
+        with the gap proven so far. A round or the last fit that is under way is finished.
     - `checkpoint`: a file (NPZ) that is written after each round, and that a later call for the
-        same problem goes on from: whatever ends the first one, a round is lost. The proofs in it
-        are believed, so keep it where others do not write.
+        same problem goes on from: whatever ends the first one, the round under way is lost, which
+        may be a long proof. The proofs in it are believed, so keep it where others do not write.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
     **Returns:** an `ExactResult`, with the rounds of this call.
@@ -111,10 +112,10 @@ def solve_exactly(
         raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
     check_numbers(problem)
     _check_limits(tol, max_rounds, time_limit)
+    journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
     if solution is None:
         solution = solve_once(problem)
     check_solution(problem, solution)
-    journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
     deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
     with progress_bar(None, progress, "round") as advance:
         found = find_optimum(

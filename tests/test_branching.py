@@ -201,3 +201,10 @@ def test_nothing_is_proven_twice(monkeypatch):
     monkeypatch.setattr(largest, "all_above", None)
     known = [Proven(gram, 2 * norm), Proven(gram, norm)]
     assert largest_form(3 * gram, BILINEAR.layout, known=known) == pytest.approx(3 * norm)
+
+
+def test_thresholds_that_are_none():
+    gram = gram_of("plain", 0, 4)
+    assert not forms_above(gram, np.nan, (1, -1), 10).is_complete
+    every = forms_above(gram, -np.inf, (1, -1), 10**6)
+    assert len(every.values) == len(brute_force(gram, (1, -1)))

@@ -85,18 +85,31 @@ def test_other_problems_and_damage(tmp_path):
     qs.solve_exactly(problem_of(d=5), max_rounds=1, checkpoint=path)
     with pytest.raises(ValueError, match="belongs to another problem"):
         qs.solve_exactly(problem_of(d=5, seed=1), max_rounds=1, checkpoint=path)
-    for content in (b"", path.read_bytes()[:-200], b"nonsense"):
+    whole = path.read_bytes()
+    for content in (b"", whole[:-200], b"my thesis"):
         path.write_bytes(content)
-        with pytest.warns(RuntimeWarning, match="cannot be used"):
-            result = qs.solve_exactly(problem_of(d=5), checkpoint=path)
-        assert float(result.certificate.gap) <= 2e-6
-        qs.solve_exactly(problem_of(d=5), checkpoint=path)  # it was replaced
-    np.savez(path, fingerprint=np.load(path)["fingerprint"], more=1)
-    with pytest.warns(RuntimeWarning, match="does not hold what a search needs"):
+        with pytest.raises(ValueError, match="cannot be used"):
+            qs.solve_exactly(problem_of(d=5), checkpoint=path)
+        assert path.read_bytes() == content
+    path.write_bytes(whole)
+    arrays = dict(np.load(path))
+    for name, wrong in (
+        ("neurons", 2 * arrays["output0_neurons"]),
+        ("neurons", arrays["output0_neurons"][0]),
+        ("dual", arrays["output0_dual"][0]),
+        ("value", np.ones(3)),
+        ("norms", np.ones(3)),
+        ("more", np.ones(3)),
+    ):
+        np.savez(path, **{**arrays, f"output0_{name}": wrong})
+        with pytest.raises(ValueError, match="cannot be used"):
+            qs.solve_exactly(problem_of(d=5), checkpoint=path)
+    np.savez(path, mine=np.ones(3))
+    with pytest.raises(ValueError, match="no checkpoint of a search"):
         qs.solve_exactly(problem_of(d=5), checkpoint=path)
-    for wrong in ("", 3, tmp_path):
+    for place in ("", 3, tmp_path, tmp_path / "none" / "search.npz", tmp_path / ("x" * 300)):
         with pytest.raises(ValueError, match="`checkpoint`"):
-            qs.solve_exactly(problem_of(d=5), checkpoint=wrong)
+            qs.solve_exactly(problem_of(d=5), checkpoint=place)
 
 
 def test_a_full_disk_is_no_end(tmp_path, monkeypatch):

@@ -185,7 +185,7 @@ class _Search:
 
     def run(self, deadline: float) -> Above:
         """Search until nothing is left or the time is up."""
-        if not self.is_finite:
+        if not self.is_finite or np.isnan(self.threshold):
             return Above(self.given, np.empty(0), self._restored(self.parts), False)
         is_complete = work_off(self._expanded, self.root(), deadline)
         order = np.argsort(-self.values, kind="stable")[: self.count]
@@ -234,8 +234,8 @@ class _Search:
         steps, diagonal, roundings = self._bounded(block)
         decided: list[int] = []  # places among U
         at_once = _AT_ONCE if len(block.parts) > _ALONE else 1
+        most = float(steps.room.max(initial=0.0))
         while len(steps.room) and len(decided) < at_once and len(steps.open):
-            most = max(float(steps.room.max()), 0.0)
             margin = sum(r.of_falls(steps.size, len(decided) + 1, most) for r in roundings)
             place = self._choose(steps)
             if not self._decide(
@@ -327,9 +327,10 @@ class _Search:
             twice = center * (2 / pivot)
             np.add(base - 1 / pivot, twice, out=left[:, 2 * s])
             np.subtract(base - 1 / pivot, twice, out=left[:, 2 * s + 1])
-            # A part may be turned as a whole: its first sign is +1.
-            left[steps.blank[:, s], 2 * s + 1] = -np.inf
-        rows, choice = np.nonzero(~(left < -margin))
+        stays = ~(left < -margin)
+        # A part may be turned as a whole: its first sign is +1.
+        stays[:, 1::2] &= ~steps.blank
+        rows, choice = np.nonzero(stays)
         self.visited += len(base)
         if len(rows) > most:
             return False

@@ -42,6 +42,7 @@ class Proven:
         c = float(np.vdot(known, gram) / np.vdot(known, known))
         rest = float(np.abs(gram - c * known).sum()) * (1 + 1e-9)
         rest += 2.0**-50 * float(np.abs(c * known).sum() + np.abs(gram).sum())
+        rest += gram.size * 2.0**-1070  # of subnormal numbers
         return abs(c) * (self.norm / size) + rest
 
 

@@ -125,8 +125,7 @@ def train(
     optimum = None
     if prove > 0 and n * lifted_size(problem.num_lifted) * problem.num_outputs <= _MOST_PRODUCTS:
         with stages.stage(_OPTIMUM):
-            bound = float(certificate.lower_bound)
-            optimum = _optimum(problem, network, solution, bound, prove)
+            optimum = _optimum(problem, network, solution, certificate, prove)
             clock.lap("optimum")
     stages.close("done")
     return Trained(
@@ -151,7 +150,7 @@ def _optimum(
     problem: qs.Problem,
     network: qs.QuantizedNetwork,
     solution: qs.Solution,
-    lower_bound: float,
+    certificate: qs.Certificate,
     seconds: float,
 ) -> Optimum | None:
     """Return the optimum as far as it is known in time."""
@@ -161,9 +160,9 @@ def _optimum(
         )
     except KeyboardInterrupt:
         return None
-    found, ours = best.certificate, float(problem.objective(network))
+    found, ours = best.certificate, float(certificate.objective)
     neurons = best.network if float(found.objective) < ours else network
-    lower = max(float(found.lower_bound), lower_bound)
+    lower = max(float(found.lower_bound), float(certificate.lower_bound))
     return Optimum(lower, min(float(found.objective), ours), neurons.num_neurons)
 
 

@@ -19,8 +19,8 @@ _FIELDS = ("neurons", "alpha", "dual", "value", "bound", "grams", "norms")
 class Journal:
     """A file with the last round of each output, written anew after each round.
 
-    It is there whole or not at all, so that a kill at any moment loses one round. A file that
-    cannot be used counts as not there, and a warning says so. If the disk fails, a warning says so,
+    It is there whole or not at all, so that a kill at any moment loses one round. What is no
+    file of this kind, for the same problem, is not touched. If the disk fails, a warning says so,
     and the search goes on.
     """
 
@@ -28,19 +28,22 @@ class Journal:
         if not isinstance(path, str | os.PathLike) or os.fspath(path) == "":
             raise ValueError(f"`checkpoint` must be the path of a file, got {path!r}.")
         self._path, self._key, self._failed = Path(path), key, False
-        if self._path.is_dir():
-            raise ValueError(f"`checkpoint` {os.fspath(path)!r} is a folder; name a file.")
+        name = os.fspath(path)
         self.rounds: dict[int, Round] = {}
-        if self._path.exists():
-            try:
+        try:
+            if self._path.is_dir():
+                raise ValueError(f"`checkpoint` {name!r} is a folder; name a file.")
+            if self._path.exists():
                 self.rounds = self._read()
-            except DamagedFile as error:
-                warnings.warn(
-                    f"`checkpoint` {os.fspath(path)!r} cannot be used: {error}. The search begins "
-                    "anew, and will replace it.",
-                    RuntimeWarning,
-                    stacklevel=4,
+            elif not self._path.absolute().parent.is_dir():
+                raise ValueError(
+                    f"`checkpoint` {name!r} is in no folder that exists; make it first."
                 )
+        except (DamagedFile, OSError) as error:
+            raise ValueError(
+                f"`checkpoint` {name!r} cannot be used: {error}; name another file, or delete that "
+                "one."
+            ) from None
 
     def _read(self) -> dict[int, Round]:
         content = read_arrays(self._path)
@@ -56,10 +59,13 @@ class Journal:
         names = {_name(index, field) for index in range(count) for field in _FIELDS}
         if rest or set(content) != names:
             raise DamagedFile("it does not hold what a search needs")
-        return {
-            index: _round({field: content[_name(index, field)] for field in _FIELDS})
-            for index in range(count)
-        }
+        rounds = {}
+        for index in range(count):
+            arrays = {field: content[_name(index, field)] for field in _FIELDS}
+            if not _fit_together(arrays):
+                raise DamagedFile("what it holds does not fit together")
+            rounds[index] = _round(arrays)
+        return rounds
 
     def write(self, index: int, last: Round) -> None:
         """Write the last round of an output, the outputs one after the other."""
@@ -91,6 +97,23 @@ def _arrays(last: Round) -> dict[str, Any]:
         "grams": np.array([one.gram for one in last.proven]),
         "norms": np.array([one.norm for one in last.proven]),
     }
+
+
+def _fit_together(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether arrays are those of a round, by their shapes and values."""
+    neurons, numbers = arrays["neurons"], [arrays[field] for field in _FIELDS[1:]]
+    shapes = [array.shape for array in (arrays["value"], arrays["bound"])]
+    return (
+        neurons.ndim == 3
+        and bool(np.all(np.abs(neurons) == 1))
+        and all(array.dtype == np.float64 for array in numbers)
+        and len(arrays["alpha"].shape) > 0
+        and len(arrays["alpha"]) == neurons.shape[1]
+        and arrays["dual"].ndim == arrays["alpha"].ndim
+        and bool(np.all(np.isfinite(arrays["dual"])))
+        and shapes == [(), ()]
+        and arrays["norms"].shape == arrays["grams"].shape[:1]
+    )
 
 
 def _round(arrays: dict[str, np.ndarray]) -> Round:

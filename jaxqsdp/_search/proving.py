@@ -140,7 +140,9 @@ class _Proof:
                 seconds += seconds_for(gram, self.layout, norm, self.rng, room)
         return _Plan(place, norms, seconds * self.slowness, most)
 
-    def chosen(self, gap: float, tol: float, most: float) -> tuple[_Plan | None, bool]:
+    def chosen(
+        self, gap: float, tol: float, most: float, deadline: float
+    ) -> tuple[_Plan | None, bool]:
         """Return the best proof that takes `most` seconds or less, and whether any takes more."""
         low, high, best, takes_more = tol / 2, _LEAST_GAIN * gap, None, False
         for goal in (low, high):
@@ -152,6 +154,8 @@ class _Proof:
         if best is None or goal == low:
             return best, takes_more
         for _ in range(_HALVINGS):
+            if time.monotonic() > deadline:
+                break
             middle = (low + high) / 2
             plan = self._planned(middle, most)
             if plan is not None and plan.seconds <= most:
@@ -226,7 +230,7 @@ def generate_and_prove(
             if gap <= tol or rest <= 0:
                 return
             most = min(seconds, _OF_REST * rest)
-            plan, takes_more = proof.chosen(gap, tol, most)
+            plan, takes_more = proof.chosen(gap, tol, most, deadline)
             if plan is None:
                 if most < seconds or not takes_more:
                     return
