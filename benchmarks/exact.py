@@ -12,6 +12,11 @@ relaxation's bound leaves at the optimum, which no network can close; `seconds` 
 first call compiled, but not the certificate, which compiles for each number of neurons, a second or
 two.
 
+With `--enumerate` all sign vectors are tried up to 26 features, as the branch and bound has to be
+faster than that beyond 16:
+
+    python -m benchmarks.exact --features 24 --tol 1e-4 --enumerate
+
 With `--hard` what is not finished: planted 200 × 40 with β = 0.5·d, sonar and digits, 3 against 8,
 with all features, prepared as the others, β = 0.3·d; one search each that goes on from a file, and
 what it has proven after so many minutes, all told.
@@ -30,6 +35,8 @@ import jax
 import numpy as np
 
 import jaxqsdp as qs
+from jaxqsdp._bound import largest
+from jaxqsdp._search import optimum
 from tests.problems import planted, real
 
 from ._data import load
@@ -119,10 +126,13 @@ def main() -> None:
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0, 5.0, 10.0, 20.0])
     parser.add_argument("--features", nargs="*", type=int, default=[8, 12, 16, 20])
     parser.add_argument("--real", action="store_true", help="real data, all features")
+    parser.add_argument("--enumerate", action="store_true", help="up to 26 features, to compare")
     parser.add_argument("--tol", type=float, default=1e-6)
     parser.add_argument("--time-limit", type=float, help="seconds a problem")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    if options.enumerate:
+        optimum.MOST_ENUMERATED = largest.MOST_ENUMERATED = 26
     rows: list[dict[str, Any]] = []
     problems = [case for d in options.features for case in _problems(d)]
     problems += _all_features() if options.real else []
