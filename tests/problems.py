@@ -126,3 +126,31 @@ def built_from_solution(seed, d=8, n=50, strict=True):
     beta = level.sum()
     value = 0.5 * dual @ dual + beta * rho
     return Solved(Data(X, y, beta), value, form, rho, dual, level)
+
+
+def gram_of(kind, seed, d):
+    """Return a symmetric matrix of a family that can break a search."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((2 * d, d))
+    weight = rng.standard_normal(2 * d)
+    if kind == "features twice":
+        rows[:, : d // 2] = rows[:, d - d // 2 :]
+    if kind == "features of zero":
+        rows[:, : d // 2] = 0
+    if kind == "ties":
+        rows, weight = np.sign(rows), np.sign(weight)
+    if kind == "rank one":
+        weight[1:] = 0
+    if kind == "of one sign":
+        weight = np.abs(weight)
+    if kind == "scales":
+        rows *= 10.0 ** rng.uniform(-4, 4, d)
+    if kind == "nothing":
+        weight[:] = 0
+    return rows.T @ (weight[:, None] * rows)
+
+
+FAMILIES = [
+    *("plain", "features twice", "features of zero", "ties", "rank one", "of one sign"),
+    *("scales", "nothing"),
+]

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from problems import FAMILIES, gram_of
 
 from jaxqsdp._bound import branching, largest
 from jaxqsdp._bound.branching import expected_seconds, forms_above
@@ -13,34 +14,6 @@ from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
 from jaxqsdp._network.bilinear import BILINEAR
 
 KINDS = {"bilinear": (1, -1), "square": (1,), "negative square": (-1,)}
-
-
-def gram_of(kind, seed, d):
-    """Return a symmetric matrix of a family that can break a search."""
-    rng = np.random.default_rng(seed)
-    rows = rng.standard_normal((2 * d, d))
-    weight = rng.standard_normal(2 * d)
-    if kind == "features twice":
-        rows[:, : d // 2] = rows[:, d - d // 2 :]
-    if kind == "features of zero":
-        rows[:, : d // 2] = 0
-    if kind == "ties":
-        rows, weight = np.sign(rows), np.sign(weight)
-    if kind == "rank one":
-        weight[1:] = 0
-    if kind == "of one sign":
-        weight = np.abs(weight)
-    if kind == "scales":
-        rows *= 10.0 ** rng.uniform(-4, 4, d)
-    if kind == "nothing":
-        weight[:] = 0
-    return rows.T @ (weight[:, None] * rows)
-
-
-FAMILIES = [
-    *("plain", "features twice", "features of zero", "ties", "rank one", "of one sign"),
-    *("scales", "nothing"),
-]
 
 
 def brute_force(gram, signs):

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and NPZ files of unknown origin."""
+"""Files that are there whole or not at all, what they are of, and NPZ files of unknown origin."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import jax
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_WORTH_A_THREAD = 2  # items for each
+_BEFORE_THREADS = 8  # items: work that ends with them is not worth any
 
 
 def map_in_threads(function: Callable[[_T], Any], items: Iterable[_T], threads: int) -> list[Any]:
@@ -39,11 +39,12 @@ def work_off(function: Callable[[_T], list[_T]], first: _T, deadline: float) -> 
 
     Return whether none is left at the deadline. Threads are there once there is work for them.
     """
-    stack, threads = [first], num_cores()
-    while stack and (threads == 1 or len(stack) < _WORTH_A_THREAD * threads):
+    stack, threads, done = [first], num_cores(), 0
+    while stack and (threads == 1 or len(stack) < 2 or done < _BEFORE_THREADS):
         if time.monotonic() > deadline:
             return False
         stack += function(stack.pop())
+        done += 1
     if not stack:
         return True
     with concurrent.futures.ThreadPoolExecutor(threads) as executor:
@@ -53,10 +54,10 @@ def work_off(function: Callable[[_T], list[_T]], first: _T, deadline: float) -> 
                 return False
             while stack and len(running) <= threads:  # one waits
                 running.add(executor.submit(function, stack.pop()))
-            done, running = concurrent.futures.wait(
+            over, running = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
-            for one in done:
+            for one in over:
                 stack += one.result()
     return True
 
