@@ -144,6 +144,90 @@ def exact_combinatorial_bound(X, y, beta, dual, weight=None):
     return c * linear - c * c * quadratic / 2
 
 
+def _rationals(array):
+    """Return an array of exact Fractions."""
+    return np.frompyfunc(Fraction, 1, 1)(np.asarray(array, np.float64))
+
+
+def _inverse_form(matrix, vector):
+    """Return gᵀS⁻¹g of rationals; elimination of S proves it positive definite, or it fails."""
+    bordered = np.block([[matrix, vector[:, None]], [vector[None, :], np.array([[Fraction(0)]])]])
+    while len(bordered) > 1:
+        pivot = bordered[0, 0]
+        assert pivot > 0
+        column = bordered[1:, 0]
+        bordered = bordered[1:, 1:] - column[:, None] * (column / pivot)[None, :]
+    return -bordered[0, 0]
+
+
+def _covers(nodes, signs):
+    """Whether nodes (N, sides, d), 0 where undecided, are all sign vectors, parts turned or not.
+
+    Every feature has one sign in one of the parts.
+    """
+    sides, d = range(len(signs)), nodes.shape[2]
+    turns = np.array(list(itertools.product((1, -1), repeat=len(signs))))
+    nodes = np.concatenate([turn[:, None] * nodes for turn in turns])
+
+    def covered(known, among):
+        decided = np.any(known, axis=0)
+        own = np.any(among, axis=1)  # (N, d) what each node has decided
+        if np.any(np.all(own <= decided, axis=1)):
+            return True
+        common = np.flatnonzero(np.all(own, axis=0) & ~decided) if len(among) else []
+        if len(common) == 0:
+            return False
+        feature = common[0]
+        for side, sign in itertools.product(sides, (1, -1)):
+            child = known.copy()
+            child[side, feature] = sign
+            if not covered(child, among[np.all(among[:, :, feature] == child[:, feature], axis=1)]):
+                return False
+        return True
+
+    return covered(np.zeros((len(sides), d), np.int8), nodes)
+
+
+def check_search(gram, threshold, signs, above):
+    """Assert, in exact arithmetic, that no form of sign vectors of G exceeds what a search found.
+
+    With z of the features D that a node has decided, U the others and S = Diag(p) − sG_UU,
+
+        value ≤ Σ s·zᵀGz + 1ᵀp + Σ gᵀS⁻¹g, g = sG_UD z,
+
+    or, without p, Σ s·zᵀGz + 2Σ max|g| + Σ|G_UU|, is at most the threshold, where U is not empty.
+    Values by themselves are as good as products are rounded.
+    """
+    proof, used = above.proof, np.any(gram, axis=0)
+    assert np.array_equal(proof.unit * proof.gram, gram[np.ix_(used, used)])
+    assert math.frexp(proof.unit)[0] == 0.5
+    assert tuple(proof.signs) == signs
+    assert proof.largest == above.largest
+    assert _covers(np.concatenate([end.parts for end in proof.ends]), signs)
+    exact = _rationals(proof.gram)
+    d, size = len(exact), Fraction(float(np.abs(proof.gram).sum()))
+    rounding = (8 * d + 40) * size / 2**53
+    limit = Fraction(float(threshold)) / Fraction(proof.unit)
+    largest = Fraction(proof.largest) / Fraction(proof.unit)
+    for end in proof.ends:
+        for parts in end.parts.astype(int).astype(object):
+            rest = np.flatnonzero(~np.any(parts, axis=0))
+            value = sum(s * (z @ exact @ z) for s, z in zip(signs, parts, strict=True))
+            if len(rest) == 0:
+                assert value <= largest + rounding
+                continue
+            images = [s * (exact[rest] @ z) for s, z in zip(signs, parts, strict=True)]
+            inner = exact[np.ix_(rest, rest)]
+            if end.diagonal is None:
+                value += 2 * np.abs(images).max(axis=0).sum() + np.abs(inner).sum()
+            else:
+                p = _rationals(end.diagonal[rest])
+                value += p.sum()
+                for s, image in zip(signs, images, strict=True):
+                    value += _inverse_form(np.diag(p) - s * inner, image)
+            assert value <= limit
+
+
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """What the referee computed from raw data and claimed arrays; relative where not exact."""

@@ -1,16 +1,18 @@
 """All sign vectors above a threshold, against brute force."""
 
+import dataclasses
 import itertools
 import time
 
 import numpy as np
 import pytest
+import referee
 from problems import FAMILIES, gram_of
 
 from jaxqsdp._bound import branching, largest
 from jaxqsdp._bound.branching import expected_seconds, forms_above
 from jaxqsdp._bound.largest import Proven, largest_form
-from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
+from jaxqsdp._bound.signs import enumerate_all, enumerate_forms, enumerate_signs
 from jaxqsdp._network.bilinear import BILINEAR
 
 KINDS = {"bilinear": (1, -1), "square": (1,), "negative square": (-1,)}
@@ -74,6 +76,52 @@ def test_agrees_with_enumeration(d):
     largest = enumerate_forms(gram, 1)[0][0]
     found = [forms_above(gram, largest * (1 - 1e-9), (sign,), 10).largest for sign in (1, -1)]
     np.testing.assert_allclose(max(found), largest, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_proofs_hold_in_exact_arithmetic(family, kind):
+    """At the largest value, above it, where many are found, and with several decided at once."""
+    signs = KINDS[kind]
+    for d, shares in ((1, (1, 1.05)), (4, (0.5, 1, 1.05)), (6, (0.8, 1)), (10, (1,))):
+        gram = 10.0 ** (d % 3) * gram_of(family, d, d)
+        largest = enumerate_all(gram, 1, len(signs))[0][0]
+        for threshold in [share * largest * (1 - 1e-12) for share in shares]:
+            found = forms_above(gram, threshold, signs, 3, keep_proof=True)
+            referee.check_search(gram, threshold, signs, found)
+
+
+@pytest.mark.parametrize("family", ["plain", "ties", "scales"])
+def test_proofs_of_many_decided_at_once(family, monkeypatch):
+    monkeypatch.setattr(branching, "_ALONE", 0)
+    monkeypatch.setattr(branching, "_BLOCK", 8)
+    gram = gram_of(family, 3, 9)
+    largest = enumerate_signs(gram, 1)[0][0]
+    found = forms_above(gram, 0.9 * largest, (1, -1), 10**6, keep_proof=True)
+    referee.check_search(gram, 0.9 * largest, (1, -1), found)
+
+
+def test_the_referee_refutes_what_is_no_proof():
+    gram, signs = gram_of("plain", 0, 8), (1, -1)
+    largest = enumerate_signs(gram, 1)[0][0]
+    threshold = largest * (1 - 1e-12)
+    found = forms_above(gram, threshold, signs, 3, keep_proof=True)
+    ends = found.proof.ends
+    place = next(place for place, end in enumerate(ends) if end.diagonal is not None)
+    one = ends[place]
+    wrong = {
+        "less than all": ends[:place] + ends[place + 1 :],
+        "p too large": [*ends, dataclasses.replace(one, diagonal=2 * one.diagonal)],
+        "p too small": [*ends, dataclasses.replace(one, diagonal=0 * one.diagonal)],
+    }
+    for other in wrong.values():
+        proof = dataclasses.replace(found.proof, ends=other)
+        with pytest.raises(AssertionError):
+            referee.check_search(gram, threshold, signs, dataclasses.replace(found, proof=proof))
+    proof = dataclasses.replace(found.proof, largest=0.9 * largest)
+    wrong = dataclasses.replace(found, proof=proof, values=np.array([0.9 * largest]))
+    with pytest.raises(AssertionError):
+        referee.check_search(gram, threshold, signs, wrong)
 
 
 def test_keeps_the_largest_of_many():

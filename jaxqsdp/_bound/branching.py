@@ -37,6 +37,7 @@ from .._exact.powers import power_of_two
 from .._host.threads import num_cores, work_off
 from .max_norm import least_diagonal
 from .node_bounds import Images, Rounding, Vector, feasible, recentered
+from .proof import Ends, Parts, Proof
 
 _BLOCK, _LEAST_BLOCK = 16384, 512  # nodes, fewer where there are many features ...
 _ENTRIES = 2**29  # of parts, in all blocks that may wait
@@ -51,8 +52,6 @@ _FEW = 64  # nodes that are not worth a p of their own
 _SAMPLE, _AVERAGED = 256, 2048  # nodes that the choices of a feature and of p look at
 _UNIT = 2.0**-53
 
-Parts = NDArray[np.int8]  # (N, sides, d)
-
 
 @dataclasses.dataclass(frozen=True)
 class Above:
@@ -62,6 +61,7 @@ class Above:
     values: Vector  # (m,), in descending order
     parts: Parts  # (m, sides, d)
     is_complete: bool  # else the time was up
+    proof: Proof | None = None  # that there are no others, if it is complete and was asked for
 
     @property
     def largest(self) -> float:
@@ -77,6 +77,7 @@ def forms_above(
     signs: tuple[int, ...],
     count: int,
     deadline: float = np.inf,
+    keep_proof: bool = False,
 ) -> Above:
     """Find the sign vectors of value ≥ threshold, `count` of them or fewer, the largest.
 
@@ -84,9 +85,12 @@ def forms_above(
     as nearly as products are rounded. Of vectors that differ by the sign of a part one is found,
     and of those that differ where G has zeros alone. A value that is not found, though it exceeds
     those that are and the threshold, does so by less than 8d + 40 roundings of Σ|G|. Where G has
-    entries that are no numbers nothing is known, and so it says.
+    entries that are no numbers nothing is known, and so it says. A proof that is kept takes memory
+    for each node.
     """
-    return _Search(gram, threshold, signs, count).run(deadline)
+    search = _Search(gram, threshold, signs, count)
+    search.ends = [] if keep_proof else None
+    return search.run(deadline)
 
 
 def expected_seconds(
@@ -140,8 +144,9 @@ class _Steps:
     make of x is x + tLᵀ, which is not computed but where it is looked at.
     """
 
-    open: NDArray[np.int64]  # places among U of the undecided
-    centers: list[Images]  # (N, m) x of each sign, of the nodes of the block
+    decided: list[int]  # places among U of what was decided on the way ...
+    open: NDArray[np.int64]  # ... and of what was not
+    centers: list[Images]  # (N, m) x of each sign
     inverses: list[NDArray]  # (m, m) at least S⁻¹, less what was eliminated
     columns: list[NDArray]  # (m, k) L
     size: float  # at least the largest |x|
@@ -156,6 +161,19 @@ class _Steps:
         rows = self.origin[some]
         centers = self.centers[s][rows[:, None], places]
         return centers + self.moves[s][some] @ self.columns[s][places].T
+
+    def extended(self, rows: Any, choice: Any) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+        """Return the choices of some nodes with one more, and that by itself: 2s for +1, 2s + 1."""
+        made = np.zeros((len(rows), self.choices.shape[1]), np.int8)
+        made[np.arange(len(rows)), choice // 2] = 1 - 2 * (choice % 2)
+        return np.concatenate([self.choices[rows], made[:, :, None]], axis=2), made
+
+
+def _with_choices(block: _Block, origin: Any, choices: NDArray[np.int8], places: Any) -> Parts:
+    """Return the parts of nodes of a block with features decided."""
+    parts = block.parts[origin]
+    parts[:, :, block.features[places]] = choices
+    return parts
 
 
 class _Search:
@@ -183,6 +201,7 @@ class _Search:
         # What c may be wrong by, and the sums that bounds are.
         self.rounding = (8 * d + 40) * _UNIT * self.mass
         self.lock, self.visited = threading.Lock(), 0
+        self.ends: list[Ends] | None = None  # where nothing is left, if that is to be kept
         self.values, self.parts = np.empty(0), np.empty((0, len(signs), d), np.int8)
 
     def run(self, deadline: float) -> Above:
@@ -192,13 +211,27 @@ class _Search:
         is_complete = work_off(self._expanded, self.root(), deadline)
         order = np.argsort(-self.values, kind="stable")[: self.count]
         values = self.values[order] * self.unit
-        return Above(self.given, values, self._restored(self.parts[order]), is_complete)
+        above = Above(self.given, values, self._restored(self.parts[order]), is_complete)
+        if self.ends is None or not is_complete:
+            return above
+        proof = Proof(self.gram, self.unit, self.signs, above.largest, self.ends)
+        return dataclasses.replace(above, proof=proof)
+
+    def _end(self, parts: Parts, features: NDArray[np.int64], diagonal: Vector | None) -> None:
+        """Keep where nothing is left, if that is asked for."""
+        if self.ends is not None and len(parts):
+            every = None
+            if diagonal is not None:
+                every = np.zeros(len(self.gram))
+                every[features] = diagonal
+            self.ends.append(Ends(parts, every))
 
     def _expanded(self, block: _Block) -> list[_Block]:
         """Return the children, or keep leaves."""
         if len(block.features):
             return self.children(block)
         with self.lock:
+            self._end(block.parts, block.features, block.diagonal)
             self._keep(block)
         return []
 
@@ -234,18 +267,14 @@ class _Search:
     def children(self, block: _Block) -> list[_Block]:
         """Decide a few more features."""
         steps, diagonal, roundings = self._bounded(block)
-        decided: list[int] = []  # places among U
         at_once = _AT_ONCE if len(block.parts) > _ALONE else 1
         most = float(steps.room.max(initial=0.0))
-        while len(steps.room) and len(decided) < at_once and len(steps.open):
-            margin = sum(r.of_falls(steps.size, len(decided) + 1, most) for r in roundings)
-            place = self._choose(steps)
-            if not self._decide(
-                steps, place, margin, np.inf if not decided else _TIMES * self.most
-            ):
+        while len(steps.room) and len(steps.decided) < at_once and len(steps.open):
+            margin = sum(r.of_falls(steps.size, len(steps.decided) + 1, most) for r in roundings)
+            limit = np.inf if not steps.decided else _TIMES * self.most
+            if not self._decide(block, diagonal, steps, margin, limit):
                 break
-            decided.append(place)
-        return self._blocks(block, diagonal, steps, decided) if len(steps.room) else []
+        return self._blocks(block, diagonal, steps) if len(steps.room) else []
 
     def _bounded(self, block: _Block) -> tuple[_Steps, Vector, list[Rounding]]:
         """Return the nodes that are left, p, and what rounding makes of the bounds."""
@@ -270,14 +299,18 @@ class _Search:
             bound += np.einsum("ni,ni->n", image, center)
         room = bound - self.threshold
         kept = ~(room < 0)
+        self._end(block.parts[~kept], U, diagonal)
         # Without any p: from features with small entries alone little is to be gained.
         mass = float(np.abs(inner).sum()) * (1 + 1e-9) + self.rounding
         if mass < self.threshold - block.decided.min():
             most = 2 * np.max(np.abs(images), axis=0).sum(axis=1)
             most = block.decided + most * (1 + 1e-9) + mass
-            kept &= ~(most < self.threshold)
+            ends = kept & (most < self.threshold)
+            self._end(block.parts[ends], U, None)
+            kept &= ~ends
         origin = np.flatnonzero(kept)
         steps = _Steps(
+            [],
             np.arange(m),
             centers,
             [rounding.inflated for rounding in roundings],
@@ -315,9 +348,11 @@ class _Search:
                 spare += np.sum(np.maximum(left, 0), axis=0)
         return int(places[np.argmin(count + spare / (1 + spare.max()))])
 
-    def _decide(self, steps: _Steps, place: int, margin: float, most: float) -> bool:
+    def _decide(
+        self, block: _Block, diagonal: Vector, steps: _Steps, margin: float, most: float
+    ) -> bool:
         """Decide a feature, unless that gives more than so many nodes; return whether it did."""
-        sides = range(len(self.signs))
+        place, sides = self._choose(steps), range(len(self.signs))
         centers = [steps.at(s, slice(None), [place])[:, 0] for s in sides]
         pivots = [float(inverse[place, place]) for inverse in steps.inverses]
         # Those of all parts but one, whose entry t is not 0: (t − x)²/v is x²/v and (1 − 2tx)/v.
@@ -329,24 +364,28 @@ class _Search:
             twice = center * (2 / pivot)
             np.add(base - 1 / pivot, twice, out=left[:, 2 * s])
             np.subtract(base - 1 / pivot, twice, out=left[:, 2 * s + 1])
-        stays = ~(left < -margin)
+        ends, others = left < -margin, np.ones(left.shape, bool)
         # A part may be turned as a whole: its first sign is +1.
-        stays[:, 1::2] &= ~steps.blank
-        rows, choice = np.nonzero(stays)
+        others[:, 1::2] = ~steps.blank
+        rows, choice = np.nonzero(~ends & others)
         self.visited += len(base)
         if len(rows) > most:
             return False
+        steps.decided.append(place)
+        steps.open = steps.open[steps.open != place]
+        if self.ends is not None:
+            ended, how = np.nonzero(ends & others)
+            choices, _ = steps.extended(ended, how)
+            parts = _with_choices(block, steps.origin[ended], choices, steps.decided)
+            self._end(parts, block.features[steps.open], diagonal[steps.open])
         side, every = choice // 2, np.arange(len(rows))
-        made = np.zeros((len(rows), len(self.signs), 1), np.int8)
-        made[every, side, 0] = 1 - 2 * (choice % 2)
-        steps.choices = np.concatenate([steps.choices[rows], made], axis=2)
+        steps.choices, made = steps.extended(rows, choice)
         steps.room, steps.origin = left[rows, choice], steps.origin[rows]
         steps.blank = steps.blank[rows]
         steps.blank[every, side] = False
-        steps.open = steps.open[steps.open != place]
         largest = 0.0
         for s in sides:
-            inverse, move = steps.inverses[s], made[:, s] - centers[s][rows, None]
+            inverse, move = steps.inverses[s], made[:, s, None] - centers[s][rows, None]
             column = inverse[:, place] / pivots[s]
             steps.inverses[s] = inverse - np.outer(inverse[:, place], column)
             steps.moves[s] = np.concatenate([steps.moves[s][rows], move], axis=1)
@@ -355,10 +394,9 @@ class _Search:
         steps.size += largest * (1 + steps.size)
         return True
 
-    def _blocks(
-        self, block: _Block, diagonal: Vector, steps: _Steps, places: list[int]
-    ) -> list[_Block]:
+    def _blocks(self, block: _Block, diagonal: Vector, steps: _Steps) -> list[_Block]:
         """Return the nodes that were reached as blocks."""
+        places = steps.decided
         features, origin = block.features[places], steps.origin
         parents = np.unique(origin)
         place = np.searchsorted(parents, origin)
@@ -369,8 +407,7 @@ class _Search:
             image = block.parts[parents, s].astype(np.float64) @ self.gram[:, features]
             along = 2 * image[place] + chosen @ inner
             decided += sign * np.einsum("nk,nk->n", chosen, along)
-        parts = block.parts[origin]
-        parts[:, :, features] = steps.choices
+        parts = _with_choices(block, origin, steps.choices, places)
         rest, others = np.delete(block.features, places), np.delete(diagonal, places)
         pieces = -(-len(origin) // self.most)
         cuts = np.linspace(0, len(origin), pieces + 1).astype(int)
