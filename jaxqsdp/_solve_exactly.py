@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, overload
 
 import equinox as eqx
 import jax
@@ -15,7 +16,9 @@ from scipy.linalg import block_diag
 
 from ._base.plot import axes_for
 from ._base.text import shape_of
+from ._base.trees import unstacked
 from ._base.types import check_count, check_positive, is_concrete
+from ._batch.solve_batch import solve_batch
 from ._certify import Certificate, certify_on_host
 from ._host.blas import with_one_blas_thread
 from ._host.files import fingerprint
@@ -60,8 +63,7 @@ class ExactResult(eqx.Module):
         return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds\n)"
 
 
-@jax.ensure_compile_time_eval()  # within `jit`, which would stage what its body closes over
-@with_one_blas_thread
+@overload
 def solve_exactly(
     problem: Problem,
     *,
@@ -71,7 +73,28 @@ def solve_exactly(
     time_limit: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-) -> ExactResult:
+) -> ExactResult: ...
+@overload
+def solve_exactly(
+    problem: Iterable[Problem],
+    *,
+    tol: float = 1e-6,
+    solution: Solution | Iterable[Solution] | None = None,
+    max_rounds: int = 500,
+    time_limit: float | None = None,
+    progress: bool | None = None,
+) -> list[ExactResult]: ...
+@jax.ensure_compile_time_eval()  # within `jit`, which would stage what its body closes over
+def solve_exactly(
+    problem: Any,
+    *,
+    tol: float = 1e-6,
+    solution: Any = None,
+    max_rounds: int = 500,
+    time_limit: float | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> ExactResult | list[ExactResult]:
     """Train a network to proven global optimality, by column generation with exact pricing.
 
     The training problem is a LASSO over all 2^(2d−1) neurons, or 2^d polynomial ones. Its
@@ -94,40 +117,114 @@ def solve_exactly(
     **Arguments:**
 
     - `problem`: a `Problem`. Each of c outputs is solved by itself, unless the loss couples them.
+        Or several, stacked or in an iterable, for a list of results: their relaxations are solved
+        together.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
-    - `solution`: a `Solution` of the problem to start from; solved here if left out.
+    - `solution`: a `Solution` of the problem to start from, or one of each; solved here if left
+        out.
     - `max_rounds`, `time_limit` (seconds, from the relaxation's solution on): where to stop early,
-        with the gap proven so far. A round or the last fit that is under way is finished.
+        with the gap proven so far, as on Ctrl-C. A round or the last fit that is under way
+        is finished. Of several problems each has its share of the time that is left.
     - `checkpoint`: a file (NPZ) that is written after each round, and that a later call for the
         same problem goes on from: whatever ends the first one, the round under way is lost, which
         may be a long proof. The proofs in it are believed, so keep it where others do not write.
+        For one problem only.
     - `progress`: whether to show it; None means if tqdm is installed and there is a terminal.
 
     **Returns:** an `ExactResult`, with the rounds of this call.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
     """
+    _check_limits(tol, max_rounds, time_limit)
+    seconds = np.inf if time_limit is None else float(time_limit)
+    if _are_several(problem):
+        if checkpoint is not None:
+            raise ValueError("`checkpoint` is for one problem; call `solve_exactly` for each.")
+        return _solve_several(problem, solution, tol, max_rounds, seconds, progress)
+    _check(problem, solution)
+    journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
+    if solution is None:
+        solution = solve_once(problem)
+    deadline = time.monotonic() + seconds
+    with progress_bar(None, progress, "round") as advance:
+
+        def report(gap: float) -> None:
+            advance(1, f"gap {gap:.1e}")
+
+        return _solve_one(problem, solution, tol, max_rounds, deadline, report, journal)[0]
+
+
+def _solve_several(
+    problem: Any, solution: Any, tol: float, max_rounds: int, seconds: float, progress: bool | None
+) -> list[ExactResult]:
+    """Solve one after the other, the relaxations all at once."""
+    problems = _each(problem)
+    given = None if solution is None else _each(solution)
+    if given is not None and len(given) != len(problems):
+        raise ValueError(
+            f"`solution` must have one for each problem, {len(problems)}, got {len(given)}."
+        )
+    for each, own in zip(problems, given or [None] * len(problems), strict=True):
+        _check(each, own)
+    if not problems:
+        return []
+    solutions = solve_batch(problems, progress=False) if given is None else given
+    deadline = time.monotonic() + seconds
+    results: list[ExactResult] = []
+    with progress_bar(len(problems), progress, "problem") as advance:
+        for each, own in zip(problems, solutions, strict=True):
+            now, left = time.monotonic(), len(problems) - len(results)
+            until = now + max(deadline - now, 0.0) / left
+            result, was_interrupted = _solve_one(each, own, tol, max_rounds, until)
+            results.append(result)
+            advance(1)
+            deadline = -np.inf if was_interrupted else deadline
+    return results
+
+
+def _are_several(problem: Any) -> bool:
+    if isinstance(problem, Problem):
+        return is_concrete(problem) and problem.X.ndim == 3
+    return isinstance(problem, Iterable)
+
+
+def _each(several: Any) -> list[Any]:
+    """Return problems or solutions, stacked or in an iterable, as a list."""
+    return unstacked(several) if isinstance(several, Problem | Solution) else list(several)
+
+
+def _check(problem: Problem, solution: Solution | None) -> None:
+    """Raise `TypeError` or `ValueError` for what cannot be solved on the host."""
     check_single(problem)
     if not is_concrete(problem, solution):
         raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
     check_numbers(problem)
-    _check_limits(tol, max_rounds, time_limit)
-    journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
-    if solution is None:
-        solution = solve_once(problem)
-    check_solution(problem, solution)
-    deadline = time.monotonic() + (np.inf if time_limit is None else float(time_limit))
-    with progress_bar(None, progress, "round") as advance:
-        found = find_optimum(
-            HostCore.of(problem),
-            solution,
-            float(tol),
-            max_rounds=max_rounds,
-            deadline=deadline,
-            report=lambda gap: advance(1, f"gap {gap:.1e}"),
-            journal=journal,
-        )
-    return _assemble(problem, solution, found)
+    if solution is not None:
+        check_solution(problem, solution)
+
+
+@with_one_blas_thread
+def _solve_one(
+    problem: Problem,
+    solution: Solution,
+    tol: float,
+    max_rounds: int,
+    deadline: float,
+    report: Callable[[float], object] = lambda gap: None,
+    journal: Journal | None = None,
+) -> tuple[ExactResult, bool]:
+    """Return the result, and whether Ctrl-C has ended the search."""
+    core = HostCore.of(problem)
+    found = find_optimum(
+        core,
+        solution,
+        float(tol),
+        max_rounds=max_rounds,
+        deadline=deadline,
+        report=report,
+        journal=journal,
+    )
+    return _assemble(problem, solution, found), found[-1].was_interrupted
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[Optimum]) -> ExactResult:

@@ -13,6 +13,7 @@ from referee import brute_force, exact_combinatorial_bound
 
 import jaxqsdp as qs
 import jaxqsdp._certify as module
+from jaxqsdp._search import optimum, proving
 
 GAP = {np.float64: 2e-6, np.float32: 2e-5}
 
@@ -138,6 +139,49 @@ def test_a_dozen_features_and_stopping_early():
     assert relaxed.lower_bound < result.certificate.lower_bound
 
 
+def test_several_in_one_call():
+    """Of different shapes, or stacked, they come out as one by one."""
+    data, alone = solved(1)
+    n = SMALL[0]
+    fewer = Data(data.X[: n - 2], data.y[: n - 2], data.beta, data.weight[: n - 2])
+    problems = [problem_of(case, np.float64) for case in (data, fewer)]
+    first, second = qs.solve_exactly(problems)
+    np.testing.assert_allclose(first.certificate.objective, alone.certificate.objective, rtol=1e-6)
+    assert_proven(fewer, second, GAP[np.float64])
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), problems[0])
+    solution = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), qs.solve(problems[0]))
+    for each in qs.solve_exactly(stacked, solution=solution):
+        assert float(each.certificate.gap) <= GAP[np.float64]
+        assert each.dual.shape == (n,)
+    assert qs.solve_exactly([]) == []
+
+
+@pytest.mark.parametrize("d", [SMALL[1], 17])
+def test_ctrl_c_returns_what_there_is(d, monkeypatch):
+    """After the second round; of several problems the others have one round each."""
+    rounds = []
+
+    def interrupted(task, *args, **kwargs):
+        for found in generate(task, *args, **kwargs):
+            rounds.append(found)
+            if len(rounds) == 2:
+                raise KeyboardInterrupt
+            yield found
+
+    generate = optimum.generate
+    for place in (optimum, proving):
+        monkeypatch.setattr(place, "generate", interrupted)
+    problems = [problem_of(planted(seed, SMALL[0], d), np.float64) for seed in range(2)]
+    solutions = [qs.solve(problem) for problem in problems]
+    first, second = qs.solve_exactly(problems, solution=solutions)
+    assert len(first.history) == len(second.history) == 1
+    for result in (first, second):
+        assert float(result.certificate.lower_bound) <= float(result.certificate.objective)
+    rounds[:] = rounds[:1]
+    with pytest.raises(KeyboardInterrupt):
+        qs.solve_exactly(problems[0], solution=solutions[0])
+
+
 def test_certifies_the_networks_of_others():
     data, result = solved(1)
     problem = problem_of(data, np.float64)
@@ -181,6 +225,12 @@ def test_errors():
         qs.solve_exactly(problem, solution=result)
     with pytest.raises(ValueError, match="traced"):
         jax.jit(qs.solve_exactly)(problem)
+    with pytest.raises(ValueError, match="`solution` must have one for each problem, 1, got 2"):
+        qs.solve_exactly([problem], solution=[None, None])
+    with pytest.raises(TypeError, match="`problem`"):
+        qs.solve_exactly([problem, None])
+    with pytest.raises(ValueError, match="`checkpoint` is for one problem"):
+        qs.solve_exactly([problem], checkpoint="search.npz")
     with pytest.raises(ValueError, match="`kind`"):
         qs.certify(problem, result.network, kind="sharp")
     with pytest.raises(ValueError, match="`dual`"):

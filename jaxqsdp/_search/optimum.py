@@ -40,6 +40,7 @@ class Optimum:
     dual: NDArray[np.float64]
     history: NDArray[np.float64]  # (rounds, 2), objective and bound
     proven: tuple[Proven, ...]  # what the last bound rests on, if that was a search
+    was_interrupted: bool = False  # by Ctrl-C
 
     @staticmethod
     def of(task: Task, last: Round, history: NDArray[np.float64]) -> Optimum:
@@ -84,7 +85,7 @@ def find_optimum(
 
     From the relaxation's solution, to a relative gap, or as near as rounds and time permit, which
     outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
-    search goes on from those that it has.
+    search goes on from those that it has. Ctrl-C ends it as the deadline does.
 
     **Raises:** `ValueError` if the products of features of all samples take too much memory.
     """
@@ -103,21 +104,29 @@ def find_optimum(
     duals = np.asarray(solution.dual, np.float64).reshape(core.y.shape)
     tasks = Task.all_of(core)
     points = [duals] if core.loss.couples_outputs else list(duals.T)
-    found = []
+    found: list[Optimum] = []
+    was_interrupted = False
     for index, (task, point) in enumerate(zip(tasks, points, strict=True)):
         now = time.monotonic()
-        until = now + (deadline - now) / (len(tasks) - index)
-        history = []
+        until = now if was_interrupted else now + (deadline - now) / (len(tasks) - index)
+        history: list[list[float]] = []
+        last: Round | None = None
         before = None if journal is None else journal.rounds.get(index)
         rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng, before)
-        for last in itertools.islice(rounds, max_rounds):
-            history.append([task.restore_value(last.value), task.restore_value(last.bound)])
-            report(last.gap)
-            if journal is not None:
-                journal.write(index, last)
-            if time.monotonic() > until:
-                break
-        found.append(Optimum.of(task, last, np.array(history)))
+        try:
+            for last in itertools.islice(rounds, max_rounds):
+                history.append([task.restore_value(last.value), task.restore_value(last.bound)])
+                report(last.gap)
+                if journal is not None:
+                    journal.write(index, last)
+                if time.monotonic() > until:
+                    break
+        except KeyboardInterrupt:
+            was_interrupted = True
+        if last is None:  # there is nothing to be returned
+            raise KeyboardInterrupt
+        optimum = Optimum.of(task, last, np.array(history))
+        found.append(dataclasses.replace(optimum, was_interrupted=was_interrupted))
     return found
 
 
