@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from ._base.mesh import on_any_mesh
-from ._base.text import numbers_of, outline, shape_of
+from ._base.text import numbers_of, outline, rounded_down, rounded_up, shape_of
 from ._base.types import (
     Scalar,
     check_positive,
@@ -74,14 +74,14 @@ class Certificate(eqx.Module):
             )
         lower_bound, objective, _ = map(float, arrays)
         return (
-            f"Certificate({lower_bound:.7g} ≤ optimum ≤ {objective:.7g}, "
+            f"Certificate({rounded_down(lower_bound)} ≤ optimum ≤ {rounded_up(objective)}, "
             f"gap {self.percentage}, {self.kind} bound)"
         )
 
 
 def percentage(gap: float) -> str:
     """Return a relative gap in words."""
-    return "below 0.0001 %" if gap < 1e-6 else f"{100 * gap:.3g} %"
+    return "below 0.0001 %" if gap < 1e-6 else f"{rounded_up(100 * gap, 3)} %"
 
 
 def certify(

@@ -23,6 +23,7 @@ from sklearn.model_selection import train_test_split
 
 import jaxqsdp as qs
 from jaxqsdp.__main__ import main
+from jaxqsdp._base.text import rounded_down, rounded_up
 from jaxqsdp._cli import console, picture, prepare, progress, train
 from jaxqsdp._cli.table import read
 
@@ -48,8 +49,8 @@ def test_json_has_the_numbers_of_the_text(capsys, monkeypatch, table, tmp_path):
     code, out, _ = run(capsys, monkeypatch, table, "--output", tmp_path, "--json", path)
     assert code == 0
     facts = json.loads(path.read_text())
-    assert f"{facts['lower_bound']:.7g}  (relaxation bound)" in out
-    assert f"{facts['objective']:.7g}  (after" in out
+    assert f"{rounded_down(facts['lower_bound'])}  (relaxation bound)" in out
+    assert f"{rounded_up(facts['objective'])}  (after" in out
     assert "between 1.5 and 1.75, which 3 neurons reach" in out
     assert re.search(r"gap to the optimum +25 %", out)
     assert facts["optimum"]["gap"] == 0.25

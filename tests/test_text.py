@@ -1,6 +1,7 @@
 """Whatever is in the leaves of a result, it can be printed."""
 
 import dataclasses
+from fractions import Fraction
 
 import equinox as eqx
 import jax
@@ -11,6 +12,7 @@ from jax._src import compiler
 from public_values import public_classes, values
 
 import jaxqsdp as qs
+from jaxqsdp._base.text import rounded_down, rounded_up
 
 # The two are no pytrees.
 NAMES = [name for name in sorted(public_classes()) if name not in ("SolveError", "Levels")]
@@ -151,3 +153,15 @@ def test_printing_compiles_nothing(monkeypatch):
         jnp.cbrt(jnp.ones(3))
     for value in everything.values():
         assert str(value)
+
+
+def test_digits_of_bounds_are_rounded_outwards():
+    rng = np.random.default_rng(0)
+    for number in [*rng.standard_normal(200), *10.0 ** rng.uniform(-300, 300, 200), 0.0, 5e-324]:
+        for digits in (3, 7):
+            below, above = rounded_down(number, digits), rounded_up(number, digits)
+            assert Fraction(below) <= Fraction(number) <= Fraction(above)
+            assert float(above) - float(below) <= 10.0 ** (1 - digits) * abs(number) + 1e-320
+    assert (rounded_down(-np.inf), rounded_up(np.inf), rounded_up(np.nan)) == ("-inf", "inf", "nan")
+    assert rounded_down(1.5) == rounded_up(1.5) == "1.5"
+    assert (rounded_down(0.12345678), rounded_up(0.12345678)) == ("0.1234567", "0.1234568")

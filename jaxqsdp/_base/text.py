@@ -7,6 +7,8 @@ A pytree of one of our classes need not hold numbers: gradients and partitions h
 from __future__ import annotations
 
 import dataclasses
+import decimal
+import math
 from typing import Any
 
 import jax
@@ -75,6 +77,22 @@ def settings(module: Any) -> str:
 def _number(value: Any) -> str:
     arrays = numbers_of(value)
     return f"{float(arrays[0]):g}" if arrays and arrays[0].ndim == 0 else _short(value)
+
+
+def rounded_down(number: float, digits: int = 7) -> str:
+    """Return so many digits of a number, none of which makes it larger: of a lower bound."""
+    return _rounded(number, digits, decimal.ROUND_FLOOR)
+
+
+def rounded_up(number: float, digits: int = 7) -> str:
+    """Return so many digits of a number, none of which makes it smaller."""
+    return _rounded(number, digits, decimal.ROUND_CEILING)
+
+
+def _rounded(number: float, digits: int, rounding: str) -> str:
+    if not math.isfinite(number):
+        return f"{number:g}"
+    return f"{decimal.Context(digits, rounding).create_decimal(number):g}"
 
 
 def _short(value: Any) -> str:

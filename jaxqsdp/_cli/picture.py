@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._base.text import rounded_down
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -63,7 +65,7 @@ def figure(
     )
     room = lower_bound - bottom > _ROOM * (highest - bottom)
     axes.annotate(
-        f"{lower_bound:.4g}, gap {gap}",
+        f"{rounded_down(lower_bound, 4)}, gap {gap}",
         (0.01, lower_bound),
         xycoords=axes.get_yaxis_transform(),
         textcoords="offset points",

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._base.text import rounded_down, rounded_up
 from .._certify import percentage
 from .console import one_line
 from .errors import listed, quoted
@@ -146,11 +147,11 @@ def as_text(facts: dict[str, Any]) -> str:
         ("relaxation value", f"{facts['relaxation_value']:.7g}"),
         (
             "proven lower bound",
-            f"{facts['lower_bound']:.7g}  ({_BOUNDS[facts['lower_bound_kind']]})",
+            f"{rounded_down(facts['lower_bound'])}  ({_BOUNDS[facts['lower_bound_kind']]})",
         ),
         (
             "objective of the network",
-            f"{facts['objective']:.7g}  (after rounding alone "
+            f"{rounded_up(facts['objective'])}  (after rounding alone "
             f"{facts['objective_after_rounding']:.7g})",
         ),
         ("certified gap", f"{facts['gap_text']}  (at most this far from optimal)"),
@@ -186,7 +187,8 @@ def _of_optimum(optimum: dict[str, Any] | None) -> list[tuple[str, str]]:
     return [
         (
             "optimum of any size",
-            f"between {lower:.7g} and {upper:.7g}, which {neurons} neurons reach  (proven)",
+            f"between {rounded_down(lower)} and {rounded_up(upper)}, which {neurons} neurons "
+            "reach  (proven)",
         ),
         ("gap to the optimum", f"{optimum['gap_text']}  (at most)"),
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._base.enumeration import count_items
-from .._base.text import is_traced, numbers_of, outline, shape_of
+from .._base.text import is_traced, numbers_of, outline, rounded_down, shape_of
 from .._base.types import Scalar, epsilon, namespace
 from .._problem.problem import Problem
 from .status import Status
@@ -117,7 +117,7 @@ class Solution(eqx.Module):
             )
         else:
             numbers = (
-                f"value={float(value):.8g}, lower_bound={float(lower_bound):.8g}, "
+                f"value={float(value):.8g}, lower_bound={rounded_down(float(lower_bound), 8)}, "
                 f"gap={float(gaps):.1e}, steps={steps}"
             )
         *_, d = shape_of(self.quadratic_form) or ("?",)
