@@ -34,7 +34,7 @@ _OF_RESPONSES = 10  # times what a system takes, where the interior point couple
 _LOOSE = qs.ADMM(tol=1e-2, tol_residual=1e-2)  # enough for that, in a fifth of the steps
 _LARGE = 1e9  # multiplications of a step, times those: where it is enough for the network, too
 _CHOICE, _SOLUTION = "choosing penalty and constant", "solving"
-_CERTIFICATE, _OPTIMUM = "certifying", "proving the optimum (Ctrl-C: without)"
+_CERTIFICATE, _OPTIMUM = "certifying", "proving the optimum (Ctrl-C ends it)"
 _SECONDS = {_CHOICE: 4.0, _SOLUTION: 1.0, _CERTIFICATE: 0.1, _OPTIMUM: 4.0}  # about, for the bar
 _MOST_PRODUCTS = 2**23  # of two features of a sample and an output: beyond, no optimum in a minute
 _PROVEN = 1e-3  # relative gap of an optimum that is good enough to compare with
