@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
+from .._base.lift import lifted_size
 from .._bound.largest import Proven
 from .._problem.host_core import HostCore, exponent_of
 from .pricing import Neurons, Pricing, distinct, joined, some, with_last_sign
@@ -24,7 +27,9 @@ EACH_ROUND = 150  # neurons added at most
 _TOWARDS_BEST = 0.7  # where pricing looks, between λ and the best dual point
 _EARLY = 0.1  # the restricted problem is solved to so much of the gap so far
 _KEPT = 0.5  # of β: neurons of smaller |φᵀλ| are dropped when there are many ...
-_MANY = 10  # ... times as many as there are samples or entries of Z
+_MANY = 10  # ... times as many as there are samples or entries of Z ...
+_MOST_ENTRIES = 2**25  # ... or a quarter of a gigabyte of them
+_BLOCK = 1024  # samples lifted at a time
 
 Vector = NDArray[np.float64]
 
@@ -34,39 +39,37 @@ class Task:
     """One output of a problem on the host, in the units of its core but for y″ = 2^k·y'.
 
     All outputs together where the loss couples them. Where there are more samples than entries of
-    Z, and the loss is quadratic, samples are rotated.
+    Z, and the loss is quadratic, samples are rotated: QR are the lifted ones.
     """
 
     core: HostCore
     exponent: int  # k
-    target: Target  # what the rows fit, Qᵀy
-    left: NDArray[np.float64] | None  # (n, k) orthonormal Q; None for the identity
-    rows: NDArray[np.float64]  # (k, D), Q times which are the lifted samples
-    outside: Points  # y − QQᵀy
-    factor: Vector  # (D,) 1 on the diagonal of Z, √2 off it
+    target: Target  # what is fitted, y or Qᵀy
+    rotated: tuple[NDArray[np.float64], NDArray[np.float64]] | None  # Q (n, D) and R (D, D)
+    outside: Points  # y − QQᵀy, or zeros
 
     @staticmethod
     def all_of(core: HostCore) -> list[Task]:
         """Prepare one for each target of the core."""
-        return [Task._of(core, target) for target in Target.all_of(core)]
+        rotated = None
+        if len(core.X) > lifted_size(core.X.shape[1]) and core.loss.is_quadratic:
+            # In place, as this is the most memory that a search takes.
+            rotated = linalg.qr(
+                _lifted(core), mode="economic", overwrite_a=True, check_finite=False
+            )
+        return [Task._of(core, target, rotated) for target in Target.all_of(core)]
 
     @staticmethod
-    def _of(core: HostCore, target: Target) -> Task:
+    def _of(core: HostCore, target: Target, rotated: Any) -> Task:
         k = 0 if core.loss.degree is None else -exponent_of(target.y)
         target = target.rescaled(k)
-        i, j = np.triu_indices(core.X.shape[1])
-        factor = np.where(i == j, 1.0, np.sqrt(2.0))
-        rows, left, y = core.map.sign * core.X[:, i] * core.X[:, j] * factor, None, target.y
-        if core.corner is not None:
-            rows[:, -1] = core.corner
-        rows = core.rest(rows)
-        outside = np.zeros_like(y)
-        if len(rows) > len(factor) and core.loss.is_quadratic:
-            left, rows = np.linalg.qr(rows)
-            inside = left.T @ y
-            outside = y - left @ inside
+        outside = np.zeros_like(target.y)
+        if rotated is not None:
+            left, _ = rotated
+            inside = left.T @ target.y
+            outside = target.y - left @ inside
             target = dataclasses.replace(target, y=inside, weight=np.ones(len(inside)))
-        return Task(core, k, target, left, rows, outside, factor)
+        return Task(core, k, target, rotated, outside)
 
     @property
     def rest(self) -> float:
@@ -87,31 +90,34 @@ class Task:
 
     def restore_dual(self, dual: Points) -> Points:
         """A dual point (k,) as one of the problem, (n,)."""
-        inside = dual if self.left is None else self.left @ dual
+        inside = dual if self.rotated is None else self.rotated[0] @ dual
         dual = np.ldexp(inside + self.outside, -(self._degree - 1) * self.exponent)
         return self.core.restore_dual(dual)
 
     def scale_dual(self, dual: Points) -> Points:
         """Inverse of `restore_dual`."""
         inside = np.ldexp(self.core.scale_dual(dual), (self._degree - 1) * self.exponent)
-        return inside if self.left is None else inside @ self.left
+        return inside if self.rotated is None else inside @ self.rotated[0]
 
     def columns(self, neurons: Neurons) -> NDArray[np.float64]:
-        """Return what neurons (m, d) give on the rows, (k, m)."""
-        if self.left is None:
+        """Return what neurons (m, d) give, (k, m)."""
+        if self.rotated is None:
             return self.core.neurons(*neurons)
         u, *others = (with_last_sign(each, self.num_lifted) for each in neurons)
         (v,) = others or (u,)
         i, j = np.triu_indices(self.num_lifted)
-        lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (self.factor / 2)
-        return self.rows @ lifted.T
+        lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (_factor(self.num_lifted) / 2)
+        return self.rotated[1] @ lifted.T
 
     def grams(self, dual: Points) -> list[NDArray[np.float64]]:
         """Return G = A*(λ) for a dual point (k,), or for each output's (k, c)."""
         return [self._gram(one) for one in np.atleast_2d(dual.T)]
 
     def _gram(self, dual: Vector) -> NDArray[np.float64]:
-        entries = (dual @ self.rows) / self.factor
+        if self.rotated is None:
+            gram: Any = self.core.map.adjoint(self.core.rest(dual))
+            return (gram + gram.T) / 2
+        entries = (dual @ self.rotated[1]) / _factor(self.num_lifted)
         i, j = np.triu_indices(self.num_lifted)
         gram = np.zeros((self.num_lifted, self.num_lifted))
         gram[i, j] = gram[j, i] = entries
@@ -121,6 +127,30 @@ class Task:
     def num_lifted(self) -> int:
         """The size of Z."""
         return self.core.X.shape[1]
+
+
+def _factor(d: int) -> Vector:
+    """Return 1 for entries of the diagonal of Z, √2 for those off it."""
+    i, j = np.triu_indices(d)
+    return np.where(i == j, 1.0, np.sqrt(2.0))
+
+
+def _lifted(core: HostCore) -> NDArray[np.float64]:
+    """Return svec of the lifted samples (n, D), for LAPACK to overwrite."""
+    (n, d), direction = core.X.shape, core.direction
+    i, j = np.triu_indices(d)
+    factor, rows = core.map.sign * _factor(d), np.empty((n, len(i)), order="F")
+    blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
+    for block in blocks:
+        X = core.X[block]
+        rows[block] = X[:, i] * X[:, j] * factor
+    if core.corner is not None:
+        rows[:, -1] = core.corner
+    if direction is not None:
+        along = direction @ rows
+        for block in blocks:
+            rows[block] -= np.outer(direction[block], along)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +216,7 @@ def generate(
                 return
             early *= _EARLY
             continue
-        if columns.shape[1] > _MANY * len(target.y):
+        if columns.shape[1] > _MANY * len(target.y) or columns.size > _MOST_ENTRIES:
             kept = target.correlation(point, columns) >= _KEPT * target.limit
             columns, neurons = columns[:, kept], some(neurons, kept)
         columns = np.concatenate([columns, new[:, order]], axis=1)

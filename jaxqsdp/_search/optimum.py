@@ -27,7 +27,7 @@ from .target import largest
 
 _FIRST_NEURONS = 200  # drawn from the relaxation
 _NEGLIGIBLE = 1e-9  # of y: what a neuron that is dropped contributes at most
-_MOST_ENTRIES = 2**27  # of products of features, a gigabyte
+_MOST_ENTRIES = 2**27  # of what neurons give, of as many as may be needed: a gigabyte
 _FIT = 1e-10  # relative gap of the last fit
 
 
@@ -87,13 +87,15 @@ def find_optimum(
     outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
     search goes on from those that it has. Ctrl-C ends it as the deadline does.
 
-    **Raises:** `ValueError` if the products of features of all samples take too much memory.
+    **Raises:** `ValueError` if samples and neurons together take too much memory.
     """
-    entries = len(core.X) * lifted_size(core.X.shape[1])
+    n, size = len(core.X), lifted_size(core.X.shape[1])
+    entries = n * min(n, size)
     if entries > _MOST_ENTRIES:
         raise ValueError(
-            f"`problem` has {entries:.1e} products of two features of a sample, at most "
-            f"{_MOST_ENTRIES:.1e} are searched; use `improve`, and `certify` without `time_limit`."
+            f"`problem` has {n} samples and may need as many as {min(n, size)} neurons; at most "
+            f"{_MOST_ENTRIES:.1e} outputs of neurons are searched. Use `improve`, and `certify` "
+            "without `time_limit`."
         )
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(
