@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--features", nargs="*", type=int, default=[8, 12, 16, 20])
     parser.add_argument("--real", action="store_true", help="real data, all features")
     parser.add_argument("--enumerate", action="store_true", help="up to 26 features, to compare")
+    parser.add_argument("--only", default="", metavar="TEXT", help="problems with that in a name")
     parser.add_argument("--tol", type=float, default=1e-6)
     parser.add_argument("--time-limit", type=float, help="seconds a problem")
     options = parser.parse_args()
@@ -137,6 +138,8 @@ def main() -> None:
     problems = [case for d in options.features for case in _problems(d)]
     problems += _all_features() if options.real else []
     for name, problem in problems:
+        if options.only not in name:
+            continue
         d = problem.num_features
         qs.solve_exactly(problem, max_rounds=1)  # compiles
         start = time.perf_counter()
@@ -161,7 +164,8 @@ def main() -> None:
         )
         print(f"{name}, d = {d}: {result.certificate}, {seconds:.1f} s", flush=True)
     for name, problem in _unfinished() if options.hard else []:
-        rows += _in_time(name, problem, options.minutes)
+        if options.only in name:
+            rows += _in_time(name, problem, options.minutes)
     publish(rows, options.json)
 
 
