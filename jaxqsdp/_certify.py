@@ -34,9 +34,10 @@ from ._problem.host_core import HostCore
 from ._problem.problem import Problem, check_fits, check_numbers, check_single
 from ._relaxation.solution import Solution, check_solution, sum_below
 from ._run.on_host import solve_once
-from ._search.optimum import Optimum, find_optimum, joined_dual, joined_proofs
+from ._search.optimum import Optimum, check_size, find_optimum, joined_dual, joined_proofs
 from ._solve import solve
 
+_ROUNDING = 1e-6  # of a gap that is told
 _KINDS = ("best", "relaxation", "combinatorial")
 _TOLERANCE = 1e-6  # gap at which a better bound is no longer looked for
 _FEW_FEATURES = 20  # up to which "best" looks for the largest form, in a tenth of a second
@@ -81,7 +82,8 @@ class Certificate(eqx.Module):
 
 def percentage(gap: float) -> str:
     """Return a relative gap in words."""
-    return "below 0.0001 %" if gap < 1e-6 else f"{rounded_up(100 * gap, 3)} %"
+    # It is itself rounded; by less than this, and 7 % are not 7.01 %.
+    return "below 0.0001 %" if gap < 1e-6 else f"{rounded_up(100 * gap * (1 - _ROUNDING), 3)} %"
 
 
 def certify(
@@ -219,8 +221,12 @@ def _better_bound(problem: Problem, solution: Solution, time_limit: float) -> li
     """Return the optimum, or what comes nearest in time, and what proves that it does."""
     check_single(problem)
     check_numbers(problem)
+    check_size(problem)
     deadline = time.monotonic() + time_limit
-    return find_optimum(HostCore.of(problem), solution, _TOLERANCE, deadline=deadline)
+    found = find_optimum(HostCore.of(problem), solution, _TOLERANCE, deadline=deadline)
+    if found[-1].was_interrupted:  # which a certificate does not tell
+        raise KeyboardInterrupt
+    return found
 
 
 @with_one_blas_thread

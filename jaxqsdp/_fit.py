@@ -33,7 +33,8 @@ _LEAST_SECONDS = 1e-6  # left to improve in when the time is over
 class FitResult(eqx.Module):
     """A trained network, the relaxation it came from, and the proof of how good it is.
 
-    `interrupted`: whether `time_limit` ended the solve or the improvement before it was done.
+    `interrupted`: whether `time_limit` ended the solve or the improvement before it was done, or
+    Ctrl-C the search for a better proof.
 
     The network's output for a sample, `jax.vmap(result.network)(X)` for many, is a number, or a
     score for losses that take labels or classes; `predict` and `predict_proba` say what it means.
@@ -124,7 +125,7 @@ def fit(
     - `progress`: whether to show that of `improve`; None means if there is a terminal.
 
     **Returns:** a `FitResult` with `.network`, `.solution`, `.certificate`, `.problem` and
-    `.interrupted`, whether the time limit cut it short.
+    `.interrupted`, whether the time limit cut it short, or Ctrl-C the search that `prove` asks for.
     Predict with `result.predict(X)`, and with logistic or softmax loss `result.predict_proba(X)`.
 
     **Raises:** `TypeError` or `ValueError` naming the argument.
@@ -170,5 +171,8 @@ def fit(
             progress=progress,
         )
         interrupted = interrupted or late
-    certificate = certify(problem, network, solution, time_limit=prove)
+    try:
+        certificate = certify(problem, network, solution, time_limit=prove)
+    except KeyboardInterrupt:  # the network stays
+        certificate, interrupted = certify(problem, network, solution), True
     return FitResult(network, solution, certificate, problem, interrupted)

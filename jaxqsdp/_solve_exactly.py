@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import equinox as eqx
@@ -16,9 +16,7 @@ from scipy.linalg import block_diag
 
 from ._base.plot import axes_for
 from ._base.text import shape_of
-from ._base.trees import unstacked
 from ._base.types import check_count, check_positive, is_concrete
-from ._batch.solve_batch import solve_batch
 from ._certify import Certificate, certify_on_host
 from ._host.blas import with_one_blas_thread
 from ._host.files import fingerprint
@@ -30,7 +28,7 @@ from ._relaxation.solution import Solution, check_solution
 from ._round import with_best_intercept
 from ._run.on_host import solve_once
 from ._search.journal import Journal
-from ._search.optimum import Optimum, find_optimum, joined_dual, joined_proofs
+from ._search.optimum import Optimum, check_size, find_optimum, joined_dual, joined_proofs
 from ._search.pricing import joined
 
 if TYPE_CHECKING:
@@ -46,12 +44,14 @@ class ExactResult(eqx.Module):
     - `certificate`: with the combinatorial bound.
     - `dual`: λ (n,) or (n, c), which proves the bound: `certify(problem, any_network, dual=dual)`.
     - `history`: (rounds, 2), objective and bound after each round of column generation.
+    - `interrupted`: whether Ctrl-C ended the search.
     """
 
     network: QuantizedNetwork
     certificate: Certificate
     dual: Float[Array, " n"] | Float[Array, "n c"]
     history: Float[Array, "rounds 2"]
+    interrupted: bool = eqx.field(default=False, static=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot objective and bound against the round, on matplotlib axes (new ones if None)."""
@@ -60,7 +60,8 @@ class ExactResult(eqx.Module):
     def __repr__(self) -> str:
         shape = shape_of(self.history)
         rounds = shape[0] if shape else "?"
-        return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds\n)"
+        cut = ", interrupted" if self.interrupted else ""
+        return f"ExactResult(\n  {self.network!r}\n  {self.certificate!r}, {rounds} rounds{cut}\n)"
 
 
 @overload
@@ -79,7 +80,7 @@ def solve_exactly(
     problem: Iterable[Problem],
     *,
     tol: float = 1e-6,
-    solution: Solution | Iterable[Solution] | None = None,
+    solution: Sequence[Solution] | None = None,
     max_rounds: int = 500,
     time_limit: float | None = None,
     progress: bool | None = None,
@@ -117,14 +118,14 @@ def solve_exactly(
     **Arguments:**
 
     - `problem`: a `Problem`. Each of c outputs is solved by itself, unless the loss couples them.
-        Or several, stacked or in an iterable, for a list of results: their relaxations are solved
-        together.
+        Or a list of them, for a list of results.
     - `tol`: the relative gap to prove. In float32 the rounding of α may leave more of it.
     - `solution`: a `Solution` of the problem to start from, or one of each; solved here if left
         out.
     - `max_rounds`, `time_limit` (seconds, from the relaxation's solution on): where to stop early,
-        with the gap proven so far, as on Ctrl-C. A round or the last fit that is under way
-        is finished. Of several problems each has its share of the time that is left.
+        with the gap proven so far. A round or the last fit that is under way is finished. Of a list
+        each problem has its share of the time that is left. Ctrl-C ends the search for one problem
+        with what was proven by the last round, `interrupted`; that of a list raises.
     - `checkpoint`: a file (NPZ) that is written after each round, and that a later call for the
         same problem goes on from: whatever ends the first one, the round under way is lost, which
         may be a long proof. The proofs in it are believed, so keep it where others do not write.
@@ -137,70 +138,80 @@ def solve_exactly(
     """
     _check_limits(tol, max_rounds, time_limit)
     seconds = np.inf if time_limit is None else float(time_limit)
-    if _are_several(problem):
+    if isinstance(problem, Iterable) and not isinstance(problem, str | np.ndarray | jax.Array):
         if checkpoint is not None:
             raise ValueError("`checkpoint` is for one problem; call `solve_exactly` for each.")
-        return _solve_several(problem, solution, tol, max_rounds, seconds, progress)
-    _check(problem, solution)
+        return _solve_list(list(problem), solution, tol, max_rounds, seconds, progress)
+    _check(problem)
     journal = None if checkpoint is None else Journal(checkpoint, fingerprint(problem))
-    if solution is None:
-        solution = solve_once(problem)
+    solution = _relaxed(problem, solution)
     deadline = time.monotonic() + seconds
     with progress_bar(None, progress, "round") as advance:
 
         def report(gap: float) -> None:
             advance(1, f"gap {gap:.1e}")
 
-        return _solve_one(problem, solution, tol, max_rounds, deadline, report, journal)[0]
+        return _solve_one(problem, solution, tol, max_rounds, deadline, report, journal)
 
 
-def _solve_several(
-    problem: Any, solution: Any, tol: float, max_rounds: int, seconds: float, progress: bool | None
+def _solve_list(
+    problems: list[Problem],
+    solution: Any,
+    tol: float,
+    max_rounds: int,
+    seconds: float,
+    progress: bool | None,
 ) -> list[ExactResult]:
-    """Solve one after the other, the relaxations all at once."""
-    problems = _each(problem)
-    given = None if solution is None else _each(solution)
-    if given is not None and len(given) != len(problems):
+    """Solve one after the other, after a look at all of them."""
+    if solution is not None and not isinstance(solution, list | tuple):
+        raise TypeError(
+            f"`solution` must be a list of solutions, as `problem` is one, got "
+            f"{type(solution).__name__}."
+        )
+    given: list[Any] = [None] * len(problems) if solution is None else list(solution)
+    if len(given) != len(problems):
         raise ValueError(
             f"`solution` must have one for each problem, {len(problems)}, got {len(given)}."
         )
-    for each, own in zip(problems, given or [None] * len(problems), strict=True):
-        _check(each, own)
-    if not problems:
-        return []
-    solutions = solve_batch(problems, progress=False) if given is None else given
+    for each, own in zip(problems, given, strict=True):
+        _check(each)
+        if solution is not None:
+            check_solution(each, own)
     deadline = time.monotonic() + seconds
     results: list[ExactResult] = []
     with progress_bar(len(problems), progress, "problem") as advance:
-        for each, own in zip(problems, solutions, strict=True):
+        for each, own in zip(problems, given, strict=True):
             now, left = time.monotonic(), len(problems) - len(results)
             until = now + max(deadline - now, 0.0) / left
-            result, was_interrupted = _solve_one(each, own, tol, max_rounds, until)
-            results.append(result)
+            results.append(_solve_one(each, _relaxed(each, own), tol, max_rounds, until))
+            if results[-1].interrupted:
+                raise KeyboardInterrupt
             advance(1)
-            deadline = -np.inf if was_interrupted else deadline
     return results
 
 
-def _are_several(problem: Any) -> bool:
-    if isinstance(problem, Problem):
-        return is_concrete(problem) and problem.X.ndim == 3
-    return isinstance(problem, Iterable)
-
-
-def _each(several: Any) -> list[Any]:
-    """Return problems or solutions, stacked or in an iterable, as a list."""
-    return unstacked(several) if isinstance(several, Problem | Solution) else list(several)
-
-
-def _check(problem: Problem, solution: Solution | None) -> None:
+def _check(problem: Problem) -> None:
     """Raise `TypeError` or `ValueError` for what cannot be solved on the host."""
+    traced = "`problem` is traced; `solve_exactly` works outside `jit` and `vmap`."
+    if isinstance(problem, Problem) and not is_concrete(problem):
+        raise ValueError(traced)
+    if isinstance(problem, Problem) and problem.X.ndim == 3:
+        raise ValueError(
+            f"`problem` is stacked: X has shape {problem.X.shape}; give a list of problems."
+        )
     check_single(problem)
-    if not is_concrete(problem, solution):
-        raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
     check_numbers(problem)
-    if solution is not None:
-        check_solution(problem, solution)
+    check_size(problem)
+
+
+def _relaxed(problem: Problem, solution: Solution | None) -> Solution:
+    """Return the solution of the relaxation, checked if it is given."""
+    if solution is None:
+        return solve_once(problem)
+    check_solution(problem, solution)
+    if not is_concrete(solution):
+        raise ValueError("`solution` is traced; `solve_exactly` works outside `jit` and `vmap`.")
+    return solution
 
 
 @with_one_blas_thread
@@ -212,11 +223,9 @@ def _solve_one(
     deadline: float,
     report: Callable[[float], object] = lambda gap: None,
     journal: Journal | None = None,
-) -> tuple[ExactResult, bool]:
-    """Return the result, and whether Ctrl-C has ended the search."""
-    core = HostCore.of(problem)
+) -> ExactResult:
     found = find_optimum(
-        core,
+        HostCore.of(problem),
         solution,
         float(tol),
         max_rounds=max_rounds,
@@ -224,7 +233,7 @@ def _solve_one(
         report=report,
         journal=journal,
     )
-    return _assemble(problem, solution, found), found[-1].was_interrupted
+    return _assemble(problem, solution, found)
 
 
 def _assemble(problem: Problem, solution: Solution, outputs: list[Optimum]) -> ExactResult:
@@ -252,7 +261,8 @@ def _assemble(problem: Problem, solution: Solution, outputs: list[Optimum]) -> E
     # In float64, whatever the dtype. What the search has proven is not proven again.
     known = joined_proofs(outputs)
     certificate = certify_on_host(problem, network, solution, [dual], "best", np.inf, known)
-    return ExactResult(network, certificate, jnp.asarray(dual, dtype), jnp.asarray(history, dtype))
+    arrays = jnp.asarray(dual, dtype), jnp.asarray(history, dtype)
+    return ExactResult(network, certificate, *arrays, outputs[-1].was_interrupted)
 
 
 def _check_limits(tol: float, max_rounds: int, time_limit: float | None) -> None:

@@ -199,10 +199,13 @@ def check_search(gram, threshold, signs, above):
     Values by themselves are as good as products are rounded.
     """
     proof, used = above.proof, np.any(gram, axis=0)
-    assert np.array_equal(proof.unit * proof.gram, gram[np.ix_(used, used)])
-    assert math.frexp(proof.unit)[0] == 0.5
+    given = _rationals(gram[np.ix_(used, used)])
+    assert np.array_equal(given, given.T)
+    assert np.array_equal(Fraction(proof.unit) * _rationals(proof.gram), given)
     assert tuple(proof.signs) == signs
-    assert proof.largest == above.largest
+    assert above.is_complete
+    assert above.threshold == threshold
+    assert proof.largest == above.largest >= threshold
     assert _covers(np.concatenate([end.parts for end in proof.ends]), signs)
     exact = _rationals(proof.gram)
     d, size = len(exact), Fraction(float(np.abs(proof.gram).sum()))

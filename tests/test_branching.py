@@ -85,6 +85,7 @@ def test_proofs_hold_in_exact_arithmetic(family, kind):
     signs = KINDS[kind]
     for d, shares in ((1, (1, 1.05)), (4, (0.5, 1, 1.05)), (6, (0.8, 1)), (10, (1,))):
         gram = 10.0 ** (d % 3) * gram_of(family, d, d)
+        gram = (gram + gram.T) / 2
         largest = enumerate_all(gram, 1, len(signs))[0][0]
         for threshold in [share * largest * (1 - 1e-12) for share in shares]:
             found = forms_above(gram, threshold, signs, 3, keep_proof=True)
@@ -96,6 +97,7 @@ def test_proofs_of_many_decided_at_once(family, monkeypatch):
     monkeypatch.setattr(branching, "_ALONE", 0)
     monkeypatch.setattr(branching, "_BLOCK", 8)
     gram = gram_of(family, 3, 9)
+    gram = (gram + gram.T) / 2
     largest = enumerate_signs(gram, 1)[0][0]
     found = forms_above(gram, 0.9 * largest, (1, -1), 10**6, keep_proof=True)
     referee.check_search(gram, 0.9 * largest, (1, -1), found)
@@ -103,6 +105,7 @@ def test_proofs_of_many_decided_at_once(family, monkeypatch):
 
 def test_the_referee_refutes_what_is_no_proof():
     gram, signs = gram_of("plain", 0, 8), (1, -1)
+    gram = (gram + gram.T) / 2
     largest = enumerate_signs(gram, 1)[0][0]
     threshold = largest * (1 - 1e-12)
     found = forms_above(gram, threshold, signs, 3, keep_proof=True)
@@ -122,6 +125,11 @@ def test_the_referee_refutes_what_is_no_proof():
     wrong = dataclasses.replace(found, proof=proof, values=np.array([0.9 * largest]))
     with pytest.raises(AssertionError):
         referee.check_search(gram, threshold, signs, wrong)
+    nothing = forms_above(gram, 1.1 * largest, signs, 3, keep_proof=True)
+    proof = dataclasses.replace(nothing.proof, largest=0.9 * largest)
+    wrong = dataclasses.replace(nothing, threshold=0.9 * largest, proof=proof)
+    with pytest.raises(AssertionError):
+        referee.check_search(gram, 1.1 * largest, signs, wrong)
 
 
 def test_keeps_the_largest_of_many():

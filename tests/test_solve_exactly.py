@@ -148,18 +148,16 @@ def test_several_in_one_call():
     first, second = qs.solve_exactly(problems)
     np.testing.assert_allclose(first.certificate.objective, alone.certificate.objective, rtol=1e-6)
     assert_proven(fewer, second, GAP[np.float64])
-    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), problems[0])
-    solution = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), qs.solve(problems[0]))
-    for each in qs.solve_exactly(stacked, solution=solution):
-        assert float(each.certificate.gap) <= GAP[np.float64]
-        assert each.dual.shape == (n,)
+    solutions = list(map(qs.solve, problems))
+    given = qs.solve_exactly(iter(problems), solution=solutions, time_limit=60.0)
+    assert [each.certificate for each in given] == [first.certificate, second.certificate]
     assert qs.solve_exactly([]) == []
 
 
 @pytest.mark.parametrize("d", [SMALL[1], 17])
 def test_ctrl_c_returns_what_there_is(d, monkeypatch):
-    """After the second round; of several problems the others have one round each."""
-    rounds = []
+    """Which `certify` has no way to tell; of a list nothing is returned."""
+    rounds, generate = [], optimum.generate
 
     def interrupted(task, *args, **kwargs):
         for found in generate(task, *args, **kwargs):
@@ -168,18 +166,30 @@ def test_ctrl_c_returns_what_there_is(d, monkeypatch):
                 raise KeyboardInterrupt
             yield found
 
-    generate = optimum.generate
     for place in (optimum, proving):
         monkeypatch.setattr(place, "generate", interrupted)
-    problems = [problem_of(planted(seed, SMALL[0], d), np.float64) for seed in range(2)]
-    solutions = [qs.solve(problem) for problem in problems]
-    first, second = qs.solve_exactly(problems, solution=solutions)
-    assert len(first.history) == len(second.history) == 1
-    for result in (first, second):
-        assert float(result.certificate.lower_bound) <= float(result.certificate.objective)
-    rounds[:] = rounds[:1]
+    data = planted(0, SMALL[0], d)
+    problem = problem_of(data, np.float64)
+    solution = qs.solve(problem)
+    result = qs.solve_exactly(problem, solution=solution)
+    assert result.interrupted
+    assert "interrupted" in repr(result)
+    assert len(result.history) == 1
+    assert float(result.certificate.lower_bound) <= float(result.certificate.objective)
+    for interrupt in (
+        lambda: qs.certify(problem, result.network, solution, time_limit=60.0),
+        lambda: qs.solve_exactly([problem], solution=[solution]),
+    ):
+        rounds.clear()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    rounds[:] = rounds[:1]  # before there is any round
     with pytest.raises(KeyboardInterrupt):
-        qs.solve_exactly(problems[0], solution=solutions[0])
+        qs.solve_exactly(problem, solution=solution)
+    rounds.clear()
+    fitted = qs.fit(data.X, data.y, beta=5.0, num_neurons=2, key=jax.random.key(0), prove=60.0)
+    assert fitted.interrupted
+    assert float(fitted.certificate.gap) >= 0
 
 
 def test_certifies_the_networks_of_others():
@@ -211,7 +221,7 @@ def test_many_features_and_transforms_have_the_relaxation_only(monkeypatch):
     assert qs.certify(problem, network, kind="combinatorial").kind == "combinatorial"
 
 
-def test_errors():
+def test_errors(monkeypatch):
     data, result = solved(0)
     problem = problem_of(data, np.float64)
     for arguments, message in (
@@ -227,6 +237,20 @@ def test_errors():
         jax.jit(qs.solve_exactly)(problem)
     with pytest.raises(ValueError, match="`solution` must have one for each problem, 1, got 2"):
         qs.solve_exactly([problem], solution=[None, None])
+    for wrong in ([None], qs.solve(problem), 5):
+        with pytest.raises(TypeError, match="`solution`"):
+            qs.solve_exactly([problem], solution=wrong)
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), problem)
+    with pytest.raises(ValueError, match="give a list of problems"):
+        qs.solve_exactly(stacked)
+    for wrong in ("problem", np.zeros((0, 3)), jnp.float64(3)):
+        with pytest.raises(TypeError, match="`problem`"):
+            qs.solve_exactly(wrong)
+    monkeypatch.setattr(optimum, "_MOST_ENTRIES", 100)
+    for call in (qs.solve_exactly, lambda p: qs.certify(p, result.network, time_limit=1.0)):
+        with pytest.raises(ValueError, match="24 samples and may need as many as 15 neurons"):
+            call(problem)
+    monkeypatch.undo()
     with pytest.raises(TypeError, match="`problem`"):
         qs.solve_exactly([problem, None])
     with pytest.raises(ValueError, match="`checkpoint` is for one problem"):

@@ -165,3 +165,4 @@ def test_digits_of_bounds_are_rounded_outwards():
     assert (rounded_down(-np.inf), rounded_up(np.inf), rounded_up(np.nan)) == ("-inf", "inf", "nan")
     assert rounded_down(1.5) == rounded_up(1.5) == "1.5"
     assert (rounded_down(0.12345678), rounded_up(0.12345678)) == ("0.1234567", "0.1234568")
+    assert rounded_down(np.float32(1e10)) == rounded_up(jnp.float32(1e10)) == "1e+10"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _LONGEST = 60  # characters of a leaf that is no array
+_SUBNORMAL = 1e-290  # nearly
 
 
 def numbers_of(*leaves: Any) -> list[np.ndarray] | None:
@@ -90,9 +91,13 @@ def rounded_up(number: float, digits: int = 7) -> str:
 
 
 def _rounded(number: float, digits: int, rounding: str) -> str:
+    number = float(number)
     if not math.isfinite(number):
         return f"{number:g}"
-    return f"{decimal.Context(digits, rounding).create_decimal(number):g}"
+    exact = decimal.Context(digits, rounding).create_decimal(number)
+    if abs(number) < _SUBNORMAL:  # floats are not as many digits apart
+        return f"{exact:g}"
+    return f"{float(exact):.{digits}g}"
 
 
 def _short(value: Any) -> str:

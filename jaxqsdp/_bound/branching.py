@@ -217,9 +217,11 @@ class _Search:
         proof = Proof(self.gram, self.unit, self.signs, above.largest, self.ends)
         return dataclasses.replace(above, proof=proof)
 
-    def _end(self, parts: Parts, features: NDArray[np.int64], diagonal: Vector | None) -> None:
+    def _end(
+        self, parts: Parts, some: Any, features: NDArray[np.int64], diagonal: Vector | None
+    ) -> None:
         """Keep where nothing is left, if that is asked for."""
-        if self.ends is not None and len(parts):
+        if self.ends is not None and len(parts := parts[some]):
             every = None
             if diagonal is not None:
                 every = np.zeros(len(self.gram))
@@ -231,7 +233,7 @@ class _Search:
         if len(block.features):
             return self.children(block)
         with self.lock:
-            self._end(block.parts, block.features, block.diagonal)
+            self._end(block.parts, ..., block.features, block.diagonal)
             self._keep(block)
         return []
 
@@ -299,14 +301,14 @@ class _Search:
             bound += np.einsum("ni,ni->n", image, center)
         room = bound - self.threshold
         kept = ~(room < 0)
-        self._end(block.parts[~kept], U, diagonal)
+        self._end(block.parts, ~kept, U, diagonal)
         # Without any p: from features with small entries alone little is to be gained.
         mass = float(np.abs(inner).sum()) * (1 + 1e-9) + self.rounding
         if mass < self.threshold - block.decided.min():
             most = 2 * np.max(np.abs(images), axis=0).sum(axis=1)
             most = block.decided + most * (1 + 1e-9) + mass
             ends = kept & (most < self.threshold)
-            self._end(block.parts[ends], U, None)
+            self._end(block.parts, ends, U, None)
             kept &= ~ends
         origin = np.flatnonzero(kept)
         steps = _Steps(
@@ -377,7 +379,7 @@ class _Search:
             ended, how = np.nonzero(ends & others)
             choices, _ = steps.extended(ended, how)
             parts = _with_choices(block, steps.origin[ended], choices, steps.decided)
-            self._end(parts, block.features[steps.open], diagonal[steps.open])
+            self._end(parts, ..., block.features[steps.open], diagonal[steps.open])
         side, every = choice // 2, np.arange(len(rows))
         steps.choices, made = steps.extended(rows, choice)
         steps.room, steps.origin = left[rows, choice], steps.origin[rows]

@@ -29,7 +29,7 @@ _EARLY = 0.1  # the restricted problem is solved to so much of the gap so far
 _KEPT = 0.5  # of β: neurons of smaller |φᵀλ| are dropped when there are many ...
 _MANY = 10  # ... times as many as there are samples or entries of Z ...
 _MOST_ENTRIES = 2**25  # ... or a quarter of a gigabyte of them
-_BLOCK = 1024  # samples lifted at a time
+_BLOCK = 1024  # samples or neurons lifted at a time
 
 Vector = NDArray[np.float64]
 
@@ -106,8 +106,12 @@ class Task:
         u, *others = (with_last_sign(each, self.num_lifted) for each in neurons)
         (v,) = others or (u,)
         i, j = np.triu_indices(self.num_lifted)
-        lifted = (u[:, i] * v[:, j] + u[:, j] * v[:, i]) * (_factor(self.num_lifted) / 2)
-        return self.rotated[1] @ lifted.T
+        half, columns = _factor(self.num_lifted) / 2, np.empty((len(i), len(u)))
+        for block in _blocks(len(u)):
+            a, b = u[block], v[block]
+            lifted = (a[:, i] * b[:, j] + a[:, j] * b[:, i]) * half
+            columns[:, block] = self.rotated[1] @ lifted.T
+        return columns
 
     def grams(self, dual: Points) -> list[NDArray[np.float64]]:
         """Return G = A*(λ) for a dual point (k,), or for each output's (k, c)."""
@@ -135,20 +139,24 @@ def _factor(d: int) -> Vector:
     return np.where(i == j, 1.0, np.sqrt(2.0))
 
 
+def _blocks(count: int) -> list[slice]:
+    """Return so many items in blocks, of which the lifted ones take little memory."""
+    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+
+
 def _lifted(core: HostCore) -> NDArray[np.float64]:
     """Return svec of the lifted samples (n, D), for LAPACK to overwrite."""
     (n, d), direction = core.X.shape, core.direction
     i, j = np.triu_indices(d)
     factor, rows = core.map.sign * _factor(d), np.empty((n, len(i)), order="F")
-    blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]
-    for block in blocks:
+    for block in _blocks(n):
         X = core.X[block]
         rows[block] = X[:, i] * X[:, j] * factor
     if core.corner is not None:
         rows[:, -1] = core.corner
     if direction is not None:
         along = direction @ rows
-        for block in blocks:
+        for block in _blocks(n):
             rows[block] -= np.outer(direction[block], along)
     return rows
 

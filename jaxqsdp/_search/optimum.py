@@ -70,6 +70,17 @@ class Optimum:
         return Optimum(some(last.neurons, kept), alpha, dual, history, last.proven)
 
 
+def check_size(problem: Problem) -> None:
+    """Raise `ValueError` if samples and neurons together take too much memory."""
+    n, size = problem.num_samples, lifted_size(problem.num_lifted)
+    if n * min(n, size) > _MOST_ENTRIES:
+        raise ValueError(
+            f"`problem` has {n} samples and may need as many as {min(n, size)} neurons; at most "
+            f"{_MOST_ENTRIES:.1e} outputs of neurons are searched. Use `improve`, and `certify` "
+            "without `time_limit`."
+        )
+
+
 @with_one_blas_thread
 def find_optimum(
     core: HostCore,
@@ -87,16 +98,8 @@ def find_optimum(
     outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
     search goes on from those that it has. Ctrl-C ends it as the deadline does.
 
-    **Raises:** `ValueError` if samples and neurons together take too much memory.
+    **Raises:** `KeyboardInterrupt` for Ctrl-C where there is no round of each output.
     """
-    n, size = len(core.X), lifted_size(core.X.shape[1])
-    entries = n * min(n, size)
-    if entries > _MOST_ENTRIES:
-        raise ValueError(
-            f"`problem` has {n} samples and may need as many as {min(n, size)} neurons; at most "
-            f"{_MOST_ENTRIES:.1e} outputs of neurons are searched. Use `improve`, and `certify` "
-            "without `time_limit`."
-        )
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(
         shape_of_normal(core.activation, _FIRST_NEURONS, core.num_features)
@@ -116,8 +119,10 @@ def find_optimum(
         before = None if journal is None else journal.rounds.get(index)
         rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng, before)
         try:
-            for last in itertools.islice(rounds, max_rounds):
-                history.append([task.restore_value(last.value), task.restore_value(last.bound)])
+            for found_now in itertools.islice(rounds, max_rounds):
+                values = found_now.value, found_now.bound
+                history.append([task.restore_value(value) for value in values])
+                last = found_now
                 report(last.gap)
                 if journal is not None:
                     journal.write(index, last)

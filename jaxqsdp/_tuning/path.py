@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._base.plot import axes_for, finished
-from .._base.text import is_traced, numbers_of, outline, shape_of
+from .._base.text import is_traced, numbers_of, outline, rounded_down, shape_of
 from .._base.types import (
     as_float_array,
     cast,
@@ -172,8 +172,11 @@ class Path(eqx.Module):
         rows = np.unique(np.linspace(0, len(self) - 1, _ROWS).round().astype(int))
         lines = ["".join(f"{name:>12}" for name in columns)]
         table = np.stack([np.asarray(column, float) for column in columns.values()], axis=1)
+        bound = list(columns).index("lower bound")
         for *row, gap in table[rows]:
-            lines.append("".join(f"{number:>12.5g}" for number in row) + f"{gap:>12.1e}")
+            texts = [f"{number:.5g}" for number in row]
+            texts[bound] = rounded_down(row[bound], 5)
+            lines.append("".join(f"{text:>12}" for text in texts) + f"{gap:>12.1e}")
         some = "" if len(rows) == len(self) else f", {len(rows)} of them below"
         return f"Path({len(self)} betas{some}: {self.solutions!r}\n" + "\n".join(lines) + "\n)"
 
