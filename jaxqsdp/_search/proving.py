@@ -36,7 +36,7 @@ _OF_REST = 0.6  # of the time that is left: what a proof is expected to take
 _PATIENCE = 3.0  # times what it is expected to take
 _ADAPTED = 2.0  # by how much one proof may change what is expected of others
 _LOCALLY = 0.1  # of the tolerance: how well columns are generated
-_LEAST_GAIN = 0.9  # of the gap, which a proof has to promise
+_LEAST_GAIN, _LAST_GAIN = 0.9, 0.98  # of the gap: what a proof has to promise, and the last one
 _HALVINGS = 4  # until a better one is not looked for
 _STALLED = 0.999  # of the gap: where a proof leaves more, there is no use in another
 _VIOLATED = 1e-9  # relative
@@ -141,10 +141,13 @@ class _Proof:
         return _Plan(place, norms, seconds * self.slowness, most)
 
     def chosen(
-        self, gap: float, tol: float, most: float, deadline: float
+        self, gap: float, tol: float, most: float, deadline: float, gain: float
     ) -> tuple[_Plan | None, bool]:
-        """Return the best proof that takes `most` seconds or less, and whether any takes more."""
-        low, high, best, takes_more = tol / 2, _LEAST_GAIN * gap, None, False
+        """Return the best proof that takes `most` seconds or less, and whether any takes more.
+
+        It promises the tolerance, or at most `gain` times the gap.
+        """
+        low, high, best, takes_more = tol / 2, gain * gap, None, False
         for goal in (low, high):
             plan = self._planned(goal, most)
             if plan is not None and plan.seconds <= most:
@@ -229,8 +232,10 @@ def generate_and_prove(
             rest = deadline - time.monotonic()
             if gap <= tol or rest <= 0:
                 return
-            most = min(seconds, _OF_REST * rest)
-            plan, takes_more = proof.chosen(gap, tol, most, deadline)
+            most, gain = seconds, _LEAST_GAIN
+            if most > _OF_REST * rest:
+                most, gain = _OF_REST * rest, _LAST_GAIN
+            plan, takes_more = proof.chosen(gap, tol, most, deadline, gain)
             if plan is None:
                 if most < seconds or not takes_more:
                     return
