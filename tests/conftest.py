@@ -27,6 +27,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 import jax
 import numpy as np
 import pytest
+from covering import covering
 
 from jaxqsdp._host import programs
 
@@ -49,11 +50,30 @@ _LONGEST = [
 ]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every", action="store_true", help="all combinations of parameters, which takes hours"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
     def place(item):
         return _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST)
 
     items.sort(key=place)
+    if not config.getoption("--every"):
+        families = {}
+        for item in items:
+            if marker := item.get_closest_marker("covering"):
+                family = families.setdefault(item.nodeid.partition("[")[0], (marker.args[0], []))
+                family[1].append(item)
+        left_out = set()
+        for strength, family in families.values():
+            values = [{k: repr(v) for k, v in item.callspec.params.items()} for item in family]
+            kept = covering(values, strength)
+            left_out |= {item for index, item in enumerate(family) if index not in kept}
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

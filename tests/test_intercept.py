@@ -43,6 +43,7 @@ def optimum_of(name, problem):
     return cp.Problem(cp.Minimize(total)).solve(solver="CLARABEL", **tight)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["squared", "absolute", "hinge", "softmax"])
@@ -70,6 +71,7 @@ def test_bounds_and_networks_enclose_the_optimum(name, kind, dtype):
     assert float(result.certificate.objective) == pytest.approx(optimum, rel=tolerance)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "n"), [("squared", 12), ("squared", 40), ("logistic", 20)])
 def test_splitting_reaches_the_same_value(name, n, dtype):
     problem = problem_of(name, n, 4, dtype=dtype)
@@ -165,6 +167,7 @@ def test_solutions_are_of_problems_with_or_without_it():
         qs.round(other, qs.solve(problem), num_neurons=3, key=KEY)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["squared", "logistic"])
 def test_networks_improve(name, kind):

@@ -99,6 +99,7 @@ MAPS = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     "form", [PlainSamples, CompressedSamples.of], ids=["samples", "compressed"]
 )

@@ -143,7 +143,7 @@ def test_a_loss_with_kinks_has_finite_derivatives_and_those_of_its_value_are_rig
             assert np.all((off <= 0)[[output != "dual" for output in OUTPUTS]]), (given, off)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ["Huber", "squared hinge", "quantile"])
 def test_single_precision_is_within_a_few_percent(name):
     found, slopes, report = at(name, np.float32)
     for given, slope in slopes.items():
@@ -218,7 +218,7 @@ class CubicHinge(qs.AbstractLoss):
 
 CHECKED = {
     "of one's own": (SquareRoot(), 0.0, "absolute"),
-    **{name: (loss, 0.0, name) for name, loss in SMOOTH.items()},
+    "logistic": (qs.LogisticLoss(), 0.0, "logistic"),
     "smoothed": (qs.SquaredHingeLoss(), 1e-2, "hinge"),
     "smoothed kinks": (qs.AbsoluteLoss(), 0.5, "absolute"),
 }

@@ -75,6 +75,7 @@ def test_round_and_refit(name, dtype, outputs):
         assert value < objective(name, problem, moved)
 
 
+@pytest.mark.covering(1)
 def test_refit_under_jit(name, dtype):
     problem = problem_of(name, dtype, outputs=2)
     network = qs.round(problem, guide(dtype, 2), num_neurons=12, key=KEY, refit=False)
@@ -119,6 +120,7 @@ def squared_of(problem):
     return qs.Problem(problem.X, problem.y, problem.beta, sample_weight=problem.sample_weight)
 
 
+@pytest.mark.covering(1)
 def test_improve(name, dtype):
     outputs = 2 if dtype == np.float32 else None
     problem, solution = problem_of(name, dtype, outputs=outputs), guide(dtype, outputs)
@@ -133,6 +135,7 @@ def test_improve(name, dtype):
     assert float(problem.objective(again)) <= float(problem.objective(better))
 
 
+@pytest.mark.covering(1)
 def test_improve_finds_the_best_pair(name):
     """Of all networks of two neurons in three features."""
     problem = problem_of(name, shape=(24, 3), fraction=0.02)

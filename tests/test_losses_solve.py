@@ -19,6 +19,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("fraction", [0.02, 0.3])
 def test_encloses_the_value_of_clarabel(name, shape, fraction, dtype):
@@ -33,6 +34,7 @@ def test_encloses_the_value_of_clarabel(name, shape, fraction, dtype):
     assert solution.dual.dtype == solution.value.dtype == dtype
 
 
+@pytest.mark.covering(1)
 def test_small_penalties_are_solved(name, dtype):
     # From the start of the path, p is a hundred times too large and the residual grows at first.
     for fraction in (0.05, 0.001):
@@ -41,6 +43,7 @@ def test_small_penalties_are_solved(name, dtype):
         assert solution.lower_bound >= solution.value * (1 - 2e-3)
 
 
+@pytest.mark.parametrize("name", ["absolute", "squared hinge", "logistic"])
 def test_admm_agrees(name):
     problem = problem_of(name, 30, 4, fraction=0.3)
     solution, reference = qs.solve(problem, qs.ADMM()), qs.solve(problem, qs.InteriorPoint())
@@ -69,6 +72,7 @@ def test_the_conditions_of_optimality_hold(name):
     np.testing.assert_allclose(jnp.sum(solution.dual_diagonal), problem.beta, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["quantile", "huber", "hinge"])
 def test_same_in_batches(name):
     problem, other = (problem_of(name, 24, 4, seed=seed) for seed in (0, 1))
     one, two = qs.solve(problem), qs.solve(other)
@@ -90,6 +94,7 @@ def test_samples_of_weight_zero_do_not_count(name):
     assert given.dual[3] == 0
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("exponents", [(40, 30, 20), (-40, -30, -20)])
 def test_units_change_nothing(name, exponents, dtype):
     X, y, beta, weight = made(name, 24, 4, dtype=dtype)
@@ -111,6 +116,7 @@ def test_units_change_nothing(name, exponents, dtype):
     np.testing.assert_allclose(moved.predictions, 2.0**b * solution.predictions, atol=tol * 2.0**b)
 
 
+@pytest.mark.parametrize("name", ["absolute", "squared hinge", "logistic"])
 def test_several_outputs_are_problems_of_their_own(name):
     problem = problem_of(name, 24, 4, outputs=2)
     solution = qs.solve(problem)
@@ -119,6 +125,7 @@ def test_several_outputs_are_problems_of_their_own(name):
         np.testing.assert_allclose(solution.value[output], qs.solve(single).value, rtol=1e-8)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("seed", range(10))
 def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
     d = 2 + seed % 3
@@ -142,6 +149,7 @@ def test_brute_force_is_between_bound_and_objective(name, dtype, seed):
         assert exact.gap <= (1e-6 if dtype == np.float64 else 1e-2)
 
 
+@pytest.mark.covering(1)
 def test_nothing_to_fit_costs_nothing(name, dtype):
     X, y, _, weight = made(name, 14, 3, dtype=dtype)  # a program that brute force has, too
     loss, ones = LOSSES[name], np.ones((6, 3))
@@ -162,6 +170,7 @@ def test_nothing_to_fit_costs_nothing(name, dtype):
         assert value > 0 or certificate.objective == 0
 
 
+@pytest.mark.covering(1)
 def test_wrong_duals_weaken_a_bound_only(name, dtype):
     problem = problem_of(name, 14, 3, dtype=dtype)
     best = qs.solve(problem, throw=False)
@@ -202,6 +211,7 @@ def test_only_losses_are_losses():
         qs.Problem(X, y, 1.0, loss=Mine())
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", LOSSES)
 def test_penalties_far_too_large_leave_nothing(name, dtype):
     """The multipliers of intervals and those of the cones differ by many decades then."""

@@ -65,6 +65,7 @@ def test_beta_max_follows_the_units_of_each_loss(name):
     assert qs.beta_max(4 * X, unit * y, 8 * weight, loss=other) == size * base
 
 
+@pytest.mark.covering(1)
 def test_beta_max_inside_jit(name, dtype):
     problem = problem_of(name, dtype)
     outside = qs.beta_max(problem)

@@ -106,6 +106,7 @@ def test_what_is_computed_is_what_an_automatic_mesh_gives(name):
         assert np.linalg.norm(one - other) <= 1e-2 * np.linalg.norm(other)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("manual", np.float64), ("explicit", np.float32)],

@@ -123,6 +123,7 @@ def test_is_optimal_on_the_host(name, case, fraction):
 
 
 # Weights that span more than the digits of float32 are left to float64.
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("case", ["tall", "zero columns", "zero weights"])
 def test_is_optimal_in_jax(name, case, dtype):
     for fraction in FRACTIONS:
@@ -184,6 +185,7 @@ def fit_alone(features, y, weight, beta, loss):
     return together
 
 
+@pytest.mark.covering(1)
 def test_vmap_equals_loop(name, dtype):
     lanes = [arguments(name, "tall", fraction, dtype) for fraction in (0.5, 0.02)]
     loss = lanes[0][-1]

@@ -37,6 +37,7 @@ def problem_of(name, n, d, *, fit_intercept=False, **options):
     return qs.Problem(X, y, beta, ALL[name], weight, **kinds)
 
 
+@pytest.mark.covering(2)
 @pytest.mark.usefixtures("without_enumeration")
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("name", ["squared", "hinge", "softmax"])

@@ -107,6 +107,7 @@ def test_no_worse_than_projections(bits):
     assert found <= projected(problem, network, bits) * (1 + 1e-9)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", ALL)
 def test_any_loss(name, dtype):
     problem = problem_of_loss(name, 60, 5, fraction=0.03, dtype=dtype)

@@ -194,6 +194,7 @@ def test_rows_that_are_traced_have_a_status():
 # The relaxation.
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("shape", [(30, 3, 3), (12, 5, 2), (24, 4, 4)])
 @pytest.mark.parametrize("penalty", [0.1, 1.0])
 @pytest.mark.parametrize("solver", [qs.ADMM(), qs.InteriorPoint()], ids=["ADMM", "interior"])
@@ -271,6 +272,7 @@ def test_samples_of_weight_zero_do_not_count():
     assert np.all(one.dual[3] == 0)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("exponents", [(3, -4), (-20, 7)])
 def test_units_change_nothing(exponents, dtype):
     feature, share = (float(2.0**k) for k in exponents)
@@ -312,6 +314,7 @@ def hard(dtype, *, n=100, d=10, c=3, fraction=0.01, present=None, shift=0.0, dec
     return problem.at(beta.astype(dtype))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("case", HARD)
 def test_interior_points_solve_what_is_hard(case, dtype):
     """What splitting is slow at, or a system of all outputs might break at."""

@@ -206,6 +206,7 @@ def solved(*arguments):
     return problem, qs.solve(problem)
 
 
+@pytest.mark.covering(1)
 def test_round_and_refit(dtype):
     problem, solution = solved(30, 4, 3, 0.01, dtype)
     drawn = qs.round(problem, solution, num_neurons=12, key=KEY, refit=False)
@@ -247,6 +248,7 @@ def test_refit_keeps_pruned_neurons_out():
         assert np.any(np.asarray(fitted.alpha)[1::2] != 0)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("shape", [(24, 3, 3), (40, 4, 4), (24, 4, 2)])
 def test_solve_exactly_against_all_neurons(shape, dtype):
     problem = problem_of(*shape, 0.01, dtype)

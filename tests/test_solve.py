@@ -32,12 +32,14 @@ def assert_default_accuracy(data, dtype, fractions=BETAS, referenced=()):
         )
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize(("n", "d"), SIZES)
 def test_planted_problems(n, d, dtype):
     """Clarabel takes 13 s at (400, 40), where the referee alone judges."""
     assert_default_accuracy(planted(0, n, d), dtype, referenced=BETAS if d <= 20 else ())
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", ["diabetes", "wine", "breast_cancer"])
 def test_real_problems(name, dtype):
     """Clarabel takes 7 s on breast_cancer, so it judges one penalty of that, in float64."""
@@ -142,6 +144,7 @@ def single(solution):
 # Time limits
 
 
+@pytest.mark.covering(1)
 def test_time_over_at_once_leaves_bounds_that_hold(dtype):
     case = planted(0, 21, 5).astype(dtype)
     targets = np.column_stack([case.y, 2 * case.y])
@@ -158,6 +161,7 @@ def test_time_over_at_once_leaves_bounds_that_hold(dtype):
         assert caught.value.solution.dual.shape == y.shape
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", [None, qs.ADMM()], ids=["default", "ADMM"])
 def test_enough_time_gives_what_there_is_without_a_limit(solver):
     case = planted(0, 21, 5)

@@ -104,6 +104,7 @@ def concrete(name, solver, dtype, key):
     return solve_of(name, solver)(*problems_of(name, dtype)[key])
 
 
+@pytest.mark.covering(2)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize("name", ROWS)
