@@ -15,6 +15,7 @@ import jaxqsdp._certify as certificates
 import jaxqsdp._search.optimum as search
 from jaxqsdp._bound.largest import largest_form
 from jaxqsdp._bound.signs import enumerate_forms, enumerate_signs
+from jaxqsdp._search.target import Target
 
 POLYNOMIAL = qs.Polynomial(0.7, 0.4, -0.3)
 
@@ -181,6 +182,33 @@ def test_a_class_that_does_not_occur():
     result = qs.solve_exactly(problem, solution=solution, time_limit=3.0)
     assert time.monotonic() - start < 60
     assert float(result.certificate.gap) <= 0.2
+
+
+def test_fits_end_in_time(monkeypatch):
+    """Those of coupled outputs: the first one is finished, later ones are not waited for."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 17))
+    y = np.argmax(X[:, :3] * X[:, 3:6], axis=1)
+    problem = qs.Problem(X, y, 3.0, qs.SoftmaxLoss(3))
+    solution = qs.solve(problem)
+    late = 0.0
+
+    def restricted(self, columns, start, tol, cutoff=np.inf, deadline=np.inf):
+        nonlocal late
+        if deadline < np.inf:
+            time.sleep(max(deadline - time.monotonic(), 0) + 0.01)
+            late += 1
+        return whole(self, columns, start, tol, cutoff, deadline)
+
+    whole = Target.restricted
+    monkeypatch.setattr(Target, "restricted", restricted)
+    result = qs.solve_exactly(problem, solution=solution, time_limit=0.5)
+    assert late >= 2  # a round and the last fit
+    assert len(result.history) == 1
+    assert result.network.num_neurons > 0
+    certificate = result.certificate
+    assert float(certificate.gap) < 0.5
+    assert certificate.objective <= result.history[0, 0] * (1 + 1e-9)
 
 
 def test_what_only_a_longer_search_finds():

@@ -10,6 +10,7 @@ so far, and many neurons a round that differ from each other, damp that.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -179,11 +180,18 @@ class Round:
 
 
 def generate(
-    task: Task, price: Pricing, neurons: Neurons, dual: Points, tol: float, value: float = np.inf
+    task: Task,
+    price: Pricing,
+    neurons: Neurons,
+    dual: Points,
+    tol: float,
+    value: float = np.inf,
+    deadline: float = np.inf,
 ) -> Iterator[Round]:
     """Generate neurons, round by round, from some of them, of a value if known, and a dual point.
 
-    Ends when value and bound agree to the relative tolerance, or no neuron is left to add.
+    Ends when value and bound agree to the relative tolerance, no neuron is left to add or, after
+    the first round, it is late.
     """
     target, columns = task.target, task.columns(neurons)
     best, bound, early = np.zeros_like(target.y), -np.inf, _EARLY
@@ -203,10 +211,15 @@ def generate(
         return joined(*(found for _, found in priced))
 
     price_at(dual)
+    is_first = True
     while True:
         gap = min((value - bound) / value, 1.0) if value < np.inf else 1.0
         accuracy = max(early * gap, _EARLY * tol)
-        restricted = target.restricted(columns, best, accuracy)
+        until = np.inf if is_first else deadline
+        restricted = target.restricted(columns, best, accuracy, deadline=until)
+        if time.monotonic() > until:  # it may not have come far
+            return
+        is_first = False
         value = min(value, restricted.value + task.rest)
         point = restricted.dual
         found = [price_at(point), price_at((1 - _TOWARDS_BEST) * point + _TOWARDS_BEST * best)]

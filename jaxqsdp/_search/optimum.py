@@ -43,8 +43,10 @@ class Optimum:
     was_interrupted: bool = False  # by Ctrl-C
 
     @staticmethod
-    def of(task: Task, last: Round, history: NDArray[np.float64]) -> Optimum:
-        """Keep the neurons that count, and fit them once more."""
+    def of(
+        task: Task, last: Round, history: NDArray[np.float64], deadline: float = np.inf
+    ) -> Optimum:
+        """Keep the neurons that count, and fit them once more if there is time."""
         columns = task.columns(last.neurons)
         target = task.target
         sizes = target.sizes(columns)
@@ -59,10 +61,13 @@ class Optimum:
             if len(kept) == 0:
                 break
             used = columns[:, kept]
-            basis = np.flatnonzero(largest(target.basic_weights(used, alpha[kept]) != 0))
-            kept = kept[basis]
-            fitted = target.restricted(used[:, basis], last.dual, _FIT)
-            alpha[kept] = fitted.alpha
+            basic = target.basic_weights(used, alpha[kept])
+            basis = np.flatnonzero(largest(basic != 0))
+            kept, used, basic = kept[basis], used[:, basis], basic[basis]
+            fitted = target.restricted(used, last.dual, _FIT, deadline=deadline).alpha
+            if time.monotonic() > deadline:  # then it may not have come far
+                fitted = min(fitted, basic, key=lambda each: target.objective(used, each))
+            alpha[kept] = fitted
         if alpha.ndim == 2:  # a neuron may be of use to some outputs only
             alpha = np.where(counts(alpha, sizes), alpha, 0)
         dual = task.restore_dual(last.dual)
@@ -132,7 +137,7 @@ def find_optimum(
             was_interrupted = True
         if last is None:  # there is nothing to be returned
             raise KeyboardInterrupt
-        optimum = Optimum.of(task, last, np.array(history))
+        optimum = Optimum.of(task, last, np.array(history), until)
         found.append(dataclasses.replace(optimum, was_interrupted=was_interrupted))
     return found
 
@@ -153,7 +158,7 @@ def _rounds(
         if before is not None:
             neurons, dual, value = before.neurons, before.dual, before.value
         price = price_exactly(core.activation.num_vectors)
-        return generate(task, price, neurons, dual, tol, value)
+        return generate(task, price, neurons, dual, tol, value, deadline)
     layout = core.activation.layout
     return generate_and_prove(task, layout, neurons, dual, tol, deadline, rng, before)
 

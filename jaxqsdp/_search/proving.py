@@ -220,7 +220,7 @@ def generate_and_prove(
         if before.bound > bound:
             best, bound, proven = before.dual, before.bound, before.proven
     while True:
-        for found in generate(task, price, neurons, start, _LOCALLY * tol, value):
+        for found in generate(task, price, neurons, start, _LOCALLY * tol, value, deadline):
             value = found.value
             yield dataclasses.replace(found, dual=best, bound=bound, proven=proven)
             if time.monotonic() > deadline:

@@ -93,12 +93,17 @@ class Target:
         return np.linalg.norm(np.sqrt(self.weight)[:, None] * columns, axis=0)
 
     def restricted(
-        self, columns: Columns, start: Points, tol: float, cutoff: float = np.inf
+        self,
+        columns: Columns,
+        start: Points,
+        tol: float,
+        cutoff: float = np.inf,
+        deadline: float = np.inf,
     ) -> Restricted:
         """Solve for these columns to a relative gap, from a dual point.
 
         No further than it takes to know that the objective is above the cutoff, where that is known
-        on the way.
+        on the way; until a deadline where a step may take long.
         """
         if self.loss.is_quadratic:
             return solve_restricted(columns, self.y, self.beta, start, tol)
@@ -108,7 +113,8 @@ class Target:
             return Restricted(nothing, self.dual_of_nothing, value, value)
         data: tuple[Any, ...] = columns, self.y, self.weight, np.asarray(self.beta), self.loss
         with np.errstate(all="ignore"):  # steps that are not taken may overflow
-            fitted: Any = fit_weights(*(*data, start, tol, cutoff, self.has_intercept))
+            limits = cutoff, self.has_intercept, deadline
+            fitted: Any = fit_weights(*(*data, start, tol, *limits))
         return Restricted(fitted.alpha, fitted.dual, float(fitted.value), float(fitted.bound))
 
     def refitted(

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -221,11 +222,13 @@ def fit_weights(
     tol: float,
     cutoff: float = math.inf,
     has_intercept: bool = False,
+    deadline: float = math.inf,
 ) -> Fitted:
     """Minimize Σ w φ(Φα) + β‖α‖₁ to a relative gap, from a dual point λ.
 
     Features, weights and, where they have units, targets should be of moderate scale. Stops at
-    value − bound ≤ tol·value, at a bound above the cutoff, or where the dtype stops.
+    value − bound ≤ tol·value, at a bound above the cutoff, or where the dtype stops; in NumPy at a
+    deadline, too, of `time.monotonic`.
     """
     xp = namespace(features, y, weight, beta, start)
     fit = _Fit.of(features, y, weight, beta, loss, has_intercept)
@@ -263,6 +266,7 @@ def fit_weights(
             & (state.waited < _PATIENCE)
             & (state.length > epsilon(dtype))
             & (state.steps < _MAX_STEPS)
+            & (deadline == math.inf or time.monotonic() < deadline)
         )
 
     def advance(state: _State) -> _State:
