@@ -236,6 +236,8 @@ def generate_and_prove(
             if most > _OF_REST * rest:
                 most, gain = _OF_REST * rest, _LAST_GAIN
             plan, takes_more = proof.chosen(gap, tol, most, deadline, gain)
+            if plan is None and takes_more and most < seconds:  # nothing is lost by an attempt
+                plan, _ = proof.chosen(gap, tol, rest, deadline, gain)
             if plan is None:
                 if most < seconds or not takes_more:
                     return
