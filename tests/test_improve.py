@@ -328,9 +328,12 @@ def test_what_is_late_is_pruned_at_once(monkeypatch):
     solution, fits, basic = qs.solve(problem), [], []
     for name, calls in (("restricted", fits), ("basic_weights", basic)):
         plain = getattr(Target, name)
-        monkeypatch.setattr(
-            Target, name, lambda *given, plain=plain, calls=calls: calls.append(1) or plain(*given)
-        )
+
+        def counted(*given, plain=plain, calls=calls, **limits):
+            calls.append(1)
+            return plain(*given, **limits)
+
+        monkeypatch.setattr(Target, name, counted)
     for late in (True, False):
         fits.clear()
         basic.clear()

@@ -399,7 +399,7 @@ def test_no_number_stands_where_no_network_is(neurons, rounded, objectives, boun
     drawn.canvas.draw()
     axes = drawn.axes[0]
     shown = [text.get_text() for text in axes.texts]
-    assert shown == [f"{objectives[-1]:.4g}", f"{bound:.4g}, gap 1.23 %"]
+    assert shown == [f"{objectives[-1]:.4g}", f"{rounded_down(bound, 4)}, gap 1.23 %"]
     line = axes.transData.transform((neurons[-1], bound))[1]
     boxes = [text.get_window_extent() for text in axes.texts]
     assert boxes[0].y0 >= line - 0.5
