@@ -33,7 +33,7 @@ _STARTS, _CHECKED = 200, 600  # of local search when pricing, and before a proof
 _SHARES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # t
 _FIRST, _MORE = 1.0, 4.0  # seconds for the first proof, and how many times as many for the next
 _OF_REST = 0.6  # of the time that is left: what a proof is expected to take
-_PATIENCE = 3.0  # times what it is expected to take
+_PATIENCE = 2.0  # times what it is expected to take, but not all of the time that is left
 _ADAPTED = 2.0  # by how much one proof may change what is expected of others
 _LOCALLY = 0.1  # of the tolerance: how well columns are generated
 _LEAST_GAIN, _LAST_GAIN = 0.9, 0.98  # of the gap: what a proof has to promise, and the last one
@@ -170,7 +170,10 @@ class _Proof:
     def run(self, plan: _Plan, deadline: float) -> tuple[Vector, Neurons] | None:
         """Return norms that are proven and neurons of at least the thresholds; None if late."""
         start, norms, parts = time.monotonic(), [], []
-        until = min(start + max(_PATIENCE * plan.seconds, plan.most), deadline)
+        until = start + max(_PATIENCE * plan.seconds, plan.most)
+        if plan.most <= _OF_REST * (deadline - start):  # another attempt is to be possible
+            until = min(until, start + _OF_REST * (deadline - start))
+        until = min(until, deadline)
         for gram, norm in zip(plan.place.grams, plan.norms, strict=True):
             above = all_above(gram, self.layout, norm, EACH_ROUND, until)
             if not above.is_complete:
