@@ -192,9 +192,8 @@ def _solve_list(
 
 def _check(problem: Problem) -> None:
     """Raise `TypeError` or `ValueError` for what cannot be solved on the host."""
-    traced = "`problem` is traced; `solve_exactly` works outside `jit` and `vmap`."
     if isinstance(problem, Problem) and not is_concrete(problem):
-        raise ValueError(traced)
+        raise ValueError("`problem` is traced; `solve_exactly` works outside `jit` and `vmap`.")
     if isinstance(problem, Problem) and problem.X.ndim == 3:
         raise ValueError(
             f"`problem` is stacked: X has shape {problem.X.shape}; give a list of problems."

@@ -52,7 +52,7 @@ _LONGEST = [
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--every", action="store_true", help="all combinations of parameters, which takes hours"
+        "--every", action="store_true", help="all combinations of parameters"
     )
 
 

@@ -48,7 +48,6 @@ def assert_same(one, other):
         np.testing.assert_allclose(mine, theirs, atol=1e-3 * np.abs(theirs).max())
 
 
-@pytest.mark.covering(1)
 @pytest.mark.parametrize("lanes", [None, 1, 8])
 def test_stacked_problems(lanes, problems, expected):
     batch = qs.solve_batch(stack(problems), lanes=lanes)

@@ -135,7 +135,6 @@ def test_improve(name, dtype):
     assert float(problem.objective(again)) <= float(problem.objective(better))
 
 
-@pytest.mark.covering(1)
 def test_improve_finds_the_best_pair(name):
     """Of all networks of two neurons in three features."""
     problem = problem_of(name, shape=(24, 3), fraction=0.02)

@@ -191,7 +191,7 @@ def test_fits_end_in_time(monkeypatch):
     y = np.argmax(X[:, :3] * X[:, 3:6], axis=1)
     problem = qs.Problem(X, y, 3.0, qs.SoftmaxLoss(3))
     solution = qs.solve(problem)
-    late = 0.0
+    late = 0
 
     def restricted(self, columns, start, tol, cutoff=np.inf, deadline=np.inf):
         nonlocal late

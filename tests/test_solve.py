@@ -144,7 +144,6 @@ def single(solution):
 # Time limits
 
 
-@pytest.mark.covering(1)
 def test_time_over_at_once_leaves_bounds_that_hold(dtype):
     case = planted(0, 21, 5).astype(dtype)
     targets = np.column_stack([case.y, 2 * case.y])
@@ -161,7 +160,6 @@ def test_time_over_at_once_leaves_bounds_that_hold(dtype):
         assert caught.value.solution.dual.shape == y.shape
 
 
-@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", [None, qs.ADMM()], ids=["default", "ADMM"])
 def test_enough_time_gives_what_there_is_without_a_limit(solver):
     case = planted(0, 21, 5)

@@ -140,7 +140,7 @@ def test_a_dozen_features_and_stopping_early():
 
 
 def test_several_in_one_call():
-    """Of different shapes, or stacked, they come out as one by one."""
+    """Of different shapes, they come out as one by one."""
     data, alone = solved(1)
     n = SMALL[0]
     fewer = Data(data.X[: n - 2], data.y[: n - 2], data.beta, data.weight[: n - 2])
