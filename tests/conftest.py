@@ -51,9 +51,7 @@ _LONGEST = [
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--every", action="store_true", help="all combinations of parameters"
-    )
+    parser.addoption("--every", action="store_true", help="all combinations of parameters")
 
 
 def pytest_collection_modifyitems(config, items):
