@@ -173,10 +173,14 @@ def _solve_list(
         raise ValueError(
             f"`solution` must have one for each problem, {len(problems)}, got {len(given)}."
         )
-    for each, own in zip(problems, given, strict=True):
-        _check(each)
-        if solution is not None:
-            check_solution(each, own)
+    for index, (each, own) in enumerate(zip(problems, given, strict=True)):
+        try:
+            _check(each)
+            if solution is not None:
+                check_solution(each, own)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"That is of number {index} in the list, counted from 0.")
+            raise
     deadline = time.monotonic() + seconds
     results: list[ExactResult] = []
     with progress_bar(len(problems), progress, "problem") as advance:

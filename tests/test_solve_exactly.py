@@ -187,6 +187,12 @@ def test_ctrl_c_returns_what_there_is(d, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         qs.solve_exactly(problem, solution=solution)
     rounds.clear()
+    two = qs.Problem(data.X, np.stack([data.y, -data.y], axis=1), data.beta)
+    result = qs.solve_exactly(two, max_rounds=1)  # the second is in the second one's first
+    assert result.interrupted
+    assert result.network.alpha.shape[1:] == (2,)
+    assert float(result.certificate.gap) < 1
+    rounds.clear()
     fitted = qs.fit(data.X, data.y, beta=5.0, num_neurons=2, key=jax.random.key(0), prove=60.0)
     assert fitted.interrupted
     assert float(fitted.certificate.gap) >= 0
@@ -253,6 +259,9 @@ def test_errors(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(TypeError, match="`problem`"):
         qs.solve_exactly([problem, None])
+    with pytest.raises(TypeError) as raised:
+        qs.solve_exactly([problem, problem, None])
+    assert "number 2 in the list" in raised.value.__notes__[0]
     with pytest.raises(ValueError, match="`checkpoint` is for one problem"):
         qs.solve_exactly([problem], checkpoint="search.npz")
     with pytest.raises(ValueError, match="`kind`"):

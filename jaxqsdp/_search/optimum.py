@@ -103,7 +103,7 @@ def find_optimum(
     outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
     search goes on from those that it has. Ctrl-C ends it as the deadline does.
 
-    **Raises:** `KeyboardInterrupt` for Ctrl-C where there is no round of each output.
+    **Raises:** `KeyboardInterrupt` for Ctrl-C before the first output has a round.
     """
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(
@@ -122,9 +122,9 @@ def find_optimum(
         history: list[list[float]] = []
         last: Round | None = None
         before = None if journal is None else journal.rounds.get(index)
-        rounds = _rounds(core, task, neurons, task.scale_dual(point), tol, until, rng, before)
+        start = core, task, neurons, task.scale_dual(point), tol, rng, before
         try:
-            for found_now in itertools.islice(rounds, max_rounds):
+            for found_now in itertools.islice(_rounds(*start, until), max_rounds):
                 values = found_now.value, found_now.bound
                 history.append([task.restore_value(value) for value in values])
                 last = found_now
@@ -134,9 +134,12 @@ def find_optimum(
                 if time.monotonic() > until:
                     break
         except KeyboardInterrupt:
+            if last is None and not found:  # there is nothing to be returned
+                raise
             was_interrupted = True
-        if last is None:  # there is nothing to be returned
-            raise KeyboardInterrupt
+        if last is None:  # of this output: its first round is done again, to the end
+            last = next(_rounds(*start, time.monotonic()))
+            history.append([task.restore_value(value) for value in (last.value, last.bound)])
         optimum = Optimum.of(task, last, np.array(history), until)
         found.append(dataclasses.replace(optimum, was_interrupted=was_interrupted))
     return found
@@ -148,9 +151,9 @@ def _rounds(
     neurons: Neurons,
     dual: NDArray[np.float64],
     tol: float,
-    deadline: float,
     rng: np.random.Generator,
     before: Round | None,
+    deadline: float,
 ) -> Iterator[Round]:
     """Return the rounds of column generation, priced by enumeration where that is quick."""
     if task.num_lifted <= MOST_ENUMERATED:
