@@ -20,6 +20,8 @@ if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
     if jaxlib.version.__version_info__ < (0, 10) and platform.machine() == "x86_64":
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=SSE4_2"
+        # Programs in one piece: to compile several at once takes cores that other workers have.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 # The main job keeps programs in the user's folder.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
@@ -54,18 +56,25 @@ def pytest_addoption(parser):
     parser.addoption("--every", action="store_true", help="all combinations of parameters")
 
 
+def _names(marker, item):
+    """Return whether a marker is for all values of a test, or for those of one of them."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return all(params.get(key) in values for key, values in marker.kwargs.items())
+
+
 def pytest_collection_modifyitems(config, items):
     def place(item):
         return _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST)
 
     items.sort(key=place)
     if not config.getoption("--every"):
-        families = {}
+        families, left_out = {}, set()
         for item in items:
-            if marker := item.get_closest_marker("covering"):
+            if any(_names(marker, item) for marker in item.iter_markers("thorough")):
+                left_out.add(item)
+            elif marker := item.get_closest_marker("covering"):
                 family = families.setdefault(item.nodeid.partition("[")[0], (marker.args[0], []))
                 family[1].append(item)
-        left_out = set()
         for strength, family in families.values():
             values = [{k: repr(v) for k, v in item.callspec.params.items()} for item in family]
             kept = covering(values, strength)

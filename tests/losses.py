@@ -18,6 +18,8 @@ LOSSES = {
     "logistic": qs.LogisticLoss(),
 }
 ALL = {**LOSSES, "softmax": qs.SoftmaxLoss(3)}  # and that of which all outputs are one problem
+# Where a test takes long others stand for them, with kinks or labels, too.
+STOOD_FOR = ("absolute", "hinge")
 # What CVXPY calls the loss of z at y, of each sample.
 MODELS = {
     "squared": lambda z, y: cp.square(z - y) / 2,

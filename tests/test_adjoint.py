@@ -87,6 +87,7 @@ def test_agrees_with_differences_of_clarabel(numbers, tangent):
     assert_close(tangent, expected, 1e-3, expected)
 
 
+@pytest.mark.thorough
 def test_agrees_with_unrolled_steps():
     """Those give the Gram matrix and p too, which are unique where p > 0."""
     numbers, adjoint, step = numbers_of(planted(2, *SMALL)), qs.Unrolled(3000), 1e-3
@@ -386,6 +387,7 @@ def test_outside_jit_derivatives_are_those_inside(several, smoothing):
     )
 
 
+@pytest.mark.thorough
 def test_second_derivatives_outside_jit():
     numbers, change = partly_weighted()
     (X, y, beta, weight), dy = numbers, change[1]

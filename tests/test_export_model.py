@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import stack
-from losses import ALL, SquareRoot, made, problem_of
+from losses import ALL, STOOD_FOR, SquareRoot, made, problem_of
 
 import jaxqsdp as qs
 
@@ -64,6 +64,7 @@ def test_cvxpy_finds_the_value(name):
     np.testing.assert_allclose(scale, solution.scale, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.thorough(name=STOOD_FOR)
 @pytest.mark.parametrize("name", ALL)
 def test_cvxpy_has_a_model_of_every_loss(name):
     """Of the second of two outputs, or of all that are coupled, without samples of no weight."""

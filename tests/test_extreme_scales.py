@@ -156,6 +156,7 @@ def edge(dtype):
     return X, y, weight, beta
 
 
+@pytest.mark.thorough(dtype=(np.float64,))
 def test_subnormal_targets_count_where_weights_are_huge(dtype):
     X, y, weight, beta = edge(dtype)
     assert np.any((np.abs(y) < np.finfo(dtype).tiny) & (y != 0))

@@ -278,6 +278,7 @@ def test_errors():
         )
 
 
+@pytest.mark.thorough(dtype=(np.float64,))
 def test_what_does_not_count_may_be_huge(dtype):
     case = planted(0, 20, 3)
     weight = np.ones(20)

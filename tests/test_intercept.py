@@ -46,6 +46,7 @@ def optimum_of(name, problem):
 @pytest.mark.covering(1)
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thorough(name=("hinge",))
 @pytest.mark.parametrize("name", ["squared", "absolute", "hinge", "softmax"])
 def test_bounds_and_networks_enclose_the_optimum(name, kind, dtype):
     problem = problem_of(name, 14, 3, kind=kind, dtype=dtype)

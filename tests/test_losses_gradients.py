@@ -117,6 +117,7 @@ def along(name, given):
     return np.asarray(slopes).reshape(len(OUTPUTS), -1) @ np.asarray(change).ravel()
 
 
+@pytest.mark.thorough(name=("squared hinge",))
 @pytest.mark.parametrize("name", SMOOTH)
 def test_derivatives_are_those_of_differences(name):
     """Of solves, whose predictions are only as good as the root of their gaps, and of points that
@@ -129,6 +130,7 @@ def test_derivatives_are_those_of_differences(name):
     assert at(name)[2].status == qs.AdjointStatus.trusted
 
 
+@pytest.mark.thorough(name=("absolute",))
 @pytest.mark.parametrize("name", KINKED)
 def test_a_loss_with_kinks_has_finite_derivatives_and_those_of_its_value_are_right(name):
     """The solution itself may move along with its kinks; then its derivatives are right, too."""
@@ -143,6 +145,7 @@ def test_a_loss_with_kinks_has_finite_derivatives_and_those_of_its_value_are_rig
             assert np.all((off <= 0)[[output != "dual" for output in OUTPUTS]]), (given, off)
 
 
+@pytest.mark.thorough(name=("squared hinge",))
 @pytest.mark.parametrize("name", ["Huber", "squared hinge", "quantile"])
 def test_single_precision_is_within_a_few_percent(name):
     found, slopes, report = at(name, np.float32)
@@ -224,6 +227,7 @@ CHECKED = {
 }
 
 
+@pytest.mark.thorough(case=("smoothed", "of one's own"))
 @pytest.mark.parametrize("case", CHECKED)
 def test_derivatives_are_those_that_are_checked(case, capsys):
     """With a weight that is zero."""
@@ -236,6 +240,7 @@ def test_derivatives_are_those_that_are_checked(case, capsys):
     assert "agree to" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_an_infinite_curvature_of_the_conjugate_does_no_harm():
     X, weight, y, beta = numbers_of("hinge")
     problem = qs.Problem(X, y, beta, CubicHinge(), weight.at[0].set(0))

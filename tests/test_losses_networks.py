@@ -7,6 +7,7 @@ import cvxpy as cp
 import jax
 import numpy as np
 import pytest
+from losses import STOOD_FOR
 from networks import all_neurons, improve, network_of
 from problems import SMALL, planted
 from test_output_weights import LOSSES
@@ -18,6 +19,9 @@ from jaxqsdp._search.target import Target
 
 KEY = jax.random.key(0)
 OTHERS = [name for name in LOSSES if name != "squared"]
+
+
+pytestmark = pytest.mark.thorough(name=STOOD_FOR)
 
 
 @pytest.fixture(params=OTHERS)

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import LOSSES, OTHERS, SquareRoot, cvxpy_value, made, problem_of
+from losses import LOSSES, OTHERS, STOOD_FOR, SquareRoot, cvxpy_value, made, problem_of
 from networks import best_of_all, network_of
 
 import jaxqsdp as qs
 
 SHAPES = {"many samples": (30, 4), "few samples": (12, 6)}
+
+
+pytestmark = pytest.mark.thorough(name=STOOD_FOR)
 
 
 @pytest.fixture(params=OTHERS)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import LOSSES, made
+from losses import LOSSES, STOOD_FOR, made
 from losses import problem_of as planned
 from test_beta_max import ABOVE, BELOW, dual_norm
 
@@ -24,6 +24,9 @@ PULLS = {
     "squared hinge": lambda y: y,
     "logistic": lambda y: y / 2,
 }
+
+
+pytestmark = pytest.mark.thorough(name=STOOD_FOR)
 
 
 @pytest.fixture(params=LOSSES)

@@ -91,6 +91,7 @@ def test_the_optimum(capsys, tmp_path, monkeypatch):
         run(capsys, path, "--prove", -1)
 
 
+@pytest.mark.thorough
 def test_same_seed_same_network(capsys, tmp_path):
     path = write_csv(tmp_path / "own.csv", *table())
     outputs, networks = [], []
@@ -120,6 +121,7 @@ def test_own_table(capsys, tmp_path, classes, labels, metric):
     assert network.alpha.shape[1:] == ((3,) if classes == 3 else ())
 
 
+@pytest.mark.thorough(classes=(2,))
 @pytest.mark.parametrize(
     ("classes", "loss"),
     [(2, "logistic"), (3, "squared-hinge"), (0, "absolute")],

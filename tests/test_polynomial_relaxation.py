@@ -72,6 +72,7 @@ def test_values_are_those_of_clarabel(name, kind, n, d, dtype):
 
 @pytest.mark.covering(1)
 @pytest.mark.parametrize(("name", "n"), [("squared", 12), ("squared", 40), ("logistic", 20)])
+@pytest.mark.thorough(name=("logistic",))
 def test_splitting_reaches_the_same_value(name, n, dtype):
     problem = problem_of(name, n, 4, dtype=dtype, activation=KINDS["falling"])
     expected, found = qs.solve(problem), qs.solve(problem, qs.ADMM())
@@ -122,6 +123,7 @@ def test_solutions_are_feasible(kind, outputs, dtype):
 
 
 @pytest.mark.covering(1)
+@pytest.mark.thorough(name=("squared hinge",))
 @pytest.mark.parametrize("name", ["squared", "absolute", "squared hinge", "softmax"])
 def test_bounds_and_networks_enclose_the_optimum(name, dtype):
     """The optimum is that over all 2^d neurons at once; the guarantee holds with room."""
@@ -143,6 +145,7 @@ def test_bounds_and_networks_enclose_the_optimum(name, dtype):
 
 
 @pytest.mark.covering(1)
+@pytest.mark.thorough(name=("hinge",))
 @pytest.mark.parametrize("name", ["squared", "hinge", "softmax"])
 def test_networks_are_proven_optimal(name, dtype):
     problem = problem_of(name, 14, 3, dtype=dtype, activation=KINDS["falling"])

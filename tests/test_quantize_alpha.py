@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from losses import ALL
+from losses import ALL, STOOD_FOR
 from losses import problem_of as problem_of_loss
 from problems import planted
 
@@ -108,6 +108,7 @@ def test_no_worse_than_projections(bits):
 
 
 @pytest.mark.covering(1)
+@pytest.mark.thorough(name=STOOD_FOR)
 @pytest.mark.parametrize("name", ALL)
 def test_any_loss(name, dtype):
     problem = problem_of_loss(name, 60, 5, fraction=0.03, dtype=dtype)

@@ -233,6 +233,7 @@ def test_keys_decide():
     assert not np.array_equal(network.u, network.v)
 
 
+@pytest.mark.thorough(dtype=(np.float64,))
 def test_power_of_two_units_draw_the_same_neurons(dtype):
     """(aX, by, a²bβ) has Z and α smaller by a²/b, to the last bit of one program."""
     problem, _ = solved(dtype)

@@ -243,6 +243,7 @@ def test_the_conditions_of_optimality_hold():
         np.testing.assert_allclose(np.diag(solution.gram[k]), solution.scale[k], rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_same_under_every_transform():
     problem, other = (problem_of(seed=seed) for seed in (0, 1))
     one, two = qs.solve(problem), qs.solve(other)
@@ -315,6 +316,7 @@ def hard(dtype, *, n=100, d=10, c=3, fraction=0.01, present=None, shift=0.0, dec
 
 
 @pytest.mark.covering(1)
+@pytest.mark.thorough(case=("two classes", "just below", "fewer samples than products"))
 @pytest.mark.parametrize("case", HARD)
 def test_interior_points_solve_what_is_hard(case, dtype):
     """What splitting is slow at, or a system of all outputs might break at."""

@@ -206,6 +206,7 @@ def solved(*arguments):
     return problem, qs.solve(problem)
 
 
+@pytest.mark.thorough(dtype=(np.float32,))
 def test_round_and_refit(dtype):
     problem, solution = solved(30, 4, 3, 0.01, dtype)
     drawn = qs.round(problem, solution, num_neurons=12, key=KEY, refit=False)

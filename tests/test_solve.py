@@ -49,6 +49,7 @@ def test_real_problems(name, dtype):
     assert_default_accuracy(real(name), dtype, referenced=referenced)
 
 
+@pytest.mark.thorough(dtype=(np.float64,))
 def test_digits(dtype):
     """Sixty-four pixels, some of them constant, and a constant feature."""
     assert_default_accuracy(real("digits"), dtype, fractions=(1.0,))
@@ -144,6 +145,7 @@ def single(solution):
 # Time limits
 
 
+@pytest.mark.thorough(dtype=(np.float64,))
 def test_time_over_at_once_leaves_bounds_that_hold(dtype):
     case = planted(0, 21, 5).astype(dtype)
     targets = np.column_stack([case.y, 2 * case.y])
