@@ -27,6 +27,7 @@ from .target import Points, Target
 EACH_ROUND = 150  # neurons added at most
 _TOWARDS_BEST = 0.7  # where pricing looks, between λ and the best dual point
 _EARLY = 0.1  # the restricted problem is solved to so much of the gap so far
+_VIOLATED = 1e-9  # relative: what is no rounding
 _KEPT = 0.5  # of β: neurons of smaller |φᵀλ| are dropped when there are many ...
 _MANY = 10  # ... times as many as there are samples or entries of Z ...
 _MOST_ENTRIES = 2**25  # ... or a quarter of a gigabyte of them
@@ -223,14 +224,19 @@ def generate(
         value = min(value, restricted.value + task.rest)
         point = restricted.dual
         found = [price_at(point), price_at((1 - _TOWARDS_BEST) * point + _TOWARDS_BEST * best)]
+        priced = joined(*found)
+        new = task.columns(priced)
+        # The best point may violate what pricing missed there and has found by now.
+        norms = np.abs(np.atleast_2d(best.T) @ new).max(axis=1, initial=0.0)
+        if np.any(norms > target.beta * (1 + _VIOLATED)):
+            best, gained = target.best_dual(best, np.maximum(norms, target.beta))
+            bound = gained + task.rest
         yield Round(neurons, restricted.alpha, best, restricted.value + task.rest, bound)
         if value - bound <= tol * value:
             return
-        priced = joined(*found)
-        new = task.columns(priced)
         violation = target.correlation(point, new)
         order = np.argsort(-violation, kind="stable")
-        order = order[violation[order] > target.limit * (1 + 1e-9)]
+        order = order[violation[order] > target.limit * (1 + _VIOLATED)]
         order = order[distinct(some(priced, order), EACH_ROUND)]
         if len(order) == 0:  # all that is left is in the restricted problem
             if accuracy <= _EARLY * tol:
