@@ -15,6 +15,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import multiprocessing
+import os
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ def main() -> None:
     parser = arguments((__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=2000)
     options = parser.parse_args()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process a core
     rows, fresh = [], multiprocessing.get_context("spawn")
     for block in _BLOCKS:
         with concurrent.futures.ProcessPoolExecutor(

@@ -58,6 +58,7 @@ def pytest_addoption(parser):
 
 def _names(marker, item):
     """Return whether a marker is for all values of a test, or for those of one of them."""
+    assert not marker.args, f"{item.nodeid}: `thorough` takes values by name"
     params = item.callspec.params if hasattr(item, "callspec") else {}
     return all(params.get(key) in values for key, values in marker.kwargs.items())
 
@@ -67,7 +68,8 @@ def pytest_collection_modifyitems(config, items):
         return _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST)
 
     items.sort(key=place)
-    if not config.getoption("--every"):
+    by_name = any("::" in argument for argument in config.args)
+    if not config.getoption("--every") and not by_name:
         families, left_out = {}, set()
         for item in items:
             if any(_names(marker, item) for marker in item.iter_markers("thorough")):

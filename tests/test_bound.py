@@ -94,7 +94,6 @@ def test_is_valid_for_random_dual_points(dtype):
     assert positive > 50
 
 
-@pytest.mark.thorough(dtype=(np.float64,))
 def test_is_valid_from_iterates_stopped_early(dtype):
     data, max_steps = real("diabetes").astype(dtype), 2
     d = data.X.shape[1]

@@ -192,6 +192,17 @@ def test_ctrl_c_returns_what_there_is(d, monkeypatch):
     assert result.interrupted
     assert result.network.alpha.shape[1:] == (2,)
     assert float(result.certificate.gap) < 1
+    rounds[:] = 5 * [None]
+    fit, presses = optimum.Optimum.of, iter([KeyboardInterrupt()])
+
+    def interrupted_once(*args):
+        for press in presses:
+            raise press
+        return fit(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optimum.Optimum, "of", interrupted_once)
+        assert qs.solve_exactly(problem, solution=solution).interrupted  # in the last fit
     rounds.clear()
     fitted = qs.fit(data.X, data.y, beta=5.0, num_neurons=2, key=jax.random.key(0), prove=60.0)
     assert fitted.interrupted

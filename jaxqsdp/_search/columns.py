@@ -169,7 +169,7 @@ class Round:
 
     neurons: Neurons
     alpha: Points
-    dual: Points  # the best dual point, scaled so that no neuron found violates it
+    dual: Points  # the best dual point, scaled so that no neuron that is known violates it
     value: float  # objective of the network
     bound: float  # the dual value, a lower bound on the optimum if pricing was exact
     proven: tuple[Proven, ...] = ()  # what the bound rests on, if that was a search
@@ -197,18 +197,22 @@ def generate(
     target, columns = task.target, task.columns(neurons)
     best, bound, early = np.zeros_like(target.y), -np.inf, _EARLY
 
-    def price_at(point: Points) -> Neurons:
-        """Price, and keep the point if its bound is better."""
+    def norms_of(point: Points, columns: NDArray[np.float64]) -> Vector:
+        return np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
+
+    def keep(point: Points, norms: Vector) -> None:
+        """Keep a point, scaled, if its bound is better."""
         nonlocal best, bound
-        point = target.admissible(point)
-        grams = task.grams(point)
-        priced = [price(gram, EACH_ROUND) for gram in grams]
-        # Local search may miss what is known.
-        known = np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
-        norms = np.maximum(known, [found[0] for found, _ in priced])
         scaled, gained = target.best_dual(point, norms)
         if gained + task.rest > bound:
             best, bound = scaled, gained + task.rest
+
+    def price_at(point: Points) -> Neurons:
+        """Price, and keep the point if its bound is better."""
+        point = target.admissible(point)
+        priced = [price(gram, EACH_ROUND) for gram in task.grams(point)]
+        # Local search may miss what is known.
+        keep(point, np.maximum(norms_of(point, columns), [found[0] for found, _ in priced]))
         return joined(*(found for _, found in priced))
 
     price_at(dual)
@@ -226,11 +230,14 @@ def generate(
         found = [price_at(point), price_at((1 - _TOWARDS_BEST) * point + _TOWARDS_BEST * best)]
         priced = joined(*found)
         new = task.columns(priced)
-        # The best point may violate what pricing missed there and has found by now.
-        norms = np.abs(np.atleast_2d(best.T) @ new).max(axis=1, initial=0.0)
+        # The best point may violate what pricing missed there and has found by now; then others,
+        # which seemed to be worse, may be better.
+        norms = norms_of(best, new)
         if np.any(norms > target.beta * (1 + _VIOLATED)):
-            best, gained = target.best_dual(best, np.maximum(norms, target.beta))
-            bound = gained + task.rest
+            bound = -np.inf
+            keep(best, np.maximum(norms, target.beta))
+            inside = target.admissible(point)
+            keep(inside, np.maximum(norms_of(inside, columns), norms_of(inside, new)))
         yield Round(neurons, restricted.alpha, best, restricted.value + task.rest, bound)
         if value - bound <= tol * value:
             return

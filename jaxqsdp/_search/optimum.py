@@ -103,7 +103,8 @@ def find_optimum(
     outputs share. `report` is told the gap after each round. A journal keeps the rounds, and the
     search goes on from those that it has. Ctrl-C ends it as the deadline does.
 
-    **Raises:** `KeyboardInterrupt` for Ctrl-C before the first output has a round.
+    **Raises:** `KeyboardInterrupt` for Ctrl-C before the first output has a round, and for a second
+    one.
     """
     rng = np.random.default_rng(0)
     normal = rng.standard_normal(
@@ -125,22 +126,27 @@ def find_optimum(
         start = core, task, neurons, task.scale_dual(point), tol, rng, before
         try:
             for found_now in itertools.islice(_rounds(*start, until), max_rounds):
-                values = found_now.value, found_now.bound
-                history.append([task.restore_value(value) for value in values])
                 last = found_now
+                history.append([task.restore_value(each) for each in (last.value, last.bound)])
                 report(last.gap)
                 if journal is not None:
                     journal.write(index, last)
                 if time.monotonic() > until:
                     break
         except KeyboardInterrupt:
-            if last is None and not found:  # there is nothing to be returned
+            if last is None and (was_interrupted or not found):  # there is nothing to be returned
                 raise
             was_interrupted = True
         if last is None:  # of this output: its first round is done again, to the end
             last = next(_rounds(*start, time.monotonic()))
-            history.append([task.restore_value(value) for value in (last.value, last.bound)])
-        optimum = Optimum.of(task, last, np.array(history), until)
+            history.append([task.restore_value(each) for each in (last.value, last.bound)])
+        try:
+            optimum = Optimum.of(task, last, np.array(history), until)
+        except KeyboardInterrupt:
+            if was_interrupted:
+                raise
+            was_interrupted = True
+            optimum = Optimum.of(task, last, np.array(history), time.monotonic())
         found.append(dataclasses.replace(optimum, was_interrupted=was_interrupted))
     return found
 
