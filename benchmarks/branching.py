@@ -1,6 +1,6 @@
 """All sign vectors above a threshold, against brute force, on what can break a search.
 
-    python -m benchmarks.branching --count 2000 --json branching.json      half an hour on two cores
+    python -m benchmarks.branching --count 2000 --json branching.json      some minutes on two cores
 
 Random G of up to ten features, of families with ties, equal features, features of zero, rank one,
 one sign and scales over eight decades, the whole times 1e±8, for uᵀGv and ±uᵀGu; thresholds with

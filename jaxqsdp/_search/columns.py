@@ -197,9 +197,6 @@ def generate(
     target, columns = task.target, task.columns(neurons)
     best, bound, early = np.zeros_like(target.y), -np.inf, _EARLY
 
-    def norms_of(point: Points, columns: NDArray[np.float64]) -> Vector:
-        return np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
-
     def keep(point: Points, norms: Vector) -> None:
         """Keep a point, scaled, if its bound is better."""
         nonlocal best, bound
@@ -212,7 +209,7 @@ def generate(
         point = target.admissible(point)
         priced = [price(gram, EACH_ROUND) for gram in task.grams(point)]
         # Local search may miss what is known.
-        keep(point, np.maximum(norms_of(point, columns), [found[0] for found, _ in priced]))
+        keep(point, np.maximum(target.norms(point, columns), [found[0] for found, _ in priced]))
         return joined(*(found for _, found in priced))
 
     price_at(dual)
@@ -232,12 +229,12 @@ def generate(
         new = task.columns(priced)
         # The best point may violate what pricing missed there and has found by now; then others,
         # which seemed to be worse, may be better.
-        norms = norms_of(best, new)
+        norms = target.norms(best, new)
         if np.any(norms > target.beta * (1 + _VIOLATED)):
             bound = -np.inf
             keep(best, np.maximum(norms, target.beta))
             inside = target.admissible(point)
-            keep(inside, np.maximum(norms_of(inside, columns), norms_of(inside, new)))
+            keep(inside, np.maximum(target.norms(inside, columns), target.norms(inside, new)))
         yield Round(neurons, restricted.alpha, best, restricted.value + task.rest, bound)
         if value - bound <= tol * value:
             return

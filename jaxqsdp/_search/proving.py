@@ -91,7 +91,7 @@ class _Proof:
                 break
             point = task.target.admissible((1 - t) * last.dual + t * relaxed)
             grams = task.grams(point)
-            known = np.abs(np.atleast_2d(point.T) @ columns).max(axis=1, initial=0.0)
+            known = task.target.norms(point, columns)
             starts = random_starts(rng, _CHECKED, task.num_lifted)
             found = [price_locally(gram, starts, self.num_vectors) for gram in grams]
             if t == 0:

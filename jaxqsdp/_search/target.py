@@ -88,6 +88,11 @@ class Target:
         """Return |φᵀλ| of each column φ, of outputs together the largest, as if β were the same."""
         return largest(np.abs(dual.T @ columns).T * (self.limit / self.beta))
 
+    @staticmethod
+    def norms(dual: Points, columns: Columns) -> Vector:
+        """Return the largest |φᵀλ| of any column, of each output."""
+        return np.abs(np.atleast_2d(dual.T) @ columns).max(axis=1, initial=0.0)
+
     def sizes(self, columns: Columns) -> Vector:
         """Return the norm of each column, samples weighted."""
         return np.linalg.norm(np.sqrt(self.weight)[:, None] * columns, axis=0)
